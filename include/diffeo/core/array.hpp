@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <type_traits>
+
+/// The array vocabulary. A batch is N x D: rows are samples, columns are coordinates, stored column-major, so that one
+/// coordinate of all samples is contiguous.
+namespace diffeo {
+
+using Index = Eigen::Index;
+
+/// float and double, both first class.
+template <class S>
+concept Real = std::is_same_v<S, float> || std::is_same_v<S, double>;
+
+/// An owning N x D batch or a parameter.
+template <Real S>
+using Array = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic>;
+
+/// A non-owning column-major block: element (i, j) lies at data[i + j * stride]. What the numerical kernels work on.
+template <class S>
+struct View {
+  S* data = nullptr;
+  Index rows = 0;
+  Index cols = 0;
+  Index stride = 0;
+
+  constexpr Index size() const { return rows * cols; }
+  /// Whether the elements form one run without gaps.
+  constexpr bool contiguous() const { return stride == rows || cols == 1; }
+  constexpr S* col(Index j) const { return data + j * stride; }
+  constexpr View cols_block(Index first, Index count) const { return {data + first * stride, rows, count, stride}; }
+  constexpr operator View<const S>() const
+    requires(!std::is_const_v<S>)
+  {
+    return {data, rows, cols, stride};
+  }
+};
+
+template <Real S>
+View<S> view(Array<S>& x) {
+  return {x.data(), x.rows(), x.cols(), x.rows()};
+}
+template <Real S>
+View<const S> view(const Array<S>& x) {
+  return {x.data(), x.rows(), x.cols(), x.rows()};
+}
+
+/// The same block as an Eigen expression.
+template <class S>
+auto as_eigen(View<S> x) {
+  using Plain = Array<std::remove_const_t<S>>;
+  using Target = std::conditional_t<std::is_const_v<S>, const Plain, Plain>;
+  return Eigen::Map<Target, 0, Eigen::OuterStride<>>(x.data, x.rows, x.cols, Eigen::OuterStride<>(x.stride));
+}
+
+}  // namespace diffeo

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+/// Errors. Misuse and bad data always throw, in every build type; nothing wrong passes silently.
+namespace diffeo {
+
+/// Misuse: wrong shape, dimension, range or option. The message names the function and argument, what was expected and
+/// what came: "log_prob: x has 3 columns, this flow has dimension 2".
+class invalid_argument : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+/// A file that is missing, truncated, corrupt or not of the expected kind. The message names the file.
+class io_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+namespace detail {
+
+template <class... Parts>
+std::string concat_message(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+}  // namespace detail
+
+/// Throws `invalid_argument` with the concatenation of `parts` unless `condition` holds.
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) [[unlikely]]
+    throw invalid_argument(detail::concat_message(parts...));
+}
+
+/// Throws `invalid_argument` with the row and column of the first entry (in row order) that is NaN or infinite.
+/// `what` names function and argument, for instance "fit: data".
+template <class Derived>
+void require_finite(const Derived& x, const char* what) {
+  // One pass that the compiler can vectorise; the search for the place happens only when something is wrong.
+  if (x.size() == 0 || x.allFinite()) return;
+  for (auto i = x.rows() * 0; i < x.rows(); ++i)
+    for (auto j = x.cols() * 0; j < x.cols(); ++j)
+      require(std::isfinite(x(i, j)), what, " is ", x(i, j), " at (row ", i, ", column ", j,
+              "), expected finite values");
+}
+
+}  // namespace diffeo

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <diffeo/core/array.hpp>
+#include <utility>
+
+/// Vector registers of the machine the translation unit is compiled for, by the vector extensions that GCC and Clang
+/// share: 64 bytes under AVX-512, 32 under AVX, else 16. The operators + - * / and comparisons work on them; a
+/// comparison gives a mask to use with `? :`. As with Eigen, compile all translation units of a program with the same
+/// -m flags.
+namespace diffeo::simd {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t register_bytes = 64;
+inline constexpr int register_count = 32;
+#elif defined(__AVX__)
+inline constexpr std::size_t register_bytes = 32;
+inline constexpr int register_count = 16;
+#else
+inline constexpr std::size_t register_bytes = 16;
+inline constexpr int register_count = 16;
+#endif
+
+namespace detail {
+
+template <class S>
+struct Register {
+  typedef S type __attribute__((vector_size(register_bytes)));
+};
+
+template <class S>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+  using type = std::int32_t;
+};
+template <>
+struct IntegerOf<double> {
+  using type = std::int64_t;
+};
+
+}  // namespace detail
+
+/// The signed integer of the same width as S.
+template <class S>
+using integer_t = typename detail::IntegerOf<S>::type;
+
+/// A register of S, and the register of integers with as many lanes (also the type of masks: 0 or -1 per lane).
+template <class S>
+using Vec = typename detail::Register<S>::type;
+template <class S>
+using IntVec = typename detail::Register<integer_t<S>>::type;
+
+/// Lanes of a register.
+template <class S>
+inline constexpr Index lanes = static_cast<Index>(register_bytes / sizeof(S));
+
+template <class S>
+inline Vec<S> broadcast(S x) {
+  return Vec<S>{} + x;
+}
+
+template <class S>
+inline Vec<S> load(const S* p) {
+  Vec<S> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class S>
+inline void store(S* p, Vec<S> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+/// The first n < lanes elements; the other lanes are 0. A lane's result never depends on its neighbours, so an element
+/// gets the same bits in a part-filled register as in a full one.
+template <class S>
+inline Vec<S> load(const S* p, Index n) {
+  Vec<S> v{};
+  for (Index i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+
+template <class S>
+inline void store(S* p, Vec<S> v, Index n) {
+  for (Index i = 0; i < n; ++i) p[i] = v[i];
+}
+
+template <class S>
+inline IntVec<S> bits(Vec<S> v) {
+  IntVec<S> i;
+  std::memcpy(&i, &v, sizeof v);
+  return i;
+}
+
+template <class S>
+inline Vec<S> from_bits(IntVec<S> i) {
+  Vec<S> v;
+  std::memcpy(&v, &i, sizeof v);
+  return v;
+}
+
+namespace detail {
+
+// Interleaves blocks of `Half` lanes of a and b; Upper selects which halves. The step of a butterfly transposition.
+template <Index Half, bool Upper, class V, std::size_t... I>
+inline V interleave(V a, V b, std::index_sequence<I...>) {
+  constexpr int n = static_cast<int>(sizeof...(I));
+  constexpr int h = static_cast<int>(Half);
+  return __builtin_shufflevector(a, b,
+                                 (((static_cast<int>(I) / h) % 2 == 0) ? static_cast<int>(I) + (Upper ? h : 0)
+                                                                       : n + static_cast<int>(I) - (Upper ? 0 : h))...);
+}
+
+template <class S, Index Half>
+inline void transpose_step(Vec<S>* rows) {
+  using Lanes = std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>;
+#pragma GCC unroll 32
+  for (Index i = 0; i < lanes<S>; ++i) {
+    if ((i & Half) == 0) {
+      const Vec<S> a = rows[i], b = rows[i + Half];
+      rows[i] = interleave<Half, false>(a, b, Lanes{});
+      rows[i + Half] = interleave<Half, true>(a, b, Lanes{});
+    }
+  }
+  if constexpr (Half > 1) transpose_step<S, Half / 2>(rows);
+}
+
+}  // namespace detail
+
+/// Transposes a square of lanes x lanes elements in registers.
+template <class S>
+inline void transpose(Vec<S>* rows) {
+  detail::transpose_step<S, lanes<S> / 2>(rows);
+}
+
+/// Sum of the lanes, in one fixed order.
+template <class S>
+inline S sum(Vec<S> v) {
+  S part[lanes<S>];
+  store(part, v);
+  for (Index width = lanes<S> / 2; width > 0; width /= 2)
+    for (Index i = 0; i < width; ++i) part[i] += part[i + width];
+  return part[0];
+}
+
+/// y[i] = f(x[i]...) for i < n, a register at a time. f maps registers to a register.
+template <class S, class F, class... In>
+inline void transform(Index n, S* y, const F& f, const In*... x) {
+  Index i = 0;
+  for (; i + lanes<S> <= n; i += lanes<S>) store<S>(y + i, f(load<S>(x + i)...));
+  if (i < n) store<S>(y + i, f(load<S>(x + i, n - i)...), n - i);
+}
+
+}  // namespace diffeo::simd
