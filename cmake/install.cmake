@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: MIT
+# Headers and a package that find_package(diffeo) finds.
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/diffeo)
+install(TARGETS diffeo EXPORT diffeoTargets FILE_SET HEADERS)
+install(
+  EXPORT diffeoTargets
+  NAMESPACE diffeo::
+  DESTINATION ${package_dir})
+write_basic_package_version_file(
+  ${PROJECT_BINARY_DIR}/diffeoConfigVersion.cmake
+  COMPATIBILITY SameMinorVersion # until 1.0 a new minor version may break its users
+  ARCH_INDEPENDENT)
+install(FILES ${PROJECT_SOURCE_DIR}/cmake/diffeoConfig.cmake ${PROJECT_BINARY_DIR}/diffeoConfigVersion.cmake
+        DESTINATION ${package_dir})
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

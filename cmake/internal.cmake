@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+# diffeo_internal: what tests, examples and benchmarks link. Warnings, sanitizers and CPU flags live here and nowhere
+# else, so that none of them reaches a user.
+include(CheckCXXCompilerFlag)
+
+add_library(diffeo_internal INTERFACE)
+target_link_libraries(diffeo_internal INTERFACE diffeo::diffeo)
+target_compile_options(diffeo_internal INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)
+
+if(DIFFEO_WERROR)
+  target_compile_options(diffeo_internal INTERFACE -Werror)
+endif()
+
+if(DIFFEO_NATIVE)
+  check_cxx_compiler_flag(-march=native DIFFEO_HAS_MARCH_NATIVE)
+  if(DIFFEO_HAS_MARCH_NATIVE)
+    target_compile_options(diffeo_internal INTERFACE -march=native)
+  else()
+    message(STATUS "diffeo: the compiler does not know -march=native, building for its default CPU")
+  endif()
+endif()
+
+if(DIFFEO_SANITIZE)
+  set(sanitizers -fsanitize=${DIFFEO_SANITIZE} -fno-sanitize-recover=all)
+  target_compile_options(diffeo_internal INTERFACE ${sanitizers} -fno-omit-frame-pointer -g)
+  target_link_options(diffeo_internal INTERFACE ${sanitizers})
+endif()
+
+if(DIFFEO_OPENMP)
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(TARGET OpenMP::OpenMP_CXX)
+    target_link_libraries(diffeo_internal INTERFACE OpenMP::OpenMP_CXX)
+  else()
+    message(STATUS "diffeo: OpenMP not found (Clang on Debian: libomp-NN-dev), building without threads")
+  endif()
+endif()
