@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+# Configures, builds and runs one consumer project, in an empty folder and with none of diffeo's own settings.
+# -D consumer=NAME source_dir= binary_dir= (of diffeo's build) generator= compiler= eigen_dir=
+cmake_minimum_required(VERSION 3.25)
+
+set(work ${binary_dir}/package/${consumer})
+file(REMOVE_RECURSE ${work})
+
+set(options -D CMAKE_BUILD_TYPE=Release -D CMAKE_CXX_COMPILER=${compiler})
+if(eigen_dir)
+  list(APPEND options -D Eigen3_DIR=${eigen_dir})
+endif()
+if(consumer STREQUAL "find_package")
+  execute_process(COMMAND ${CMAKE_COMMAND} --install ${binary_dir} --prefix ${work}/prefix COMMAND_ERROR_IS_FATAL ANY)
+  list(APPEND options -D CMAKE_PREFIX_PATH=${work}/prefix)
+else()
+  list(APPEND options -D DIFFEO_SOURCE_DIR=${source_dir})
+endif()
+
+execute_process(COMMAND ${CMAKE_COMMAND} -G ${generator} -S ${CMAKE_CURRENT_LIST_DIR}/${consumer} -B ${work}/build
+                        ${options} COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${CMAKE_COMMAND} --build ${work}/build --config Release COMMAND_ERROR_IS_FATAL ANY)
+find_program(program first_program PATHS ${work}/build ${work}/build/Release REQUIRED NO_DEFAULT_PATH)
+execute_process(COMMAND ${program} WORKING_DIRECTORY ${work} COMMAND_ERROR_IS_FATAL ANY)
