@@ -37,7 +37,7 @@ else
   as_root=""
   if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null; then
-      echo "setup: as root, run: apt-get install --no-install-recommends$missing" >&2
+      echo "setup: no sudo here; as root, run: apt-get update && apt-get install --no-install-recommends$missing" >&2
       exit 1
     fi
     as_root=sudo
