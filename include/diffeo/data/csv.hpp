@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
-#include <diffeo/data/parse_number.hpp>
+#include <diffeo/data/text.hpp>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -97,14 +97,6 @@ class CsvReader {
     return out;
   }
 
-  /// Text of a file, fit to be shown in a message.
-  static std::string quoted(std::string_view text) {
-    std::string out = "'" + std::string(text.substr(0, 40)) + (text.size() > 40 ? "...'" : "'");
-    for (char& c : out)
-      if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
-    return out;
-  }
-
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... parts) const {
     throw io_error(concat_message(name_, ": line ", line_, parts...));
@@ -156,7 +148,7 @@ class CsvReader {
       if (runs) line = trim(line);
       if (field.starts_with('"')) {
         if (field.size() < 2 || !field.ends_with('"') || std::count(field.begin(), field.end(), '"') % 2 != 0)
-          fail(", column ", fields_.size() + 1, ": ", quoted(field), " has a quote that is not closed at its end");
+          fail(", column ", fields_.size() + 1, ": ", excerpt(field), " has a quote that is not closed at its end");
         field = field.substr(1, field.size() - 2);
       }
       fields_.push_back(field);
@@ -193,11 +185,11 @@ class CsvReader {
     const std::string_view field = fields_[j];
     const NumberText result = parse_number(field, value);
     if (result == NumberText::out_of_range)
-      fail(", column ", j + 1, ": ", quoted(field), " is out of the range of ", sizeof(S) == 4 ? "float" : "double");
+      fail(", column ", j + 1, ": ", excerpt(field), " is out of the range of ", sizeof(S) == 4 ? "float" : "double");
     if (field.empty()) fail(", column ", j + 1, " is empty, expected a number");
-    if (result != NumberText::good) fail(", column ", j + 1, ": ", quoted(field), " is not a number");
+    if (result != NumberText::good) fail(", column ", j + 1, ": ", excerpt(field), " is not a number");
     if (!options_.allow_non_finite && !std::isfinite(value))
-      fail(", column ", j + 1, ": ", quoted(field), " is not finite");
+      fail(", column ", j + 1, ": ", excerpt(field), " is not finite");
     return value;
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
-#include <diffeo/data/parse_number.hpp>
+#include <diffeo/data/text.hpp>
 #include <limits>
 #include <string>
 
@@ -51,4 +51,9 @@ TEMPLATE_TEST_CASE("the replacement for std::from_chars agrees with it", "[csv]"
   }
   TestType value = 0;
   CHECK(diffeo::detail::parse_by_strtod("1e999", value).ec == std::errc::result_out_of_range);
+}
+
+TEST_CASE("excerpts are short and printable", "[csv]") {
+  CHECK(diffeo::detail::excerpt("a\tb\n") == "'a?b?'");
+  CHECK(diffeo::detail::excerpt(std::string(41, 'x')) == "'" + std::string(40, 'x') + "...'");
 }

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <system_error>
 
-/// Numbers in text, read the same in every locale.
+/// Text of data files: numbers, read the same in every locale, and excerpts for messages.
 namespace diffeo::detail {
 
 enum class NumberText { good, out_of_range, not_a_number };
@@ -53,6 +53,14 @@ NumberText parse_number(std::string_view text, S& value) {
   if (text.find("e-") == text.npos && text.find("E-") == text.npos) return NumberText::out_of_range;
   value = S(0);
   return NumberText::good;
+}
+
+/// `text` in quotes, cut and made printable, to be shown in a message.
+inline std::string excerpt(std::string_view text) {
+  std::string out = "'" + std::string(text.substr(0, 40)) + (text.size() > 40 ? "...'" : "'");
+  for (char& c : out)
+    if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
+  return out;
 }
 
 }  // namespace diffeo::detail

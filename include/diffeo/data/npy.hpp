@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <diffeo/data/npy_header.hpp>
+#include <diffeo/data/text.hpp>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <vector>
+
+/// NumPy's .npy files, after numpy.lib.format (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
+namespace diffeo {
+
+namespace detail {
+
+inline constexpr char npy_byte_order = std::endian::native == std::endian::little ? '<' : '>';
+
+inline std::string errno_message() { return std::generic_category().message(errno); }
+
+/// Whether S holds v: no overflow of a float, no rounding of an integer. The rounding of float64 to float32 is fine.
+template <class S, class T>
+bool npy_holds(T v) {
+  if constexpr (std::numeric_limits<T>::digits <= std::numeric_limits<S>::digits) {
+    return true;
+  } else if constexpr (std::is_integral_v<T>) {
+    constexpr T limit = T(1) << std::numeric_limits<S>::digits;
+    return v <= limit && (std::is_unsigned_v<T> || v >= T(0) - limit);
+  } else {
+    return !std::isfinite(v) || std::abs(v) <= T(std::numeric_limits<S>::max());
+  }
+}
+
+/// Reads values.size() numbers of type T from `file`. The buffer holds some lines of the file: rows, or columns where
+/// the file is in Fortran order.
+template <class T, Real S>
+void read_npy_values(std::FILE* file, bool fortran_order, Array<S>& values, const std::string& path) {
+  const Index lines = fortran_order ? values.cols() : values.rows(),
+              length = fortran_order ? values.rows() : values.cols();
+  if (values.size() == 0) return;
+  const Index step = std::clamp<Index>(Index{1 << 14} / length, 1, lines);
+  std::vector<T> buffer(static_cast<std::size_t>(step * length));
+  for (Index first = 0; first < lines; first += step) {
+    const Index count = std::min(step, lines - first);
+    if (std::fread(buffer.data(), sizeof(T) * static_cast<std::size_t>(length), static_cast<std::size_t>(count),
+                   file) != static_cast<std::size_t>(count))
+      throw io_error(path + ": cannot read: " + errno_message());
+    const auto copy = [&](Index line, Index k) {
+      const T v = buffer[static_cast<std::size_t>((line - first) * length + k)];
+      const Index row = fortran_order ? k : line, col = fortran_order ? line : k;
+      if (!npy_holds<S>(v))
+        throw io_error(concat_message(path, ": ", v, " at (row ", row, ", column ", col, ") does not fit in ",
+                                      sizeof(S) == 4 ? "float" : "double"));
+      values(row, col) = static_cast<S>(v);
+    };
+    // In the order in which `values` lies in memory.
+    if (fortran_order)
+      for (Index line = first; line < first + count; ++line)
+        for (Index k = 0; k < length; ++k) copy(line, k);
+    else
+      for (Index k = 0; k < length; ++k)
+        for (Index line = first; line < first + count; ++line) copy(line, k);
+  }
+}
+
+/// One row for each dtype that can be read.
+template <Real S>
+struct NpyType {
+  std::string_view name;
+  std::uint64_t bytes;
+  void (*read)(std::FILE*, bool, Array<S>&, const std::string&);
+};
+template <Real S>
+inline constexpr NpyType<S> npy_types[] = {
+    {"f4", 4, read_npy_values<float, S>},        {"f8", 8, read_npy_values<double, S>},
+    {"i1", 1, read_npy_values<std::int8_t, S>},  {"u1", 1, read_npy_values<std::uint8_t, S>},
+    {"i2", 2, read_npy_values<std::int16_t, S>}, {"u2", 2, read_npy_values<std::uint16_t, S>},
+    {"i4", 4, read_npy_values<std::int32_t, S>}, {"u4", 4, read_npy_values<std::uint32_t, S>},
+    {"i8", 8, read_npy_values<std::int64_t, S>}, {"u8", 8, read_npy_values<std::uint64_t, S>}};
+
+/// Throws unless the dtype is one of the table in this machine's byte order.
+template <Real S>
+const NpyType<S>& find_npy_type(const std::string& dtype, const std::string& path) {
+  const std::string_view text = dtype;
+  for (const NpyType<S>& type : npy_types<S>) {
+    if (text.size() != 3 || text.substr(1) != type.name) continue;
+    if (text[0] == npy_byte_order || (text[0] == '|' && type.bytes == 1)) return type;
+    if (text[0] == '<' || text[0] == '>')
+      throw io_error(path + ": dtype " + excerpt(text) + " is " + (text[0] == '>' ? "big" : "little") +
+                     "-endian, which this machine is not; expected " +
+                     excerpt(npy_byte_order + std::string(type.name)));
+  }
+  throw io_error(path + ": dtype " + excerpt(text) + " is not supported, expected float32, float64 or an integer type");
+}
+
+}  // namespace detail
+
+/// Reads an .npy file of format version 1.0, 2.0 or 3.0, C or Fortran order: N x D from a 2-D array, N x 1 from a 1-D
+/// one. float32, float64 and integers are converted to S; NaN and infinity are kept.
+/// Throws `io_error` naming the file: missing, not an .npy file, corrupt header, more dimensions or another dtype,
+/// other byte order, too few or too many bytes for its shape, a value that S cannot hold. Memory is taken only after
+/// the file's size has been found to agree with its header.
+template <Real S>
+Array<S> read_npy(const std::string& path) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw io_error(path + ": cannot open: " + detail::errno_message());
+  std::error_code error;
+  const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
+  if (error) throw io_error(path + ": cannot read: " + error.message());
+
+  unsigned char start[12] = {};
+  const std::size_t got = std::fread(start, 1, 10, file.get());
+  if (got < 6 || std::memcmp(start, "\x93NUMPY", 6) != 0) throw io_error(path + " is not an .npy file");
+  const int version = start[6];
+  if (got >= 8 && (version < 1 || version > 3 || start[7] != 0))
+    throw io_error(detail::concat_message(path, " has format version ", version, ".", int{start[7]},
+                                          ", expected 1.0, 2.0 or 3.0"));
+  const std::size_t length_bytes = version == 1 ? 2 : 4;
+  std::uint64_t position = 8 + length_bytes, header_bytes = 0;
+  const bool complete = got == 10 && (version == 1 || std::fread(start + 10, 1, 2, file.get()) == 2);
+  for (std::size_t i = length_bytes; i-- > 0;) header_bytes = header_bytes << 8 | start[8 + i];
+  if (!complete || file_bytes < position || file_bytes - position < header_bytes)
+    throw io_error(path + " is truncated in its header");
+  std::string text(header_bytes, '\0');
+  if (std::fread(text.data(), 1, text.size(), file.get()) != text.size())
+    throw io_error(path + ": cannot read: " + detail::errno_message());
+  position += header_bytes;
+
+  const detail::NpyHeader header = detail::NpyHeaderParser(text, path).parse();
+  const auto& type = detail::find_npy_type<S>(header.dtype, path);
+  if (header.shape.empty() || header.shape.size() > 2)
+    throw io_error(detail::concat_message(path, " has ", header.shape.size(), " dimensions, expected 1 or 2"));
+  const std::uint64_t rows = header.shape[0], cols = header.shape.size() == 2 ? header.shape[1] : 1;
+  const std::uint64_t limit = static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / sizeof(double);
+  const auto shape = detail::concat_message("shape (", rows, ", ", cols, ") of dtype ", header.dtype);
+  if (rows > limit || cols > limit || (rows != 0 && cols > limit / rows))
+    throw io_error(path + " has an absurd " + shape);
+  const std::uint64_t expected = rows * cols * type.bytes, found = file_bytes - position;
+  if (found != expected)
+    throw io_error(detail::concat_message(path, found < expected ? " is truncated: " : " is too long: ", shape, " is ",
+                                          expected, " bytes of data, found ", found));
+  Array<S> values(static_cast<Index>(rows), static_cast<Index>(cols));
+  type.read(file.get(), header.fortran_order, values, path);
+  return values;
+}
+
+/// Writes any Eigen expression of float or double, N x D, as a 2-D .npy file of the same precision in C order (rows are
+/// samples). A temporary file in the same folder is renamed to `path` when it is complete, so an interrupted write
+/// leaves what was there. Throws `io_error` when the file cannot be written.
+template <class Derived>
+void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
+  using S = typename Derived::Scalar;
+  static_assert(Real<S>, "write_npy: expected float or double");
+  const Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> values = x.derived().array();
+  std::string text =
+      detail::concat_message("{'descr': '", detail::npy_byte_order, "f", sizeof(S),
+                             "', 'fortran_order': False, 'shape': (", values.rows(), ", ", values.cols(), "), }");
+  text.resize((10 + text.size() + 64) / 64 * 64 - 11, ' ');  // the data begins at a multiple of 64 bytes
+  text += '\n';
+  const char low = static_cast<char>(text.size() % 256), high = static_cast<char>(text.size() / 256);
+  text = std::string("\x93NUMPY\x01\x00", 8) + low + high + text;
+
+  std::string temporary;
+  std::FILE* file = nullptr;
+  for (int i = 0; file == nullptr && i < 100 && (i == 0 || errno == EEXIST); ++i) {
+    temporary = path + ".tmp" + std::to_string(i);
+    file = std::fopen(temporary.c_str(), "wbx");  // x: never a file that somebody else is writing
+  }
+  if (file == nullptr) throw io_error(path + ": cannot write: " + detail::errno_message());
+  const auto count = static_cast<std::size_t>(values.size());
+  bool good = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
+              (count == 0 || std::fwrite(values.data(), sizeof(S), count, file) == count);
+  good = std::fclose(file) == 0 && good;
+  std::error_code error(errno, std::generic_category());
+  if (good) std::filesystem::rename(temporary, path, error);
+  if (good && !error) return;
+  std::remove(temporary.c_str());
+  throw io_error(path + ": cannot write: " + error.message());
+}
+
+}  // namespace diffeo

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <diffeo/data/npy.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../catch.hpp"
+
+using diffeo::Array;
+
+namespace {
+
+/// A folder of its own for each test: tests may run side by side.
+struct Folder {
+  std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("diffeo_npy_" + std::to_string(std::random_device{}()));
+  Folder() { std::filesystem::create_directory(path); }
+  ~Folder() { std::filesystem::remove_all(path); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+
+  std::string file(const std::string& name) const { return (path / name).string(); }
+  std::string write(const std::string& bytes, const std::string& name = "t.npy") const {
+    std::ofstream(path / name, std::ios::binary) << bytes;
+    return file(name);
+  }
+};
+
+std::string bytes_of(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+template <class T>
+std::string raw(const std::vector<T>& values) {
+  std::string out(values.size() * sizeof(T), '\0');
+  if (!values.empty()) std::memcpy(out.data(), values.data(), out.size());
+  return out;
+}
+
+std::string npy(const std::string& header, const std::string& data, int version = 1) {
+  std::string out = std::string("\x93NUMPY") + static_cast<char>(version) + '\0';
+  for (int i = 0; i < (version == 1 ? 2 : 4); ++i) out += static_cast<char>(header.size() >> (8 * i) & 255);
+  return out + header + data;
+}
+
+std::string header(const std::string& dtype, const std::string& shape, const std::string& fortran = "False") {
+  return "{'descr': '" + dtype + "', 'fortran_order': " + fortran + ", 'shape': " + shape + ", }   \n";
+}
+
+template <class S = double>
+std::string npy_error(const std::string& bytes) {
+  const Folder folder;
+  const std::string path = folder.write(bytes);
+  const std::string message = thrown_message<diffeo::io_error>([&] { diffeo::read_npy<S>(path); });
+  CHECK(message.substr(0, path.size()) == path);
+  return message.substr(path.size());
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("write_npy and read_npy are inverse", "[npy]", float, double) {
+  const Folder folder;
+  const std::string path = folder.file("t.npy");
+  for (const auto& [rows, cols] : {std::pair{1, 1}, {3, 2}, {1000, 7}, {5, 20000}, {0, 2}, {4, 0}, {100000, 1}}) {
+    CAPTURE(rows, cols);
+    const Array<TestType> x = Array<TestType>::Random(rows, cols);
+    diffeo::write_npy(path, x);
+    const Array<TestType> y = diffeo::read_npy<TestType>(path);
+    REQUIRE(y.rows() == rows);
+    REQUIRE(y.cols() == cols);
+    CHECK((x == y).all());
+  }
+  const TestType inf = std::numeric_limits<TestType>::infinity();
+  Array<TestType> odd(1, 3);
+  odd << inf, -inf, std::numeric_limits<TestType>::quiet_NaN();
+  diffeo::write_npy(path, odd);
+  const Array<TestType> back = diffeo::read_npy<TestType>(path);
+  CHECK((back(0, 0) == inf && back(0, 1) == -inf && std::isnan(back(0, 2))));
+}
+
+TEST_CASE("write_npy takes expressions and writes what NumPy does", "[npy]") {
+  const Folder folder;
+  const std::string path = folder.file("t.npy");
+  Array<float> x(2, 2);
+  x << 1, 2, 3, 4;
+  diffeo::write_npy(path, x.col(1) * 2.f);
+  // The bytes of numpy.save(path, numpy.array([[4], [8]], 'f4')).
+  std::string text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }";
+  text.resize(117, ' ');
+  CHECK(bytes_of(path) == npy(text + '\n', raw<float>({4, 8})));
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path), {}) == 1);
+
+  const Eigen::MatrixXd a = Eigen::MatrixXd::Random(3, 4), b = Eigen::MatrixXd::Random(4, 2);
+  diffeo::write_npy(path, a * b);
+  CHECK((diffeo::read_npy<double>(path).matrix() - a * b).norm() < 1e-12);
+  std::vector<float> buffer{1, 2, 3, 4, 5, 6};
+  using RowMajor = Eigen::Array<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  diffeo::write_npy(path, Eigen::Map<RowMajor>(buffer.data(), 3, 2));
+  CHECK(diffeo::read_npy<float>(path)(2, 0) == 5);
+}
+
+TEST_CASE("a failed write leaves the old file and no other", "[npy]") {
+  const Folder folder;
+  const Array<float> x = Array<float>::Zero(2, 2);
+  const std::string nowhere = folder.file("none/t.npy");
+  CHECK(contains(thrown_message<diffeo::io_error>([&] { diffeo::write_npy(nowhere, x); }), nowhere + ": cannot write"));
+  std::filesystem::create_directory(folder.path / "taken.npy");
+  CHECK_THROWS_AS(diffeo::write_npy(folder.file("taken.npy"), x), diffeo::io_error);
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path), {}) == 1);
+  const std::string other = folder.write("somebody else's", "t.npy.tmp0");
+  diffeo::write_npy(folder.file("t.npy"), x);
+  CHECK(bytes_of(other) == "somebody else's");
+  CHECK(diffeo::read_npy<float>(folder.file("t.npy")).rows() == 2);
+}
+
+TEMPLATE_TEST_CASE("read_npy reads all versions, orders and number types", "[npy]", float, double) {
+  const Folder folder;
+  Array<TestType> expected(2, 3);
+  expected << 1, 2, 3, 4, 5, 6;
+  const auto check = [&](const std::string& bytes) {
+    const Array<TestType> x = diffeo::read_npy<TestType>(folder.write(bytes));
+    REQUIRE((x.rows() == 2 && x.cols() == 3));
+    CHECK((x == expected).all());
+  };
+  for (const int version : {1, 2, 3}) check(npy(header("<f8", "(2, 3)"), raw<double>({1, 2, 3, 4, 5, 6}), version));
+  check(npy(header("<f4", "(2, 3)"), raw<float>({1, 2, 3, 4, 5, 6})));
+  check(npy(header("<f4", "(2, 3)", "True"), raw<float>({1, 4, 2, 5, 3, 6})));
+  check(npy(header("|u1", "(2L, 3L)"), raw<std::uint8_t>({1, 2, 3, 4, 5, 6})));
+  check(npy(header("<i2", "(2, 3)"), raw<std::int16_t>({1, 2, 3, 4, 5, 6})));
+  check(npy(header("<u4", "(2, 3)"), raw<std::uint32_t>({1, 2, 3, 4, 5, 6})));
+  check(npy(header("<i8", "(2, 3)", "True"), raw<std::int64_t>({1, 4, 2, 5, 3, 6})));
+  check(npy("{\"shape\":(2,3),\"descr\":\"<f4\",\"fortran_order\":False}", raw<float>({1, 2, 3, 4, 5, 6})));
+
+  const Array<TestType> column = diffeo::read_npy<TestType>(folder.write(npy(header("|i1", "(3,)"), "\x01\x02\xff")));
+  REQUIRE((column.rows() == 3 && column.cols() == 1));
+  CHECK(column(2, 0) == -1);
+}
+
+TEST_CASE("read_npy refuses values that would change", "[npy]") {
+  CHECK(npy_error<float>(npy(header("<f8", "(2, 1)"), raw<double>({1, -1e300}))) ==
+        ": -1e+300 at (row 1, column 0) does not fit in float");
+  CHECK(npy_error<float>(npy(header("<i4", "(1, 2)"), raw<std::int32_t>({1, (1 << 24) + 1}))) ==
+        ": 16777217 at (row 0, column 1) does not fit in float");
+  CHECK(contains(npy_error(npy(header("<i8", "(1,)"), raw<std::int64_t>({-(std::int64_t{1} << 53) - 1}))), "not fit"));
+  CHECK(contains(npy_error(npy(header("<u8", "(1,)"), raw<std::uint64_t>({~std::uint64_t{0}}))), "not fit in double"));
+  const Folder folder;
+  const std::string path = folder.write(npy(header("<i4", "(1,)"), raw<std::int32_t>({-(1 << 24)})));
+  CHECK(diffeo::read_npy<float>(path)(0, 0) == -16777216.f);
+}
+
+TEST_CASE("read_npy says what is wrong", "[npy]") {
+  const Folder folder;
+  CHECK(contains(thrown_message<diffeo::io_error>([&] { diffeo::read_npy<float>(folder.file("none.npy")); }),
+                 "none.npy: cannot open: No such file"));
+  CHECK(contains(thrown_message<diffeo::io_error>([&] { diffeo::read_npy<float>(folder.path.string()); }), "cannot"));
+
+  const std::string six = raw<float>({1, 2, 3, 4, 5, 6}), good = npy(header("<f4", "(3, 2)"), six);
+  CHECK(npy_error("") == " is not an .npy file");
+  CHECK(npy_error("eruptions,waiting\n3.6,79\n") == " is not an .npy file");
+  CHECK(npy_error(npy(header("<f4", "(3, 2)"), six, 4)) == " has format version 4.0, expected 1.0, 2.0 or 3.0");
+  for (const std::size_t length : {7U, 8U, 9U, 10U, 11U, 40U}) {
+    CHECK(npy_error(good.substr(0, length)) == " is truncated in its header");
+    CHECK(npy_error(npy(header("<f4", "(3, 2)"), six, 2).substr(0, length)) == " is truncated in its header");
+  }
+  CHECK(npy_error(good.substr(0, good.size() - 4)) ==
+        " is truncated: shape (3, 2) of dtype <f4 is 24 bytes of data, found 20");
+  CHECK(npy_error(good + "xyz") == " is too long: shape (3, 2) of dtype <f4 is 24 bytes of data, found 27");
+
+  CHECK(npy_error(npy(header("<f4", "(1, 3, 2)"), six)) == " has 3 dimensions, expected 1 or 2");
+  CHECK(npy_error(npy(header("<f4", "()"), raw<float>({1}))) == " has 0 dimensions, expected 1 or 2");
+  CHECK(npy_error(npy(header(">f4", "(3, 2)"), six)) ==
+        ": dtype '>f4' is big-endian, which this machine is not; expected '<f4'");
+  CHECK(npy_error(npy(header("|O", "(3, 2)"), six)) ==
+        ": dtype '|O' is not supported, expected float32, float64 or an integer type");
+  for (const std::string dtype : {"<c8", "<f2", "|b1", "<U4", "", "f4",
+                                  "\x01"
+                                  "f4",
+                                  "|f4"})
+    CHECK(contains(npy_error(npy(header(dtype, "(3, 2)"), six)), " is not supported"));
+  CHECK(npy_error(npy("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (6,)}", six)) ==
+        ": dtype is a structure, expected float32 or float64");
+
+  CHECK(contains(npy_error(npy(header("<f4", "(999999999999999, 2)"), six)), "a dimension exceeds 2^40"));
+  CHECK(contains(npy_error(npy(header("<f4", "(1000000000000, 1000000000000)"), six)), " has an absurd shape"));
+  CHECK(contains(npy_error(npy(header("<f4", "(1000000000, 1000000000)"), six)), "bytes of data, found 24"));
+  for (const std::string text :
+       {"", "{", "{}", "{'descr': '<f4'}", "{'descr': '<f4", "{'descr': '<f4', 'fortran_order': Maybe, 'shape': (6,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-6,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 6}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (6 1)}", "{'descr': '<f4', 'descr': '<f4'}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (6,)} x", "{'other': '<f4'}", "['descr']"})
+    CHECK(contains(npy_error(npy(text, six)), ": the header is corrupt at byte "));
+}
+
+TEST_CASE("read_npy takes flipped bits and cut files", "[npy]") {
+  const Folder folder;
+  std::mt19937 random(11);
+  const std::string good[] = {npy(header("<f4", "(3, 2)"), raw<float>({1, 2, 3, 4, 5, 6})),
+                              npy(header("<i8", "(3,)"), raw<std::int64_t>({1, 2, 3}), 2)};
+  int errors = 0;
+  for (int trial = 0; trial < 4000; ++trial) {
+    std::string bytes = good[trial % 2];
+    for (std::size_t flips = 1 + random() % 3; flips > 0; --flips)
+      bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);
+    if (trial % 8 == 0) bytes.resize(random() % bytes.size());
+    try {
+      const Array<double> x = diffeo::read_npy<double>(folder.write(bytes));
+      REQUIRE(x.size() <= 24);
+    } catch (const diffeo::io_error&) {
+      ++errors;
+    }
+  }
+  CHECK(errors > 2000);
+}
