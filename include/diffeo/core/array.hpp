@@ -18,6 +18,10 @@ concept Real = std::is_same_v<S, float> || std::is_same_v<S, double>;
 template <Real S>
 using Array = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic>;
 
+/// Any Eigen array, matrix or expression of them.
+template <class D>
+concept DenseExpression = requires { typename D::Scalar; } && std::is_base_of_v<Eigen::DenseBase<D>, D>;
+
 /// A non-owning column-major block: element (i, j) lies at data[i + j * stride]. What the numerical kernels work on.
 template <class S>
 struct View {

@@ -60,7 +60,7 @@ inline constexpr Index lanes = static_cast<Index>(register_bytes / sizeof(S));
 
 template <class S>
 inline Vec<S> broadcast(S x) {
-  return Vec<S>{} + x;
+  return x - Vec<S>{};  // x + 0 would not be x for -0
 }
 
 template <class S>

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/elementwise.hpp>
+#include <string_view>
+
+/// The activations of neural networks, chosen at run time.
+namespace diffeo {
+
+/// identity; tanh; relu; leaky_relu (slope 0.01); elu (alpha 1, Clevert et al. 2015); selu (Klambauer et al. 2017);
+/// silu x sigmoid(x) (Elfwing et al. 2017); softplus log(1 + exp x); sin (Sitzmann et al. 2020).
+enum class Activation { identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin };
+
+inline constexpr std::string_view activation_names[] = {"identity", "tanh", "relu",     "leaky_relu", "elu",
+                                                        "selu",     "silu", "softplus", "sin"};
+
+inline std::string_view to_string(Activation a) { return activation_names[static_cast<std::size_t>(a)]; }
+
+namespace detail {
+
+inline constexpr double leaky_slope = 0.01;
+inline constexpr double selu_scale = 1.0507009873554804934193349852946;
+inline constexpr double selu_alpha = 1.6732632423543772848170429916717;
+
+// Values and derivatives on registers. `slope` takes the result y, from which the derivative of these follows; those of
+// silu and sin do not.
+template <Real S, Activation A>
+struct ActivationKernel {
+  using V = simd::Vec<S>;
+
+  static V value(V x) {
+    if constexpr (A == Activation::tanh)
+      return simd::tanh<S>(x);
+    else if constexpr (A == Activation::relu)
+      return x > S(0) ? x : x * S(0);  // the product keeps NaN
+    else if constexpr (A == Activation::leaky_relu)
+      return x > S(0) ? x : x * S(leaky_slope);
+    else if constexpr (A == Activation::elu)
+      return x > S(0) ? x : simd::expm1<S>(x);
+    else if constexpr (A == Activation::selu)
+      return S(selu_scale) * (x > S(0) ? x : S(selu_alpha) * simd::expm1<S>(x));
+    else if constexpr (A == Activation::silu)
+      return x * simd::sigmoid<S>(x);
+    else if constexpr (A == Activation::softplus)
+      return simd::log1p_exp<S>(x);
+    else if constexpr (A == Activation::sin)
+      return simd::sin<S>(x);
+    else
+      return x;
+  }
+
+  static V times_slope(V g, V y) {
+    if constexpr (A == Activation::tanh)
+      return g - g * y * y;
+    else if constexpr (A == Activation::relu)
+      return y > S(0) ? g : V{};
+    else if constexpr (A == Activation::leaky_relu)
+      return y > S(0) ? g : g * S(leaky_slope);
+    else if constexpr (A == Activation::elu)
+      return y > S(0) ? g : g * (y + S(1));
+    else if constexpr (A == Activation::selu)
+      return y > S(0) ? g * S(selu_scale) : g * (y + S(selu_scale * selu_alpha));
+    else if constexpr (A == Activation::softplus)
+      return -(g * simd::expm1<S>(-y));  // sigmoid(x) = 1 - exp(-y)
+    else
+      return g;
+  }
+};
+
+// Calls f with the kernel of an activation as a type.
+template <Real S, class F>
+decltype(auto) with_activation(Activation a, const F& f) {
+  using enum Activation;
+  switch (a) {
+    case tanh:
+      return f(ActivationKernel<S, tanh>{});
+    case relu:
+      return f(ActivationKernel<S, relu>{});
+    case leaky_relu:
+      return f(ActivationKernel<S, leaky_relu>{});
+    case elu:
+      return f(ActivationKernel<S, elu>{});
+    case selu:
+      return f(ActivationKernel<S, selu>{});
+    case silu:
+      return f(ActivationKernel<S, silu>{});
+    case softplus:
+      return f(ActivationKernel<S, softplus>{});
+    case sin:
+      return f(ActivationKernel<S, sin>{});
+    case identity:
+      break;
+  }
+  return f(ActivationKernel<S, identity>{});
+}
+
+// Whether the derivative follows from the result.
+constexpr bool slope_from_result(Activation a) { return a != Activation::silu && a != Activation::sin; }
+
+// The same for those activations alone.
+template <Real S, class F>
+decltype(auto) with_slope(Activation a, const F& f) {
+  using enum Activation;
+  switch (a) {
+    case tanh:
+      return f(ActivationKernel<S, tanh>{});
+    case relu:
+      return f(ActivationKernel<S, relu>{});
+    case leaky_relu:
+      return f(ActivationKernel<S, leaky_relu>{});
+    case elu:
+      return f(ActivationKernel<S, elu>{});
+    case selu:
+      return f(ActivationKernel<S, selu>{});
+    case softplus:
+      return f(ActivationKernel<S, softplus>{});
+    case silu:
+    case sin:
+    case identity:
+      break;
+  }
+  return f(ActivationKernel<S, identity>{});
+}
+
+}  // namespace detail
+
+template <Real S>
+Var<S> leaky_relu(Var<S> x, S slope = S(detail::leaky_slope)) {
+  return detail::unary(
+      "leaky_relu", x, [slope](auto v) { return v > S(0) ? v : v * slope; },
+      [slope](auto g, auto, auto v) { return v > S(0) ? g : g * slope; });
+}
+template <class X>
+Dual<X> leaky_relu(const Dual<X>& x, typename X::Scalar slope = detail::leaky_slope) {
+  return {leaky_relu(x.value, slope), x.tangent * (step(x.value) * (1 - slope) + slope)};
+}
+
+template <Real S>
+Var<S> elu(Var<S> x) {
+  using K = detail::ActivationKernel<S, Activation::elu>;
+  return detail::unary(
+      "elu", x, [](auto v) { return K::value(v); }, [](auto g, auto y, auto) { return K::times_slope(g, y); });
+}
+template <class X>
+Dual<X> elu(const Dual<X>& x) {
+  const X y = elu(x.value);
+  return {y, x.tangent * (1 - relu(-y))};  // the slope is 1 for y > 0, else 1 + y
+}
+
+template <Real S>
+Var<S> selu(Var<S> x) {
+  using K = detail::ActivationKernel<S, Activation::selu>;
+  return detail::unary(
+      "selu", x, [](auto v) { return K::value(v); }, [](auto g, auto y, auto) { return K::times_slope(g, y); });
+}
+template <class X>
+Dual<X> selu(const Dual<X>& x) {
+  using S = typename X::Scalar;
+  const X y = selu(x.value), positive = step(x.value);
+  return {y, x.tangent * (positive * S(detail::selu_scale) +
+                          (1 - positive) * (y + S(detail::selu_scale * detail::selu_alpha)))};
+}
+
+/// x sigmoid(x).
+template <Real S>
+Var<S> silu(Var<S> x) {
+  return detail::unary(
+      "silu", x, [](auto v) { return v * simd::sigmoid<S>(v); },
+      [](auto g, auto y, auto v) {
+        const auto s = simd::sigmoid<S>(v);
+        return g * (s + y * (S(1) - s));
+      });
+}
+template <class X>
+Dual<X> silu(const Dual<X>& x) {
+  return x * sigmoid(x);
+}
+
+/// The activation chosen at run time, applied elementwise.
+template <Traced X>
+X activate(Activation a, const X& x) {
+  switch (a) {
+    case Activation::tanh:
+      return tanh(x);
+    case Activation::relu:
+      return relu(x);
+    case Activation::leaky_relu:
+      return leaky_relu(x);
+    case Activation::elu:
+      return elu(x);
+    case Activation::selu:
+      return selu(x);
+    case Activation::silu:
+      return silu(x);
+    case Activation::softplus:
+      return softplus(x);
+    case Activation::sin:
+      return sin(x);
+    case Activation::identity:
+      break;
+  }
+  return x;
+}
+
+}  // namespace diffeo

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/activation.hpp>
+#include <diffeo/math/matmul.hpp>
+
+/// Products with a matrix: the dense layers' op, with bias and activation in one.
+namespace diffeo {
+
+namespace detail {
+
+// A block with its padding rows, which every value on a tape has, so that products need no tail.
+template <class S>
+View<S> with_padding(View<S> x) {
+  if (x.rows > 1) x.rows = x.stride;
+  return x;
+}
+
+// Turns g (N x M) over into `transposed` (M x N, columns `across` apart), a square of registers at a time, and sums its
+// rows into `bias` (M values) where that is wanted.
+template <Real S>
+void transpose_and_sum(View<const S> g, S* transposed, Index across, S* bias, bool assign_bias) {
+  constexpr Index lanes = simd::lanes<S>;
+  for (Index j = 0; j < g.cols; j += lanes) {
+    const Index width = std::min(lanes, g.cols - j);
+    simd::Vec<S> total{};
+    for (Index i = 0; i < g.rows; i += lanes) {
+      const Index height = std::min(lanes, g.rows - i);
+      simd::Vec<S> square[std::size_t{lanes}];
+      for (Index k = 0; k < lanes; ++k) square[k] = simd::load<S>(g.col(j + std::min(k, width - 1)) + i);
+      simd::transpose<S>(square);
+      S* to = transposed + j + i * across;
+      for (Index k = 0; k < height; ++k) {
+        total = total + square[k];
+        simd::store<S>(to + k * across, square[k]);
+      }
+    }
+    if (!bias) continue;
+    if (width == lanes)
+      simd::store<S>(bias + j, assign_bias ? total : simd::load<S>(bias + j) + total);
+    else
+      simd::store<S>(bias + j, assign_bias ? total : simd::load<S>(bias + j, width) + total, width);
+  }
+}
+
+// x (N x K) times the weights: w is M x K where `out_by_in`, else K x M. Bias 1 x M or none.
+template <Real S>
+Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) {
+  Tape<S>& tape = x.tape();
+  const Index inner = out_by_in ? w.cols() : w.rows(), outer = out_by_in ? w.rows() : w.cols();
+  require(x.cols() == inner, "affine: x has ", x.cols(), " columns, the weights expect ", inner);
+  require(!b || (b.rows() == 1 && b.cols() == outer), "affine: the bias is ", b ? b.rows() : 0, " x ", b ? b.cols() : 0,
+          ", expected 1 x ", outer);
+  const bool parameters = w.requires_grad() || (b && b.requires_grad());
+  const Var<S> y = tape.make(x.rows(), outer, x.requires_grad() || parameters);
+  const View<const S> weights = w.value();
+  const math::Strided<S> right =
+      out_by_in ? math::Strided<S>{weights.data, weights.stride, 1} : math::Strided<S>{weights.data, 1, weights.stride};
+  const View<S> out = tape.mutable_value(y);
+  math::product(with_padding(out), with_padding(x.value()), right, b ? b.value().data : nullptr,
+                b ? math::Start::bias : math::Start::zero);
+  if (act != Activation::identity)
+    with_activation<S>(act, [&](auto kernel) {
+      math::map(
+          out, [kernel](auto v) { return kernel.value(v); }, static_cast<View<const S>>(out));
+    });
+  if (!y.requires_grad()) return y;
+
+  tape.on_backward({y}, [x, w, b, y, out_by_in, act, parameters] {
+    Tape<S>& t = y.tape();
+    const View<S> pre = t.mutable_grad(y);
+    const Index rows = y.rows(), ins = x.cols(), outs = y.cols();
+    constexpr Index lanes = simd::lanes<S>;
+    if (act != Activation::identity)
+      with_slope<S>(act, [&](auto kernel) {
+        math::map(
+            pre, [kernel](auto g, auto v) { return kernel.times_slope(g, v); }, static_cast<View<const S>>(pre),
+            y.value());
+      });
+    if (ins < 4 || outs < 4 || rows == 1 || !parameters) {
+      if (b)
+        add_grad(
+            b, y.shape(), [](auto g) { return g; }, static_cast<View<const S>>(pre));
+      if (w.requires_grad()) {
+        const GradTarget<S> target = t.grad_target(w);
+        if (out_by_in)
+          math::product_of_transposed<S>(target.grad, target.assign, pre, x.value());
+        else
+          math::product_of_transposed<S>(target.grad, target.assign, x.value(), pre);
+      }
+    } else {
+      const Index across = (outs + lanes - 1) / lanes * lanes;
+      const typename Tape<S>::Temporary transposed(t, across * ((rows + lanes - 1) / lanes * lanes));
+      GradTarget<S> bias{};
+      if (b && b.requires_grad()) bias = t.grad_target(b);
+      transpose_and_sum<S>(pre, transposed.data(), across, bias.grad.data, bias.assign);
+      if (w.requires_grad()) {
+        const GradTarget<S> target = t.grad_target(w);
+        const View<const S> left{transposed.data(), outs, rows, across};
+        const math::Strided<S> samples{x.value().data, 1, x.value().stride};
+        if (out_by_in) {
+          math::product<S>(target.grad, left, samples, nullptr,
+                           target.assign ? math::Start::zero : math::Start::accumulate);
+        } else {
+          const typename Tape<S>::Temporary turned(t, across * ins);
+          const View<S> grad{turned.data(), outs, ins, across};
+          math::product<S>(grad, left, samples, nullptr, math::Start::zero);
+          if (target.assign)
+            as_eigen(target.grad) = as_eigen(grad).transpose();
+          else
+            as_eigen(target.grad) += as_eigen(grad).transpose();
+        }
+      }
+    }
+    if (x.requires_grad()) {
+      const GradTarget<S> target = t.grad_target(x);
+      const View<const S> u = w.value();
+      const math::Strided<S> back =
+          out_by_in ? math::Strided<S>{u.data, 1, u.stride} : math::Strided<S>{u.data, u.stride, 1};
+      math::product<S>(with_padding(target.grad), with_padding(pre), back, nullptr,
+                       target.assign ? math::Start::zero : math::Start::accumulate);
+    }
+  });
+  return y;
+}
+
+}  // namespace detail
+
+/// activation(x W' + b): x is N x K, W is M x K (row m holds the weights of output m), b is 1 x M; the result N x M.
+/// Throws invalid_argument where shapes do not fit.
+template <Real S, class W, class B>
+Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::identity) {
+  Tape<S>& tape = x.tape();
+  // Where the derivative needs the argument of the activation, that is kept as a value of its own.
+  const Var<S> weights = as_var(tape, w), bias = as_var(tape, b);
+  const bool fused =
+      detail::slope_from_result(act) || !(x.requires_grad() || weights.requires_grad() || bias.requires_grad());
+  const Var<S> y = detail::product_op(x, weights, true, bias, fused ? act : Activation::identity);
+  return fused ? y : activate(act, y);
+}
+template <class X, class W, class B>
+Dual<X> affine(const Dual<X>& x, const W& w, const B& b, Activation act = Activation::identity) {
+  return activate(act, Dual<X>{affine(x.value, w, b), linear(x.tangent, w)});
+}
+
+/// x W' without bias: x is N x K, W is M x K.
+template <Real S, class W>
+Var<S> linear(Var<S> x, const W& w) {
+  return detail::product_op(x, as_var(x.tape(), w), true, Var<S>{}, Activation::identity);
+}
+template <class X, class W>
+Dual<X> linear(const Dual<X>& x, const W& w) {
+  return {linear(x.value, w), linear(x.tangent, w)};
+}
+
+/// x B: x is N x K, B is K x M.
+template <Real S, class B>
+Var<S> matmul(Var<S> x, const B& b) {
+  return detail::product_op(x, as_var(x.tape(), b), false, Var<S>{}, Activation::identity);
+}
+template <class X, class B>
+Dual<X> matmul(const Dual<X>& x, const B& b) {
+  return {matmul(x.value, b), matmul(x.tangent, b)};
+}
+
+}  // namespace diffeo

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/dual.hpp>
+#include <span>
+
+/// Moving columns. Columns are contiguous, so this costs no more than a copy, and nothing where a block is consecutive.
+namespace diffeo {
+
+namespace detail {
+
+inline bool consecutive(std::span<const Index> columns) {
+  for (std::size_t k = 1; k < columns.size(); ++k)
+    if (columns[k] != columns[k - 1] + 1) return false;
+  return !columns.empty();
+}
+
+template <class S>
+void copy_column(View<S> to, Index j, View<const S> from, Index k) {
+  std::copy_n(from.col(k), from.rows, to.col(j));
+}
+
+// Column j of the adjoint of x receives column k of g.
+template <Real S>
+void add_column(const GradTarget<S>& target, Index j, View<const S> g, Index k) {
+  math::map_reduce(
+      target.grad.cols_block(j, 1), false, {g.rows, 1}, [](auto v) { return v; }, g.cols_block(k, 1));
+}
+
+// A target whose contributions do not cover it starts from zero.
+template <Real S>
+GradTarget<S> zeroed_target(Var<S> x) {
+  const GradTarget<S> target = x.tape().grad_target(x);
+  if (target.assign) math::map(target.grad, [] { return simd::Vec<S>{}; });
+  return target;
+}
+
+// An index list that lives as long as the tape's values.
+template <Real S>
+std::span<const Index> keep(Tape<S>& tape, std::span<const Index> columns) {
+  Index* stored = tape.template storage<Index>(columns.size());
+  std::copy(columns.begin(), columns.end(), stored);
+  return {stored, columns.size()};
+}
+
+inline void require_columns(const char* op, std::span<const Index> columns, Index available) {
+  for (const Index j : columns)
+    require(j >= 0 && j < available, op, ": column ", j, " of a block with ", available, " columns");
+}
+
+}  // namespace detail
+
+/// `count` consecutive columns from `first`: N x D -> N x count. No copy.
+template <Real S>
+Var<S> cols(Var<S> x, Index first, Index count) {
+  require(first >= 0 && count >= 0 && first + count <= x.cols(), "cols: columns ", first, " to ", first + count,
+          " of a block with ", x.cols(), " columns");
+  const Var<S> y = x.tape().column_view(x, first, count);
+  if (y.requires_grad())
+    x.tape().on_backward({y}, [x, y, first] {
+      const GradTarget<S> target = detail::zeroed_target(x);
+      for (Index j = 0; j < y.cols(); ++j) detail::add_column(target, first + j, y.grad(), j);
+    });
+  return y;
+}
+template <class X>
+Dual<X> cols(const Dual<X>& x, Index first, Index count) {
+  return {cols(x.value, first, count), cols(x.tangent, first, count)};
+}
+
+/// The listed columns, in that order: N x D -> N x columns.size().
+template <Real S>
+Var<S> take(Var<S> x, std::span<const Index> columns) {
+  detail::require_columns("take", columns, x.cols());
+  if (detail::consecutive(columns)) return cols(x, columns[0], static_cast<Index>(columns.size()));
+  Tape<S>& tape = x.tape();
+  const Var<S> y = tape.make(x.rows(), static_cast<Index>(columns.size()), x.requires_grad());
+  for (std::size_t k = 0; k < columns.size(); ++k)
+    detail::copy_column(tape.mutable_value(y), static_cast<Index>(k), x.value(), columns[k]);
+  if (y.requires_grad())
+    tape.on_backward({y}, [x, y, kept = detail::keep(tape, columns)] {
+      const GradTarget<S> target = detail::zeroed_target(x);
+      for (std::size_t k = 0; k < kept.size(); ++k)
+        detail::add_column(target, kept[k], y.grad(), static_cast<Index>(k));
+    });
+  return y;
+}
+template <class X>
+Dual<X> take(const Dual<X>& x, std::span<const Index> columns) {
+  return {take(x.value, columns), take(x.tangent, columns)};
+}
+
+/// a and b dealt out to the columns of one block: column a_columns[k] is column k of a, likewise b. The two lists
+/// together hold each column once.
+template <Real S>
+Var<S> merge(Var<S> a, std::span<const Index> a_columns, Var<S> b, std::span<const Index> b_columns) {
+  const Index dim = a.cols() + b.cols();
+  require(a.rows() == b.rows() && static_cast<Index>(a_columns.size()) == a.cols() &&
+              static_cast<Index>(b_columns.size()) == b.cols(),
+          "merge: blocks of ", a.rows(), " x ", a.cols(), " and ", b.rows(), " x ", b.cols(), " for ", a_columns.size(),
+          " and ", b_columns.size(), " columns");
+  detail::require_columns("merge", a_columns, dim);
+  detail::require_columns("merge", b_columns, dim);
+  Tape<S>& tape = a.tape();
+  const Var<S> y = tape.make(a.rows(), dim, a.requires_grad() || b.requires_grad());
+  const View<S> out = tape.mutable_value(y);
+  for (std::size_t k = 0; k < a_columns.size(); ++k)
+    detail::copy_column(out, a_columns[k], a.value(), static_cast<Index>(k));
+  for (std::size_t k = 0; k < b_columns.size(); ++k)
+    detail::copy_column(out, b_columns[k], b.value(), static_cast<Index>(k));
+  if (y.requires_grad())
+    tape.on_backward({y}, [a, b, y, of_a = detail::keep(tape, a_columns), of_b = detail::keep(tape, b_columns)] {
+      const auto give = [&y](Var<S> part, std::span<const Index> columns) {
+        if (!part.requires_grad()) return;
+        const GradTarget<S> target = y.tape().grad_target(part);
+        for (std::size_t k = 0; k < columns.size(); ++k)
+          math::map_reduce(
+              target.grad.cols_block(static_cast<Index>(k), 1), target.assign, {y.rows(), 1}, [](auto g) { return g; },
+              y.grad().cols_block(columns[k], 1));
+      };
+      give(a, of_a);
+      give(b, of_b);
+    });
+  return y;
+}
+template <class X>
+Dual<X> merge(const Dual<X>& a, std::span<const Index> a_columns, const Dual<X>& b, std::span<const Index> b_columns) {
+  return {merge(a.value, a_columns, b.value, b_columns), merge(a.tangent, a_columns, b.tangent, b_columns)};
+}
+
+/// Rows and columns exchanged: N x D -> D x N. For parameters; batches are not meant to be turned over.
+template <Real S>
+Var<S> transposed(Var<S> x) {
+  const Var<S> y = x.tape().make(x.cols(), x.rows(), x.requires_grad());
+  as_eigen(x.tape().mutable_value(y)) = as_eigen(x.value()).transpose();
+  if (y.requires_grad())
+    x.tape().on_backward({y}, [x, y] {
+      const GradTarget<S> target = x.tape().grad_target(x);
+      if (target.assign)
+        as_eigen(target.grad) = as_eigen(y.grad()).transpose();
+      else
+        as_eigen(target.grad) += as_eigen(y.grad()).transpose();
+    });
+  return y;
+}
+template <class X>
+Dual<X> transposed(const Dual<X>& x) {
+  return {transposed(x.value), transposed(x.tangent)};
+}
+
+/// Columns of a, then columns of b: N x (A + B).
+template <Traced X>
+X concat(const X& a, const X& b) {
+  std::vector<Index> columns(static_cast<std::size_t>(a.cols() + b.cols()));
+  for (std::size_t k = 0; k < columns.size(); ++k) columns[k] = static_cast<Index>(k);
+  const std::span<const Index> all(columns);
+  return merge(a, all.first(static_cast<std::size_t>(a.cols())), b, all.subspan(static_cast<std::size_t>(a.cols())));
+}
+
+}  // namespace diffeo

@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <concepts>
+#include <diffeo/autodiff/parameter.hpp>
+#include <diffeo/math/elementwise.hpp>
+#include <tuple>
+
+/// Elementwise operations with broadcasting. Each has its value, its adjoint and its tangent side by side; a tangent is
+/// written over the same operations, so that it is differentiable itself.
+namespace diffeo {
+
+namespace detail {
+
+/// An op y = value(x...) whose I-th adjoint contribution is partials<I>(g, y, x...), all functions of registers.
+template <Real S, class Value, class... Partials, class... X>
+Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, Var<S> first,
+                   X... rest) {
+  Tape<S>& tape = first.tape();
+  const math::Shape shape = math::broadcast_shape(name, {first.shape(), rest.shape()...});
+  const Var<S> y = tape.make(shape.rows, shape.cols, (first.requires_grad() || ... || rest.requires_grad()));
+  math::map(tape.mutable_value(y), value, first.value(), rest.value()...);
+  if (y.requires_grad())
+    tape.on_backward({y}, [y, partials, operands = std::tuple(first, rest...)] {
+      std::apply(
+          [&](auto... x) {
+            [&]<std::size_t... I>(std::index_sequence<I...>) {
+              (add_grad(std::get<I>(operands), y.shape(), std::get<I>(partials), y.grad(), y.value(), x.value()...),
+               ...);
+            }(std::index_sequence_for<Partials...>{});
+          },
+          operands);
+    });
+  return y;
+}
+
+template <Real S, class Value, class Partial>
+Var<S> unary(const char* name, Var<S> x, const Value& value, const Partial& partial) {
+  return elementwise<S>(name, value, std::tuple(partial), x);
+}
+
+}  // namespace detail
+
+// ---- sums ----
+template <Real S>
+Var<S> operator+(Var<S> a, Var<S> b) {
+  return detail::elementwise<S>(
+      "operator+", [](auto x, auto y) { return x + y; },
+      std::tuple([](auto g, auto...) { return g; }, [](auto g, auto...) { return g; }), a, b);
+}
+template <class X>
+Dual<X> operator+(const Dual<X>& a, const Dual<X>& b) {
+  return {a.value + b.value, a.tangent + b.tangent};
+}
+template <Real S>
+Var<S> operator-(Var<S> a, Var<S> b) {
+  return detail::elementwise<S>(
+      "operator-", [](auto x, auto y) { return x - y; },
+      std::tuple([](auto g, auto...) { return g; }, [](auto g, auto...) { return -g; }), a, b);
+}
+template <class X>
+Dual<X> operator-(const Dual<X>& a, const Dual<X>& b) {
+  return {a.value - b.value, a.tangent - b.tangent};
+}
+template <Real S>
+Var<S> operator-(Var<S> x) {
+  return detail::unary(
+      "operator-", x, [](auto v) { return -v; }, [](auto g, auto...) { return -g; });
+}
+template <class X>
+Dual<X> operator-(const Dual<X>& x) {
+  return {-x.value, -x.tangent};
+}
+
+// ---- products ----
+template <Real S>
+Var<S> operator*(Var<S> a, Var<S> b) {
+  return detail::elementwise<S>(
+      "operator*", [](auto x, auto y) { return x * y; },
+      std::tuple([](auto g, auto, auto, auto y) { return g * y; }, [](auto g, auto, auto x, auto) { return g * x; }), a,
+      b);
+}
+template <class X>
+Dual<X> operator*(const Dual<X>& a, const Dual<X>& b) {
+  return {a.value * b.value, a.tangent * b.value + a.value * b.tangent};
+}
+template <Real S>
+Var<S> operator/(Var<S> a, Var<S> b) {
+  return detail::elementwise<S>(
+      "operator/", [](auto x, auto y) { return x / y; },
+      std::tuple([](auto g, auto, auto, auto y) { return g / y; },
+                 [](auto g, auto q, auto, auto y) { return -g * q / y; }),
+      a, b);
+}
+template <class X>
+Dual<X> operator/(const Dual<X>& a, const Dual<X>& b) {
+  const X q = a.value / b.value;
+  return {q, (a.tangent - q * b.tangent) / b.value};
+}
+
+// ---- with a constant scalar ----
+template <Real S>
+Var<S> operator+(Var<S> x, std::type_identity_t<S> c) {
+  return detail::unary(
+      "operator+", x, [c](auto v) { return v + c; }, [](auto g, auto...) { return g; });
+}
+template <Real S>
+Var<S> operator*(Var<S> x, std::type_identity_t<S> c) {
+  return detail::unary(
+      "operator*", x, [c](auto v) { return v * c; }, [c](auto g, auto...) { return g * c; });
+}
+template <Real S>
+Var<S> operator/(std::type_identity_t<S> c, Var<S> x) {
+  return detail::unary(
+      "operator/", x, [c](auto v) { return c / v; }, [](auto g, auto y, auto v) { return -g * y / v; });
+}
+template <class X>
+Dual<X> operator+(const Dual<X>& x, typename X::Scalar c) {
+  return {x.value + c, x.tangent};
+}
+template <class X>
+Dual<X> operator*(const Dual<X>& x, typename X::Scalar c) {
+  return {x.value * c, x.tangent * c};
+}
+template <class X>
+Dual<X> operator/(typename X::Scalar c, const Dual<X>& x) {
+  const X y = c / x.value;
+  return {y, -(y / x.value) * x.tangent};
+}
+template <Traced X>
+X operator+(typename X::Scalar c, const X& x) {
+  return x + c;
+}
+template <Traced X>
+X operator-(const X& x, typename X::Scalar c) {
+  return x + (-c);
+}
+template <Traced X>
+X operator-(typename X::Scalar c, const X& x) {
+  return -x + c;
+}
+template <Traced X>
+X operator*(typename X::Scalar c, const X& x) {
+  return x * c;
+}
+template <Traced X>
+X operator/(const X& x, typename X::Scalar c) {
+  return x * (1 / c);
+}
+
+// ---- with a parameter: an array, a buffer, or (beside a dual number) a Var, whose tangent is zero ----
+template <class X, ParameterFor<X> P>
+X operator+(const X& x, const P& p) {
+  const auto c = as_var(x.tape(), p);
+  if constexpr (detail::is_dual<X>)
+    return {x.value + c, x.tangent};
+  else
+    return x + c;
+}
+template <class X, ParameterFor<X> P>
+X operator-(const X& x, const P& p) {
+  const auto c = as_var(x.tape(), p);
+  if constexpr (detail::is_dual<X>)
+    return {x.value - c, x.tangent};
+  else
+    return x - c;
+}
+template <class X, ParameterFor<X> P>
+X operator*(const X& x, const P& p) {
+  const auto c = as_var(x.tape(), p);
+  if constexpr (detail::is_dual<X>)
+    return {x.value * c, x.tangent * c};
+  else
+    return x * c;
+}
+template <class X, ParameterFor<X> P>
+X operator/(const X& x, const P& p) {
+  const auto c = as_var(x.tape(), p);
+  if constexpr (detail::is_dual<X>)
+    return {x.value / c, x.tangent / c};
+  else
+    return x / c;
+}
+template <class X, ParameterFor<X> P>
+X operator+(const P& p, const X& x) {
+  return x + p;
+}
+template <class X, ParameterFor<X> P>
+X operator-(const P& p, const X& x) {
+  return -x + p;
+}
+template <class X, ParameterFor<X> P>
+X operator*(const P& p, const X& x) {
+  return x * p;
+}
+
+// ---- functions of one argument ----
+template <Real S>
+Var<S> square(Var<S> x) {
+  return detail::unary(
+      "square", x, [](auto v) { return v * v; }, [](auto g, auto, auto v) { return (g + g) * v; });
+}
+template <class X>
+Dual<X> square(const Dual<X>& x) {
+  return {square(x.value), x.tangent * x.value * 2};
+}
+
+template <Real S>
+Var<S> sqrt(Var<S> x) {
+  return detail::unary(
+      "sqrt", x, [](auto v) { return simd::sqrt<S>(v); }, [](auto g, auto y, auto) { return g / (y + y); });
+}
+template <class X>
+Dual<X> sqrt(const Dual<X>& x) {
+  const X y = sqrt(x.value);
+  return {y, x.tangent / (y + y)};
+}
+
+template <Real S>
+Var<S> exp(Var<S> x) {
+  return detail::unary(
+      "exp", x, [](auto v) { return simd::exp<S>(v); }, [](auto g, auto y, auto) { return g * y; });
+}
+template <class X>
+Dual<X> exp(const Dual<X>& x) {
+  const X y = exp(x.value);
+  return {y, x.tangent * y};
+}
+
+template <Real S>
+Var<S> log(Var<S> x) {
+  return detail::unary(
+      "log", x, [](auto v) { return simd::log<S>(v); }, [](auto g, auto, auto v) { return g / v; });
+}
+template <class X>
+Dual<X> log(const Dual<X>& x) {
+  return {log(x.value), x.tangent / x.value};
+}
+
+/// log(1 + x), accurate near 0.
+template <Real S>
+Var<S> log1p(Var<S> x) {
+  return detail::unary(
+      "log1p", x, [](auto v) { return simd::log1p<S>(v); }, [](auto g, auto, auto v) { return g / (v + S(1)); });
+}
+template <class X>
+Dual<X> log1p(const Dual<X>& x) {
+  return {log1p(x.value), x.tangent / (x.value + 1)};
+}
+
+template <Real S>
+Var<S> sin(Var<S> x) {
+  return detail::unary(
+      "sin", x, [](auto v) { return simd::sin<S>(v); }, [](auto g, auto, auto v) { return g * simd::cos<S>(v); });
+}
+template <Real S>
+Var<S> cos(Var<S> x) {
+  return detail::unary(
+      "cos", x, [](auto v) { return simd::cos<S>(v); }, [](auto g, auto, auto v) { return -g * simd::sin<S>(v); });
+}
+template <class X>
+Dual<X> sin(const Dual<X>& x) {
+  return {sin(x.value), x.tangent * cos(x.value)};
+}
+template <class X>
+Dual<X> cos(const Dual<X>& x) {
+  return {cos(x.value), -(x.tangent * sin(x.value))};
+}
+
+/// 1 where x > 0, else 0. Its derivative is taken as 0.
+template <Real S>
+Var<S> step(Var<S> x) {
+  const Var<S> y = x.tape().make(x.rows(), x.cols(), false);
+  math::map(
+      x.tape().mutable_value(y), [](auto v) { return v > S(0) ? simd::broadcast<S>(1) : simd::broadcast<S>(0); },
+      x.value());
+  return y;
+}
+
+/// |x|; derivative -1 at 0 is taken as at negative x.
+template <Real S>
+Var<S> abs(Var<S> x) {
+  return detail::unary(
+      "abs", x, [](auto v) { return simd::abs<S>(v); }, [](auto g, auto, auto v) { return v > S(0) ? g : -g; });
+}
+template <class X>
+Dual<X> abs(const Dual<X>& x) {
+  return {abs(x.value), x.tangent * (step(x.value) * 2 - 1)};
+}
+
+template <Real S>
+Var<S> tanh(Var<S> x) {
+  return detail::unary(
+      "tanh", x, [](auto v) { return simd::tanh<S>(v); }, [](auto g, auto y, auto) { return g - g * y * y; });
+}
+template <class X>
+Dual<X> tanh(const Dual<X>& x) {
+  const X y = tanh(x.value);
+  return {y, x.tangent * (1 - square(y))};
+}
+
+/// 1 / (1 + exp(-x)).
+template <Real S>
+Var<S> sigmoid(Var<S> x) {
+  return detail::unary(
+      "sigmoid", x, [](auto v) { return simd::sigmoid<S>(v); },
+      [](auto g, auto y, auto) { return g * y * (S(1) - y); });
+}
+template <class X>
+Dual<X> sigmoid(const Dual<X>& x) {
+  const X y = sigmoid(x.value);
+  return {y, x.tangent * y * (1 - y)};
+}
+
+/// log(1 + exp(x)).
+template <Real S>
+Var<S> softplus(Var<S> x) {
+  return detail::unary(
+      "softplus", x, [](auto v) { return simd::log1p_exp<S>(v); },
+      [](auto g, auto, auto v) { return g * simd::sigmoid<S>(v); });
+}
+template <class X>
+Dual<X> softplus(const Dual<X>& x) {
+  return {softplus(x.value), x.tangent * sigmoid(x.value)};
+}
+
+/// log(sigmoid(x)).
+template <Real S>
+Var<S> log_sigmoid(Var<S> x) {
+  return detail::unary(
+      "log_sigmoid", x, [](auto v) { return simd::log_sigmoid<S>(v); },
+      [](auto g, auto, auto v) { return g * simd::sigmoid<S>(-v); });
+}
+template <class X>
+Dual<X> log_sigmoid(const Dual<X>& x) {
+  return {log_sigmoid(x.value), x.tangent * sigmoid(-x.value)};
+}
+
+template <Real S>
+Var<S> relu(Var<S> x) {
+  return detail::unary(
+      "relu", x, [](auto v) { return v > S(0) ? v : v * S(0); },  // the product keeps NaN
+      [](auto g, auto, auto v) { return v > S(0) ? g : simd::broadcast<S>(0); });
+}
+template <class X>
+Dual<X> relu(const Dual<X>& x) {
+  return {relu(x.value), x.tangent * step(x.value)};
+}
+
+/// A constant block of zeros with as many rows as x.
+template <Real S>
+Var<S> zeros(Var<S> x, Index cols) {
+  const Var<S> y = x.tape().make(x.rows(), cols, false);
+  math::map(x.tape().mutable_value(y), [] { return simd::Vec<S>{}; });
+  return y;
+}
+template <class X>
+Dual<X> zeros(const Dual<X>& x, Index cols) {
+  return {zeros(x.value, cols), zeros(x.tangent, cols)};
+}
+
+// ---- fused chains ----
+/// bound tanh(x / bound): close to x near 0, within +-bound everywhere, smooth. x itself for an infinite bound.
+template <Real S>
+Var<S> soft_clamp(Var<S> x, std::type_identity_t<S> bound) {
+  if (std::isinf(bound)) return x;
+  const S inverse = 1 / bound;
+  return detail::unary(
+      "soft_clamp", x, [bound, inverse](auto v) { return bound * simd::tanh<S>(v * inverse); },
+      [inverse](auto g, auto y, auto) {
+        const auto t = y * inverse;
+        return g - g * t * t;
+      });
+}
+template <class X>
+Dual<X> soft_clamp(const Dual<X>& x, typename X::Scalar bound) {
+  if (std::isinf(bound)) return x;
+  const X y = soft_clamp(x.value, bound);
+  return {y, x.tangent * (1 - square(y * (1 / bound)))};
+}
+
+/// x exp(s) + t.
+template <Real S>
+Var<S> scale_shift(Var<S> x, Var<S> s, Var<S> t) {
+  return detail::elementwise<S>(
+      "scale_shift", [](auto v, auto log_scale, auto shift) { return v * simd::exp<S>(log_scale) + shift; },
+      std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(log_scale); },
+                 [](auto g, auto y, auto, auto, auto shift) { return g * (y - shift); },
+                 [](auto g, auto...) { return g; }),
+      x, s, t);
+}
+template <class X>
+Dual<X> scale_shift(const Dual<X>& x, const Dual<X>& s, const Dual<X>& t) {
+  return x * exp(s) + t;
+}
+
+/// (y - t) exp(-s): the inverse of scale_shift.
+template <Real S>
+Var<S> unshift_unscale(Var<S> y, Var<S> s, Var<S> t) {
+  return detail::elementwise<S>(
+      "unshift_unscale", [](auto v, auto log_scale, auto shift) { return (v - shift) * simd::exp<S>(-log_scale); },
+      std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(-log_scale); },
+                 [](auto g, auto x, auto...) { return -(g * x); },
+                 [](auto g, auto, auto, auto log_scale, auto) { return -(g * simd::exp<S>(-log_scale)); }),
+      y, s, t);
+}
+template <class X>
+Dual<X> unshift_unscale(const Dual<X>& y, const Dual<X>& s, const Dual<X>& t) {
+  return (y - t) * exp(-s);
+}
+
+}  // namespace diffeo

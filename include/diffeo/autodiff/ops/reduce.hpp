@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/elementwise.hpp>
+
+/// Sums and the like. Sums over columns keep the rows apart: a row's result has the same bits whatever the other rows.
+namespace diffeo {
+
+namespace detail {
+template <Real S>
+Var<S> sum_to(Var<S> x, Index rows, Index cols) {
+  const Var<S> y = x.tape().make(rows, cols, x.requires_grad());
+  math::map_reduce(
+      x.tape().mutable_value(y), true, x.shape(), [](auto v) { return v; }, x.value());
+  if (y.requires_grad())
+    x.tape().on_backward({y}, [x, y] {
+      add_grad(
+          x, x.shape(), [](auto g) { return g; }, y.grad());
+    });
+  return y;
+}
+}  // namespace detail
+
+/// Sum of each row: N x C -> N x 1.
+template <Real S>
+Var<S> sum_cols(Var<S> x) {
+  return detail::sum_to(x, x.rows(), 1);
+}
+/// Sum of each column: N x C -> 1 x C.
+template <Real S>
+Var<S> sum_rows(Var<S> x) {
+  return detail::sum_to(x, 1, x.cols());
+}
+/// Sum of all elements: N x C -> 1 x 1.
+template <Real S>
+Var<S> sum(Var<S> x) {
+  return detail::sum_to(x, 1, 1);
+}
+template <class X>
+Dual<X> sum_cols(const Dual<X>& x) {
+  return {sum_cols(x.value), sum_cols(x.tangent)};
+}
+template <class X>
+Dual<X> sum_rows(const Dual<X>& x) {
+  return {sum_rows(x.value), sum_rows(x.tangent)};
+}
+template <class X>
+Dual<X> sum(const Dual<X>& x) {
+  return {sum(x.value), sum(x.tangent)};
+}
+
+/// Mean of all elements: N x C -> 1 x 1.
+template <Traced X>
+X mean(const X& x) {
+  return sum(x) * (typename X::Scalar(1) / static_cast<typename X::Scalar>(x.rows() * x.cols()));
+}
+
+/// Largest element of each row, as a constant: N x C -> N x 1.
+template <Real S>
+Var<S> max_cols(Var<S> x) {
+  require(x.cols() > 0, "max_cols: x has no columns");
+  const Var<S> y = x.tape().make(x.rows(), 1, false);
+  const View<S> out = x.tape().mutable_value(y);
+  math::map(
+      out, [](auto v) { return v; }, x.value().cols_block(0, 1));
+  for (Index j = 1; j < x.cols(); ++j)
+    math::map(
+        out, [](auto a, auto b) { return a > b ? a : b; }, static_cast<View<const S>>(out), x.value().cols_block(j, 1));
+  return y;
+}
+
+/// log of the sum of the exponentials of each row, without overflow: N x C -> N x 1.
+template <Traced X>
+X log_sum_exp(const X& x) {
+  // The result does not depend on the shift, so the shift needs no derivative.
+  const auto shift = max_cols(innermost(x));
+  return log(sum_cols(exp(x - shift))) + shift;
+}
+
+}  // namespace diffeo

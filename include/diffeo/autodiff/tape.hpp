@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <deque>
+#include <diffeo/autodiff/arena.hpp>
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <diffeo/math/broadcast.hpp>
+#include <initializer_list>
+#include <type_traits>
+#include <vector>
+
+/// Reverse-mode differentiation of whole blocks: a tape of matrix-level operations, eager and without global state.
+namespace diffeo {
+
+template <Real S>
+class Tape;
+
+/// The adjoint of a value: to be assigned when `assign`, else added to.
+template <Real S>
+struct GradTarget {
+  View<S> grad;
+  bool assign;
+};
+
+/// A value on a tape: rows x cols, column-major. A handle of two pointers; copies name the same value. A constant (an
+/// input or parameter of which no gradient is wanted, and all that is computed from constants alone) records nothing.
+template <Real S>
+class Var {
+ public:
+  using Scalar = S;
+
+  Var() = default;
+
+  Index rows() const { return node_->value.rows; }
+  Index cols() const { return node_->value.cols; }
+  math::Shape shape() const { return {rows(), cols()}; }
+  View<const S> value() const { return node_->value; }
+  bool requires_grad() const { return node_->requires_grad; }
+  Tape<S>& tape() const { return *tape_; }
+  explicit operator bool() const { return node_ != nullptr; }
+
+  /// Whether anything has been added to the adjoint since the tape was reset.
+  bool has_grad() const { return node_->has_grad; }
+  /// The adjoint; only where has_grad(). Of an intermediate value it exists only while its own adjoint runs.
+  View<const S> grad() const { return {node_->grad, rows(), cols(), node_->value.stride}; }
+
+ private:
+  friend class Tape<S>;
+
+  struct Node {
+    View<S> value;
+    S* grad = nullptr;
+    bool requires_grad = false;
+    bool has_grad = false;
+    bool leaf = false;
+  };
+
+  Var(Tape<S>* tape, Node* node) : tape_(tape), node_(node) {}
+
+  Tape<S>* tape_ = nullptr;
+  Node* node_ = nullptr;
+};
+
+/// Owns the memory and the order of operations. Not thread-safe: one tape per thread.
+template <Real S>
+class Tape {
+ public:
+  Tape() = default;
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// Distance between the columns of a value with that many rows. Whole registers, so that kernels need no tails, and
+  /// never a multiple of 4 KiB, where columns would compete for the same cache sets.
+  static Index stride_for(Index rows) {
+    if (rows <= 1) return rows;
+    constexpr Index page = 4096 / static_cast<Index>(sizeof(S));
+    const Index padded = (rows + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>;
+    return padded % page == 0 ? padded + simd::lanes<S> : padded;
+  }
+
+  /// An uninitialised value, for ops.
+  Var<S> make(Index rows, Index cols, bool requires_grad) {
+    const Index stride = stride_for(rows);
+    return node({scratch(stride * cols), rows, cols, stride}, requires_grad);
+  }
+  View<S> mutable_value(Var<S> x) { return x.node_->value; }
+
+  /// The adjoint of an op's output, for the op's own adjoint to work in: nobody reads it afterwards.
+  View<S> mutable_grad(Var<S> x) { return {x.node_->grad, x.rows(), x.cols(), x.node_->value.stride}; }
+
+  /// A block of consecutive columns of x, without a copy. Records nothing: see cols().
+  Var<S> column_view(Var<S> x, Index first, Index count) {
+    return node(x.node_->value.cols_block(first, count), x.requires_grad());
+  }
+
+  /// A constant that refers to memory of the caller, which must outlive it.
+  Var<S> constant(View<const S> x) {
+    return node({const_cast<S*>(x.data), x.rows, x.cols, x.stride}, false);  // constants are never written
+  }
+  Var<S> constant(const Array<S>& x) { return constant(view(x)); }
+
+  /// A constant copied from any Eigen expression.
+  template <class Derived>
+  Var<S> copy(const Eigen::DenseBase<Derived>& x) {
+    return copied(x, false);
+  }
+
+  /// An input of which the gradient is wanted, copied from any Eigen expression.
+  template <class Derived>
+  Var<S> variable(const Eigen::DenseBase<Derived>& x) {
+    Var<S> v = copied(x, true);
+    v.node_->leaf = true;
+    return v;
+  }
+
+  /// A parameter: values and adjoint lie with the caller, and it outlives reset(). The adjoint holds what backward()
+  /// brought since the last clear_parameter_grads(); it is written only where something was brought.
+  Var<S> parameter(View<S> value, S* grad) {
+    require(value.contiguous(), "Tape::parameter: expected contiguous values");
+    parameters_.push_back({value, grad, true, false, true});
+    return {this, &parameters_.back()};
+  }
+
+  /// A constant of the caller's memory that outlives reset().
+  Var<S> persistent_constant(View<const S> x) {
+    parameters_.push_back({{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true});
+    return {this, &parameters_.back()};
+  }
+
+  /// Points the parameters' adjoints, in the order they were made, at consecutive pieces of `grads`, forgetting what
+  /// they held.
+  void redirect_parameter_grads(S* grads) {
+    for (auto& p : parameters_) {
+      if (!p.requires_grad) continue;
+      p.grad = grads;
+      p.has_grad = false;
+      grads += p.value.size();
+    }
+  }
+
+  /// Writes zero into the adjoints of those parameters that backward() did not reach.
+  void finish_parameter_grads() {
+    for (auto& p : parameters_)
+      if (p.requires_grad && !p.has_grad) {
+        std::fill_n(p.grad, p.value.size(), S(0));
+        p.has_grad = true;
+      }
+  }
+
+  /// Registers the adjoint of an op with the given outputs. `adjoint()` is called during backward() when any output
+  /// has a gradient; it reads out.grad() (check out.has_grad() where there are several) and calls add_grad.
+  template <class F>
+  void on_backward(std::initializer_list<Var<S>> outputs, const F& adjoint) {
+    static_assert(std::is_trivially_destructible_v<F>, "an adjoint must not own anything: the tape never destroys it");
+    F* stored = new (arena_.allocate<F>(1)) F(adjoint);
+    Record record{[](void* f) { (*static_cast<F*>(f))(); }, stored, {}};
+    std::size_t k = 0;
+    for (const Var<S>& out : outputs) record.outputs[k++] = out.node_;
+    records_.push_back(record);
+  }
+
+  /// Sweeps the tape backwards from y, whose adjoint is `seed` (same shape). Adjoints of variables and parameters add
+  /// up over several calls until reset() or redirect_parameter_grads().
+  void backward(Var<S> y, View<const S> seed) {
+    require(seed.rows == y.rows() && seed.cols == y.cols(), "Tape::backward: seed is ", seed.rows, " x ", seed.cols,
+            ", expected ", y.rows(), " x ", y.cols());
+    if (!y.requires_grad()) return;
+    const GradTarget<S> target = grad_target(y);
+    math::map_reduce(
+        target.grad, target.assign, y.shape(), [](auto g) { return g; }, seed);
+    for (auto record = records_.rbegin(); record != records_.rend(); ++record) {
+      bool reached = false;
+      for (Node* out : record->outputs) reached = reached || (out && out->has_grad);
+      if (reached) record->adjoint(record->closure);
+      // An intermediate adjoint is dead now; its memory, still in cache, serves the next one.
+      for (Node* out : record->outputs)
+        if (out && out->has_grad && !out->leaf) {
+          free_.push_back({out->value.stride * out->value.cols, out->grad});  // the size of grad_target
+          out->grad = nullptr;
+          out->has_grad = false;
+        }
+    }
+  }
+
+  /// Where an adjoint writes its contribution to x by hand. From then on x has a gradient.
+  GradTarget<S> grad_target(Var<S> x) {
+    Node* node = x.node_;
+    const bool assign = !node->has_grad;
+    if (!node->grad) node->grad = take_block(node->value.stride * node->value.cols);
+    node->has_grad = true;
+    return {{node->grad, x.rows(), x.cols(), node->value.stride}, assign};
+  }
+
+  /// Memory for the length of a scope, inside an adjoint.
+  class Temporary {
+   public:
+    Temporary(Tape& tape, Index n) : tape_(tape), size_(n), data_(tape.take_block(n)) {}
+    ~Temporary() { tape_.free_.push_back({size_, data_}); }
+    Temporary(const Temporary&) = delete;
+    Temporary& operator=(const Temporary&) = delete;
+    S* data() const { return data_; }
+
+   private:
+    Tape& tape_;
+    Index size_;
+    S* data_;
+  };
+
+  /// Forgets everything but the parameters; keeps the memory.
+  void reset() {
+    arena_.reset();
+    records_.clear();
+    free_.clear();
+  }
+
+  /// Uninitialised memory until reset() or release().
+  S* scratch(Index n) { return arena_.allocate<S>(static_cast<std::size_t>(n)); }
+
+  /// The same for other trivial types.
+  template <class T>
+  T* storage(std::size_t n) {
+    return arena_.allocate<T>(n);
+  }
+
+  /// To give back the memory of values nobody needs any more. Only sound for constants.
+  Arena::Mark mark() const { return arena_.mark(); }
+  void release(Arena::Mark mark) { arena_.release(mark); }
+
+  /// Number of recorded operations.
+  std::size_t size() const { return records_.size(); }
+
+ private:
+  using Node = typename Var<S>::Node;
+
+  struct Record {
+    void (*adjoint)(void*);
+    void* closure;
+    Node* outputs[2];
+  };
+  struct FreeBlock {
+    Index size;
+    S* memory;
+  };
+
+  Var<S> node(View<S> value, bool requires_grad) {
+    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false}};
+  }
+
+  template <class Derived>
+  Var<S> copied(const Eigen::DenseBase<Derived>& x, bool requires_grad) {
+    Var<S> v = make(x.rows(), x.cols(), requires_grad);
+    View<S> to = v.node_->value;
+    as_eigen(to) = x.derived().template cast<S>().array();
+    for (Index j = 0; j < to.cols; ++j) std::fill(to.col(j) + to.rows, to.col(j) + to.stride, S(0));
+    return v;
+  }
+
+  // Blocks that died during the sweep are handed out again, the latest first.
+  S* take_block(Index size) {
+    for (auto block = free_.rbegin(); block != free_.rend(); ++block)
+      if (block->size == size) {
+        S* memory = block->memory;
+        free_.erase(std::next(block).base());
+        return memory;
+      }
+    return scratch(size);
+  }
+
+  Arena arena_;
+  std::vector<Record> records_;
+  std::vector<FreeBlock> free_;
+  std::deque<Node> parameters_;
+};
+
+/// Adds f(in...) to the adjoint of x, if x wants one. `shape` is that of f(in...), to which x and `in` broadcast; the
+/// contribution is summed over the dimensions along which x was spread. The first contribution assigns.
+template <Real S, class F, class... In>
+void add_grad(Var<S> x, math::Shape shape, const F& f, In... in) {
+  if (!x.requires_grad()) return;
+  const GradTarget<S> target = x.tape().grad_target(x);
+  math::map_reduce(target.grad, target.assign, shape, f, in...);
+}
+
+}  // namespace diffeo

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/tape.hpp>
+#include <diffeo/core/parallel.hpp>
+#include <memory>
+
+/// Evaluation of many rows in tiles: each goes end to end through a computation on a tape of its own thread, so that
+/// its intermediate values stay in cache and memory does not grow with the number of rows.
+namespace diffeo {
+
+/// Rows of a tile: several registers, and at the usual widths of networks (64) small enough for the first cache level.
+template <Real S>
+inline constexpr Index tile_rows = 64;
+
+/// Calls f(tape, first, count) for consecutive tiles that cover 0 ... rows-1, on `threads` threads (0: all). The tape
+/// is empty at each call.
+template <Real S, class F>
+void for_each_tile(Index rows, int threads, const F& f) {
+  const Index tiles = (rows + tile_rows<S> - 1) / tile_rows<S>;
+  const auto workers = static_cast<std::size_t>(std::max<Index>(1, std::min<Index>(thread_count(threads), tiles)));
+  const auto run = [&](Tape<S>& tape, Index tile) {
+    tape.reset();
+    const Index first = tile * tile_rows<S>;
+    f(tape, first, std::min(tile_rows<S>, rows - first));
+  };
+  if (workers == 1) {
+    Tape<S> tape;
+    for (Index tile = 0; tile < tiles; ++tile) run(tape, tile);
+    return;
+  }
+  const auto tapes = std::make_unique<Tape<S>[]>(workers);
+  parallel_for(tiles, threads, [&](Index tile, int worker) { run(tapes[static_cast<std::size_t>(worker)], tile); });
+}
+
+}  // namespace diffeo

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// All of diffeo that needs Eigen alone.
+
+#include <diffeo/autodiff/arena.hpp>
+#include <diffeo/autodiff/dual.hpp>
+#include <diffeo/autodiff/lift.hpp>
+#include <diffeo/autodiff/ops/activation.hpp>
+#include <diffeo/autodiff/ops/affine.hpp>
+#include <diffeo/autodiff/ops/columns.hpp>
+#include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/autodiff/parameter.hpp>
+#include <diffeo/autodiff/tape.hpp>
+#include <diffeo/autodiff/tiles.hpp>
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <diffeo/core/parallel.hpp>
+#include <diffeo/core/random.hpp>
+#include <diffeo/core/version.hpp>
+#include <diffeo/data/csv.hpp>
+#include <diffeo/data/npy.hpp>
+#include <diffeo/data/toy2d.hpp>
+#include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/mixture.hpp>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
+#include <diffeo/distributions/uniform.hpp>
+#include <diffeo/layers/coupling.hpp>
+#include <diffeo/layers/diagonal_scale.hpp>
+#include <diffeo/layers/evaluate.hpp>
+#include <diffeo/layers/flow.hpp>
+#include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/invert.hpp>
+#include <diffeo/layers/mask.hpp>
+#include <diffeo/layers/permutation.hpp>
+#include <diffeo/layers/recipes.hpp>
+#include <diffeo/layers/standardize.hpp>
+#include <diffeo/math/broadcast.hpp>
+#include <diffeo/math/elementwise.hpp>
+#include <diffeo/math/matmul.hpp>
+#include <diffeo/math/random_fill.hpp>
+#include <diffeo/math/simd.hpp>
+#include <diffeo/nn/init.hpp>
+#include <diffeo/nn/linear.hpp>
+#include <diffeo/nn/mlp.hpp>
+#include <diffeo/training/adam.hpp>
+#include <diffeo/training/fit.hpp>
+#include <diffeo/training/maximum_likelihood.hpp>
+#include <diffeo/training/objective.hpp>
+#include <diffeo/training/progress.hpp>
+#include <diffeo/training/schedule.hpp>
+#include <diffeo/training/trainer.hpp>

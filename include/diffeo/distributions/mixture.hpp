@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/columns.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/math/random_fill.hpp>
+
+namespace diffeo {
+
+/// A mixture of K normal distributions with diagonal covariance; logits of the weights, means and log standard
+/// deviations are learnable.
+template <class T>
+struct GaussianMixture {
+  using Scalar = scalar_t<T>;
+
+  param_t<T> logits;      ///< 1 x K; the weights are their softmax
+  param_t<T> means;       ///< K x D
+  param_t<T> log_scales;  ///< K x D
+
+  /// K components of equal weight with means drawn from N(0, spread^2) and unit scale. Throws invalid_argument for
+  /// fewer than one component or dimension.
+  static GaussianMixture random(Index components, Index dim, std::uint64_t seed, Scalar spread = 1)
+    requires Real<T>
+  {
+    require(components >= 1 && dim >= 1, "gaussian mixture: ", components, " components of dimension ", dim,
+            ", expected at least 1 of each");
+    GaussianMixture mixture{Array<Scalar>::Zero(1, components), Array<Scalar>(components, dim),
+                            Array<Scalar>::Zero(components, dim)};
+    fill_normal(view(mixture.means), seed, 0);
+    mixture.means *= spread;
+    return mixture;
+  }
+
+  Index components() const { return means.rows(); }
+  Index dim() const { return means.cols(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.logits, self.means, self.log_scales);
+  }
+  template <class U>
+  GaussianMixture<U> rebind() const {
+    return {};
+  }
+
+  template <Traced X>
+  X log_prob(const X& z) const {
+    detail::require_dim("gaussian mixture", z.cols(), dim());
+    using S = typename X::Scalar;
+    auto& tape = z.tape();
+    const auto weights = as_var(tape, logits), mu = as_var(tape, means), s = as_var(tape, log_scales);
+    // |z - mu_k|^2 / sigma_k^2 summed over coordinates, as one N x K block per coordinate.
+    const auto log_weights = weights - log_sum_exp(weights);
+    const auto precision = exp(s * S(-2));
+    X exponents = zeros(z, components());
+    for (Index j = 0; j < dim(); ++j) {
+      const X d = cols(z, j, 1) - transposed(cols(mu, j, 1));
+      exponents = exponents + square(d) * transposed(cols(precision, j, 1));
+    }
+    const auto offset = log_weights - transposed(sum_cols(s)) - S(0.5 * detail::log_two_pi) * static_cast<S>(dim());
+    return log_sum_exp(exponents * S(-0.5) + offset);
+  }
+
+  void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
+    requires Real<T>
+  {
+    // The component of a row comes from one column more than those of the coordinates.
+    Array<Scalar> draws(z.rows, 1);
+    fill_normal(z, seed, stream, first_row);
+    fill_uniform(view(draws), seed, stream ^ component_stream, first_row);
+    const Array<Scalar> shares = (logits - logits.maxCoeff()).exp();
+    const Scalar total = shares.sum();
+    for (Index i = 0; i < z.rows; ++i) {
+      Scalar left = draws(i, 0) * total;
+      Index k = 0;
+      while (k + 1 < components() && left >= shares(0, k)) left -= shares(0, k++);
+      for (Index j = 0; j < z.cols; ++j) {
+        Scalar& value = z.col(j)[i];
+        value = value * std::exp(log_scales(k, j)) + means(k, j);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t component_stream = 0x6d69787475726521;  // apart from the streams of coordinates
+};
+
+}  // namespace diffeo

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/math/random_fill.hpp>
+
+namespace diffeo {
+
+/// N(0, 1) in each of D coordinates.
+template <class T>
+class StandardNormal {
+ public:
+  using Scalar = scalar_t<T>;
+
+  /// Throws invalid_argument for dim < 1.
+  explicit StandardNormal(Index dim = 1) : dim_(dim) {
+    require(dim >= 1, "standard normal: dimension ", dim, ", expected at least 1");
+  }
+
+  Index dim() const { return dim_; }
+
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple<>();
+  }
+  template <class U>
+  StandardNormal<U> rebind() const {
+    return StandardNormal<U>(dim_);
+  }
+
+  template <Traced X>
+  X log_prob(const X& z) const {
+    detail::require_dim("standard normal", z.cols(), dim_);
+    return detail::standard_normal_log_prob(z);
+  }
+  void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
+    fill_normal(z, seed, stream, first_row);
+  }
+
+ private:
+  Index dim_;
+};
+
+/// Independent normal coordinates with learnable means and log standard deviations.
+template <class T>
+struct DiagonalNormal {
+  using Scalar = scalar_t<T>;
+
+  param_t<T> mean;       ///< 1 x D
+  param_t<T> log_scale;  ///< 1 x D
+
+  /// N(0, 1) to start from. Throws invalid_argument for dim < 1.
+  static DiagonalNormal standard(Index dim)
+    requires Real<T>
+  {
+    require(dim >= 1, "diagonal normal: dimension ", dim, ", expected at least 1");
+    return {Array<Scalar>::Zero(1, dim), Array<Scalar>::Zero(1, dim)};
+  }
+
+  Index dim() const { return mean.cols(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.mean, self.log_scale);
+  }
+  template <class U>
+  DiagonalNormal<U> rebind() const {
+    return {};
+  }
+
+  template <Traced X>
+  X log_prob(const X& z) const {
+    detail::require_dim("diagonal normal", z.cols(), dim());
+    const auto s = as_var(z.tape(), log_scale);
+    return detail::standard_normal_log_prob((z - mean) * exp(-s)) - sum_cols(s);
+  }
+  void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
+    requires Real<T>
+  {
+    fill_normal(z, seed, stream, first_row);
+    for (Index j = 0; j < z.cols; ++j) {
+      auto column = as_eigen(z.cols_block(j, 1));
+      column = column * std::exp(log_scale(0, j)) + mean(0, j);
+    }
+  }
+};
+
+}  // namespace diffeo

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/lift.hpp>
+#include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/layers/evaluate.hpp>
+
+namespace diffeo {
+
+/// Samples with the log-density of each.
+template <class S>
+struct SampleAndLogProb {
+  Array<S> sample;    ///< N x D
+  Array<S> log_prob;  ///< N x 1
+};
+
+/// The distribution of x = flow.forward(z) for z from the base:
+/// log p(x) = log p_z(inverse(x)) + log|det d inverse / d x|. A plain value: copy it, assign it, move it to another
+/// thread. Methods that take arrays accept any Eigen expression and work in tiles on `threads` threads (0: all);
+/// results do not depend on the number of threads, nor a row's on the other rows.
+template <class Base, class FlowType>
+struct TransformedDistribution {
+  using Scalar = typename FlowType::Scalar;
+
+  Base base;
+  FlowType flow;
+
+  TransformedDistribution() = default;
+  /// Throws invalid_argument when the dimensions differ.
+  TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) {
+    if constexpr (Flow<FlowType>)
+      require(flow.dim() == 0 || flow.dim() == base.dim(), "transformed distribution: the base has dimension ",
+              base.dim(), ", the flow ", flow.dim());
+  }
+
+  Index dim() const { return base.dim(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.base, self.flow);
+  }
+  template <class U>
+  auto rebind() const {
+    TransformedDistribution<decltype(base.template rebind<U>()), decltype(flow.template rebind<U>())> lifted;
+    lifted.base = base.template rebind<U>();
+    lifted.flow = flow.template rebind<U>();
+    return lifted;
+  }
+
+  /// Log-density of traced samples: N x D -> N x 1.
+  template <Traced X>
+  X log_prob(const X& x) const {
+    const Transformed<X> z = flow.inverse(x);
+    return base.log_prob(z.value) + z.log_det;
+  }
+
+  /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
+  /// or infinity.
+  template <class Derived>
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
+    detail::require_batch("log_prob: x", x, dim(), "flow");
+    Array<Scalar> result(x.rows(), 1);
+    for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      result.middleRows(first, count) = as_eigen(log_prob(tape.copy(x.derived().middleRows(first, count))).value());
+    });
+    return result;
+  }
+
+  /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does.
+  template <class Derived>
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
+    detail::require_batch("score: x", x, dim(), "flow");
+    Array<Scalar> result(x.rows(), x.cols());
+    const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows<Scalar>, 1);
+    for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      const Var<Scalar> tile = tape.variable(x.derived().middleRows(first, count));
+      tape.backward(log_prob(tile), {ones.data(), count, 1, count});
+      if (tile.has_grad())
+        result.middleRows(first, count) = as_eigen(tile.grad());
+      else
+        result.middleRows(first, count).setZero();
+    });
+    return result;
+  }
+
+  /// n samples (n x D); sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
+  Array<Scalar> sample(Index n, std::uint64_t seed, int threads = 0) const {
+    require(n >= 0, "sample: n is ", n, ", expected at least 0");
+    Array<Scalar> x(n, dim());
+    for_each_tile<Scalar>(n, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      x.middleRows(first, count) = as_eigen(flow.forward(latent(tape, first, count, seed)).value.value());
+    });
+    return x;
+  }
+
+  /// The same samples with their log-densities, at the cost of the samples alone.
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, int threads = 0) const {
+    require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
+    SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
+    for_each_tile<Scalar>(n, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      const Var<Scalar> z = latent(tape, first, count, seed);
+      const Transformed<Var<Scalar>> x = flow.forward(z);
+      result.sample.middleRows(first, count) = as_eigen(x.value.value());
+      result.log_prob.middleRows(first, count) = as_eigen((base.log_prob(z) - x.log_det).value());
+    });
+    return result;
+  }
+
+ private:
+  Var<Scalar> latent(Tape<Scalar>& tape, Index first, Index count, std::uint64_t seed) const {
+    const Var<Scalar> z = tape.make(count, dim(), false);
+    base.sample_into(tape.mutable_value(z), seed, 0, first);
+    return z;
+  }
+};
+
+template <class Base, class FlowType>
+TransformedDistribution(Base, FlowType) -> TransformedDistribution<Base, FlowType>;
+
+}  // namespace diffeo

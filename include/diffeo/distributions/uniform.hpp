@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/math/random_fill.hpp>
+#include <limits>
+
+namespace diffeo {
+
+/// The uniform distribution on a box low <= z < high. Nothing to train; log-density -infinity outside.
+template <class T>
+struct UniformBox {
+  using Scalar = scalar_t<T>;
+
+  Buffer<T> low;   ///< 1 x D
+  Buffer<T> high;  ///< 1 x D
+
+  /// Throws invalid_argument unless both are 1 x D, finite, and low < high everywhere.
+  static UniformBox from(const Array<Scalar>& low, const Array<Scalar>& high)
+    requires Real<T>
+  {
+    require(low.rows() == 1 && high.rows() == 1 && low.cols() == high.cols() && low.cols() > 0, "uniform box: low is ",
+            low.rows(), " x ", low.cols(), ", high is ", high.rows(), " x ", high.cols(), ", expected both 1 x D");
+    require_finite(low, "uniform box: low");
+    require_finite(high, "uniform box: high");
+    for (Index j = 0; j < low.cols(); ++j)
+      require(low(0, j) < high(0, j), "uniform box: low is ", low(0, j), " and high ", high(0, j), " in column ", j,
+              ", expected low < high");
+    return {{low}, {high}};
+  }
+  /// The cube low <= z < high of dimension dim.
+  static UniformBox cube(Index dim, Scalar low, Scalar high)
+    requires Real<T>
+  {
+    return from(Array<Scalar>::Constant(1, dim, low), Array<Scalar>::Constant(1, dim, high));
+  }
+
+  Index dim() const { return low.value.cols(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.low, self.high);
+  }
+  template <class U>
+  UniformBox<U> rebind() const {
+    return {};
+  }
+
+  template <Traced X>
+  X log_prob(const X& z) const {
+    detail::require_dim("uniform box", z.cols(), dim());
+    auto& tape = z.tape();
+    const auto a = as_var(tape, low), b = as_var(tape, high);
+    return zeros(z, 1) + sum_cols(log_density(innermost(z), a, b));
+  }
+  void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
+    requires Real<T>
+  {
+    fill_uniform(z, seed, stream, first_row);
+    for (Index j = 0; j < z.cols; ++j) {
+      auto column = as_eigen(z.cols_block(j, 1));
+      // Rounding may reach `high` itself, which is outside.
+      const Scalar below = std::nextafter(high.value(0, j), low.value(0, j));
+      column = (column * (high.value(0, j) - low.value(0, j)) + low.value(0, j)).min(below);
+    }
+  }
+
+ private:
+  // Per coordinate; constant inside, so there is nothing to differentiate.
+  template <Real S>
+  static Var<S> log_density(Var<S> z, Var<S> a, Var<S> b) {
+    const Var<S> y = z.tape().make(z.rows(), z.cols(), false);
+    constexpr S outside = -std::numeric_limits<S>::infinity();
+    math::map(
+        z.tape().mutable_value(y),
+        [](auto v, auto lo, auto hi) {
+          return v >= lo && v < hi ? -simd::log<S>(hi - lo) : simd::broadcast<S>(outside);
+        },
+        z.value(), a.value(), b.value());
+    return y;
+  }
+};
+
+}  // namespace diffeo

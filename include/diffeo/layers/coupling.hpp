@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/autodiff/ops/columns.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/layers/flow.hpp>
+#include <diffeo/layers/mask.hpp>
+#include <diffeo/nn/mlp.hpp>
+
+namespace diffeo {
+
+/// b + t, the transform of NICE (Dinh, Krueger & Bengio 2014, section 3.2). Its log-determinant is 0.
+struct AdditiveTransform {
+  static constexpr Index parameters_per_coordinate = 1;
+
+  template <Traced X>
+  Transformed<X> forward(const X& b, const X& parameters) const {
+    return {b + parameters, zeros(b, 1)};
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& b, const X& parameters) const {
+    return {b - parameters, zeros(b, 1)};
+  }
+};
+
+/// b exp(s) + t, the transform of Real NVP (Dinh, Sohl-Dickstein & Bengio 2016, eq. 4 to 8). The log-scale is kept
+/// within +-log_scale_bound smoothly, bound tanh(s / bound), so that no input makes the scale overflow; infinity leaves
+/// it free.
+struct AffineTransform {
+  static constexpr Index parameters_per_coordinate = 2;
+
+  double log_scale_bound = 1.5;
+
+  template <Traced X>
+  Transformed<X> forward(const X& b, const X& parameters) const {
+    const X s = log_scale(b, parameters);
+    return {scale_shift(b, s, shift(b, parameters)), sum_cols(s)};
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& b, const X& parameters) const {
+    const X s = log_scale(b, parameters);
+    return {unshift_unscale(b, s, shift(b, parameters)), -sum_cols(s)};
+  }
+
+ private:
+  template <Traced X>
+  X log_scale(const X& b, const X& parameters) const {
+    return soft_clamp(cols(parameters, 0, b.cols()), static_cast<typename X::Scalar>(log_scale_bound));
+  }
+  template <Traced X>
+  static X shift(const X& b, const X& parameters) {
+    return cols(parameters, b.cols(), b.cols());
+  }
+};
+
+/// Moves some coordinates by a transform whose parameters a network computes from the others, which stay as they are.
+template <class T, class Transform = AffineTransform>
+struct Coupling {
+  using Scalar = scalar_t<T>;
+
+  Mask mask;
+  Mlp<T> conditioner;  ///< kept coordinates -> parameters_per_coordinate values per moved coordinate
+  Transform transform{};
+
+  Index dim() const { return mask.dim(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.conditioner);
+  }
+  template <class U>
+  Coupling<U, Transform> rebind() const {
+    return {mask, conditioner.template rebind<U>(), transform};
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z) const {
+    return apply(z, [this](const X& b, const X& parameters) { return transform.forward(b, parameters); });
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const {
+    return apply(x, [this](const X& b, const X& parameters) { return transform.inverse(b, parameters); });
+  }
+
+ private:
+  template <Traced X, class F>
+  Transformed<X> apply(const X& x, const F& move) const {
+    require(x.cols() == dim(), "coupling: x has ", x.cols(), " columns, this layer has dimension ", dim());
+    const X kept = take(x, std::span(mask.kept));
+    const Transformed<X> moved = move(take(x, std::span(mask.moved)), conditioner(kept));
+    return {merge(kept, std::span(mask.kept), moved.value, std::span(mask.moved)), moved.log_det};
+  }
+};
+
+/// A fresh coupling, close to the identity.
+template <Real S, class Transform = AffineTransform>
+Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::uint64_t seed, std::uint64_t stream = 0,
+                                     Transform transform = {}) {
+  const Index inputs = static_cast<Index>(mask.kept.size());
+  const Index outputs = Transform::parameters_per_coordinate * static_cast<Index>(mask.moved.size());
+  require(inputs > 0 && outputs > 0, "make_coupling: the mask keeps ", inputs, " and moves ", mask.moved.size(),
+          " coordinates, expected at least one of each");
+  return {std::move(mask), make_mlp<S>(inputs, outputs, network, seed, stream), transform};
+}
+
+}  // namespace diffeo

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/tiles.hpp>
+#include <diffeo/layers/flow.hpp>
+
+/// A flow applied to arrays.
+namespace diffeo {
+
+namespace detail {
+
+/// Throws unless x has the flow's dimension (0: any) and finite entries. `what` names function and argument.
+template <class Derived>
+void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index dim, const char* owner) {
+  require(dim == 0 || x.cols() == dim, what, " has ", x.cols(), " columns, this ", owner, " has dimension ", dim);
+  require_finite(x.derived(), what);
+}
+
+template <class F, class Derived, class Direction>
+Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F& flow,
+                                                       const Eigen::DenseBase<Derived>& x, int threads,
+                                                       const Direction& direction) {
+  using S = typename F::Scalar;
+  require_batch(what, x, flow.dim(), "flow");
+  Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
+  for_each_tile<S>(x.rows(), threads, [&](Tape<S>& tape, Index first, Index count) {
+    const Transformed<Var<S>> tile = direction(tape.copy(x.derived().middleRows(first, count)));
+    y.value.middleRows(first, count) = as_eigen(tile.value.value());
+    y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());
+  });
+  return y;
+}
+
+}  // namespace detail
+
+/// The generating direction for any Eigen expression z (N x D): values N x D and log-determinants N x 1, on `threads`
+/// threads (0: all). Throws invalid_argument for the wrong number of columns, NaN or infinity.
+template <Flow F, class Derived>
+auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, int threads = 0) {
+  return detail::transform_batch("forward: z", flow, z, threads, [&flow](const auto& v) { return flow.forward(v); });
+}
+
+/// The density direction for any Eigen expression x (N x D), likewise.
+template <Flow F, class Derived>
+auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, int threads = 0) {
+  return detail::transform_batch("inverse: x", flow, x, threads, [&flow](const auto& v) { return flow.inverse(v); });
+}
+
+}  // namespace diffeo

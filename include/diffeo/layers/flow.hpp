@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <concepts>
+#include <diffeo/autodiff/parameter.hpp>
+
+namespace diffeo {
+
+/// What a direction of a flow computes: `value` (N x D), and `log_det` (N x 1), the natural logarithm of |det| of the
+/// Jacobian of that direction, one per sample.
+template <class X>
+struct Transformed {
+  X value;
+  X log_det;
+};
+
+/// What a layer offers for values of type X; a composition offers what all its parts do.
+template <class F, class X>
+concept HasForward = requires(const F& f, const X& z) { f.forward(z); };
+template <class F, class X>
+concept HasInverse = requires(const F& f, const X& x) { f.inverse(x); };
+
+/// An invertible differentiable map of R^D. `forward` generates, z -> x; `inverse` evaluates density, x -> z.
+///
+/// | expression          | type                | meaning                                                     |
+/// |---------------------|---------------------|-------------------------------------------------------------|
+/// | f.dim()             | Index               | D, or 0 for a flow that takes any dimension                 |
+/// | f.forward(z)        | Transformed<Var<S>> | z: N x D                                                    |
+/// | f.inverse(x)        | Transformed<Var<S>> | x: N x D                                                    |
+/// | F::fields(f)        | std::tuple of references | parameters, buffers and parts: what is trained and saved |
+/// | f.rebind<Var<S>>()  | flow over Var<S>    | the same structure with parameters still to be set          |
+///
+/// Laws, checked by testing/flow_laws.hpp: inverse(forward(z)) = z and forward(inverse(x)) = x; log_det of the two
+/// directions add up to 0 and equal log|det| of the dense Jacobian; a row's result does not depend, bit for bit, on the
+/// other rows; gradients in both directions agree with finite differences.
+///
+/// Models: Coupling, DiagonalScale, Permutation, Standardize, FlowSequence, Repeated, Invert.
+///
+/// Only Var is asked for here. A layer written over the op vocabulary takes Dual too, but one whose direction is solved
+/// by iteration may offer its tangent in one direction alone.
+template <class F, class S>
+concept FlowOf = Real<S> && requires(const F& f, F& m, const Var<S>& x) {
+  { f.dim() } -> std::convertible_to<Index>;
+  { f.forward(x) } -> std::same_as<Transformed<Var<S>>>;
+  { f.inverse(x) } -> std::same_as<Transformed<Var<S>>>;
+  F::fields(m);
+  F::fields(f);
+  f.template rebind<Var<S>>();
+};
+
+/// A flow with the scalar it is made of.
+template <class F>
+concept Flow = requires { typename F::Scalar; } && FlowOf<F, typename F::Scalar>;
+
+}  // namespace diffeo

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/layers/flow.hpp>
+#include <tuple>
+#include <vector>
+
+namespace diffeo {
+
+namespace detail {
+
+/// Applies one map after another and adds up their log-determinants. Values that nobody will differentiate give their
+/// memory back after each map, so that evaluation stays in the first cache levels whatever the depth.
+template <Traced X>
+class Composition {
+ public:
+  explicit Composition(const X& x) : value_(x) {}
+
+  template <class F>
+  void then(const F& map) {
+    if constexpr (is_var<X>) {
+      if (!value_.requires_grad()) return then_in_place(map);
+    }
+    add(map(value_));
+  }
+
+  Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1)}; }
+
+ private:
+  void add(const Transformed<X>& y) {
+    value_ = y.value;
+    log_det_ = has_log_det_ ? log_det_ + y.log_det : y.log_det;
+    has_log_det_ = true;
+  }
+
+  // Two buffers for the value take turns; the log-determinant has one.
+  template <class F>
+  void then_in_place(const F& map) {
+    auto& tape = value_.tape();
+    if (!buffers_[0]) {
+      for (X& buffer : buffers_) buffer = tape.make(value_.rows(), value_.cols(), false);
+      total_ = zeros(value_, 1);
+      if (has_log_det_) accumulate(log_det_);
+    }
+    const auto mark = tape.mark();
+    const Transformed<X> y = map(value_);
+    if (y.value.requires_grad() || y.value.cols() != value_.cols()) {
+      log_det_ = total_;
+      has_log_det_ = true;
+      return add(y);
+    }
+    X& next = buffers_[turn_];
+    turn_ = 1 - turn_;
+    math::map(
+        tape.mutable_value(next), [](auto v) { return v; }, y.value.value());
+    accumulate(y.log_det);
+    value_ = next;
+    log_det_ = total_;
+    has_log_det_ = true;
+    tape.release(mark);
+  }
+
+  void accumulate(const X& log_det) {
+    math::map(
+        value_.tape().mutable_value(total_), [](auto a, auto b) { return a + b; }, total_.value(), log_det.value());
+  }
+
+  X value_, log_det_{};
+  bool has_log_det_ = false;
+  X buffers_[2]{};
+  X total_{};
+  std::size_t turn_ = 0;
+};
+
+inline void require_same_dim(const char* what, Index& dim, Index other) {
+  require(dim == 0 || other == 0 || dim == other, what, ": layers of dimension ", dim, " and ", other);
+  if (other != 0) dim = other;
+}
+
+}  // namespace detail
+
+/// Flows one after another: forward applies the first one first, inverse the last one first.
+template <class... Layers>
+struct FlowSequence {
+  using Scalar = typename std::tuple_element_t<0, std::tuple<Layers...>>::Scalar;
+
+  std::tuple<Layers...> layers;
+
+  FlowSequence() = default;
+  /// Throws invalid_argument when the layers' dimensions differ.
+  explicit FlowSequence(Layers... parts) : layers(std::move(parts)...) { dim(); }
+
+  Index dim() const {
+    Index dim = 0;
+    std::apply([&dim](const auto&... layer) { (detail::require_same_dim("flow sequence", dim, layer.dim()), ...); },
+               layers);
+    return dim;
+  }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.layers);
+  }
+  template <class U>
+  auto rebind() const {
+    return std::apply(
+        [](const auto&... layer) {
+          FlowSequence<decltype(layer.template rebind<U>())...> lifted;
+          lifted.layers = std::tuple(layer.template rebind<U>()...);
+          return lifted;
+        },
+        layers);
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z) const
+    requires(HasForward<Layers, X> && ...)
+  {
+    detail::Composition<X> composition(z);
+    std::apply([&](const auto&... layer) { (composition.then([&](const X& v) { return layer.forward(v); }), ...); },
+               layers);
+    return composition.result();
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const
+    requires(HasInverse<Layers, X> && ...)
+  {
+    detail::Composition<X> composition(x);
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      (composition.then([&](const X& v) { return std::get<sizeof...(I) - 1 - I>(layers).inverse(v); }), ...);
+    }(std::index_sequence_for<Layers...>{});
+    return composition.result();
+  }
+};
+
+/// A run-time number of layers of one type, in the same order as FlowSequence.
+template <class L>
+struct Repeated {
+  using Scalar = typename L::Scalar;
+
+  std::vector<L> layers;
+
+  /// 0 when there are no layers.
+  Index dim() const {
+    Index dim = 0;
+    for (const L& layer : layers) detail::require_same_dim("repeated layers", dim, layer.dim());
+    return dim;
+  }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.layers);
+  }
+  template <class U>
+  auto rebind() const {
+    Repeated<decltype(layers[0].template rebind<U>())> lifted;
+    for (const L& layer : layers) lifted.layers.push_back(layer.template rebind<U>());
+    return lifted;
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z) const
+    requires HasForward<L, X>
+  {
+    detail::Composition<X> composition(z);
+    for (const L& layer : layers) composition.then([&](const X& v) { return layer.forward(v); });
+    return composition.result();
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const
+    requires HasInverse<L, X>
+  {
+    detail::Composition<X> composition(x);
+    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
+      composition.then([&](const X& v) { return layer->inverse(v); });
+    return composition.result();
+  }
+};
+
+/// n layers, the i-th made by make_layer(i). Throws invalid_argument for n < 0.
+template <class F>
+auto repeat(Index n, const F& make_layer) {
+  require(n >= 0, "repeat: ", n, " layers, expected at least 0");
+  Repeated<std::decay_t<decltype(make_layer(Index(0)))>> sequence;
+  sequence.layers.reserve(static_cast<std::size_t>(n));
+  for (Index i = 0; i < n; ++i) sequence.layers.push_back(make_layer(i));
+  sequence.dim();  // throws when the dimensions differ
+  return sequence;
+}
+
+}  // namespace diffeo

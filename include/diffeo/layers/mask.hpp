@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <vector>
+
+namespace diffeo {
+
+/// Which coordinates a coupling keeps and conditions on, and which it moves.
+struct Mask {
+  std::vector<Index> kept;
+  std::vector<Index> moved;
+
+  Index dim() const { return static_cast<Index>(kept.size() + moved.size()); }
+
+  /// Moves the listed coordinates, in that order, and keeps the others. Throws invalid_argument unless there is at
+  /// least one of each and the list holds distinct coordinates of 0 ... dim-1.
+  static Mask moving(Index dim, std::vector<Index> moved) {
+    require(dim >= 2, "coupling: dimension ", dim, " leaves nothing to condition on, expected at least 2");
+    std::vector<bool> moves(static_cast<std::size_t>(dim), false);
+    for (const Index j : moved) {
+      require(j >= 0 && j < dim, "mask: coordinate ", j, " is out of the range 0 to ", dim - 1);
+      require(!moves[static_cast<std::size_t>(j)], "mask: coordinate ", j, " is listed twice");
+      moves[static_cast<std::size_t>(j)] = true;
+    }
+    require(!moved.empty() && static_cast<Index>(moved.size()) < dim, "mask: ", moved.size(), " of ", dim,
+            " coordinates are moved, expected at least 1 and at most ", dim - 1);
+    Mask mask{{}, std::move(moved)};
+    for (Index j = 0; j < dim; ++j)
+      if (!moves[static_cast<std::size_t>(j)]) mask.kept.push_back(j);
+    return mask;
+  }
+
+  /// Moves coordinates 1, 3, 5, ... and keeps the even ones.
+  static Mask keep_even(Index dim) { return moving(dim, every_second(dim, 1)); }
+  /// Moves coordinates 0, 2, 4, ... and keeps the odd ones.
+  static Mask keep_odd(Index dim) { return moving(dim, every_second(dim, 0)); }
+  /// Moves the second half of the coordinates and keeps the first dim / 2.
+  static Mask keep_first_half(Index dim) { return moving(dim, range(dim / 2, dim)); }
+  /// Moves the first dim / 2 coordinates and keeps the others.
+  static Mask keep_second_half(Index dim) { return moving(dim, range(0, dim / 2)); }
+
+ private:
+  static std::vector<Index> every_second(Index dim, Index first) {
+    std::vector<Index> list;
+    for (Index j = first; j < dim; j += 2) list.push_back(j);
+    return list;
+  }
+  static std::vector<Index> range(Index first, Index last) {
+    std::vector<Index> list;
+    for (Index j = first; j < last; ++j) list.push_back(j);
+    return list;
+  }
+};
+
+/// Families of masks, layer after layer: even and odd coordinates in turn, or the two halves in turn.
+enum class MaskPattern { even_odd, halves };
+
+/// The mask of layer i of a pattern.
+inline Mask alternating_mask(MaskPattern pattern, Index dim, Index i) {
+  if (pattern == MaskPattern::even_odd) return i % 2 == 0 ? Mask::keep_even(dim) : Mask::keep_odd(dim);
+  return i % 2 == 0 ? Mask::keep_first_half(dim) : Mask::keep_second_half(dim);
+}
+
+}  // namespace diffeo

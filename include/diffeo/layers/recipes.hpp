@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/layers/coupling.hpp>
+#include <diffeo/layers/diagonal_scale.hpp>
+#include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/standardize.hpp>
+
+/// Whole flows ready to be fitted.
+namespace diffeo {
+
+/// | option          | type         | default                                             |
+/// |-----------------|--------------|-----------------------------------------------------|
+/// | layers          | Index        | 32 couplings                                        |
+/// | network         | MlpOptions   | two hidden layers of 64 tanh units                  |
+/// | mask            | MaskPattern  | even_odd: even and odd coordinates kept in turn     |
+/// | log_scale_bound | double       | 1.5 (Real NVP only); infinity: free                 |
+/// | seed            | std::uint64_t | 0, of the initial weights                          |
+struct CouplingFlowOptions {
+  Index layers = 32;
+  MlpOptions network = {};
+  MaskPattern mask = MaskPattern::even_odd;
+  double log_scale_bound = AffineTransform{}.log_scale_bound;
+  std::uint64_t seed = 0;
+};
+
+/// Real NVP over T: affine couplings, then a standardisation.
+template <class T>
+using RealNvp = FlowSequence<Repeated<Coupling<T, AffineTransform>>, Standardize<T>>;
+
+/// NICE over T: additive couplings, a diagonal scaling, then a standardisation.
+template <class T>
+using Nice = FlowSequence<Repeated<Coupling<T, AdditiveTransform>>, DiagonalScale<T>, Standardize<T>>;
+
+namespace detail {
+
+template <Real S, class Transform>
+Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const CouplingFlowOptions& options,
+                                           Transform transform) {
+  require(options.layers >= 1, recipe, ": ", options.layers, " layers, expected at least 1");
+  require(dim >= 2, recipe, ": dimension ", dim, " leaves a coupling nothing to condition on, expected at least 2");
+  const auto streams_per_layer = static_cast<std::uint64_t>(options.network.hidden.size()) + 1;
+  return repeat(options.layers, [&](Index i) {
+    return make_coupling<S>(alternating_mask(options.mask, dim, i), options.network, options.seed,
+                            static_cast<std::uint64_t>(i) * streams_per_layer, transform);
+  });
+}
+
+}  // namespace detail
+
+/// Real NVP of dimension dim, without standardisation: for data of order 1. Throws invalid_argument for dim < 2, no
+/// layers, an empty layer or a bound that is not positive.
+template <Real S>
+RealNvp<S> real_nvp(Index dim, const CouplingFlowOptions& options = {}) {
+  require(options.log_scale_bound > 0, "real_nvp: log_scale_bound is ", options.log_scale_bound, ", expected > 0");
+  return RealNvp<S>(detail::couplings<S>("real_nvp", dim, options, AffineTransform{options.log_scale_bound}),
+                    Standardize<S>::identity(dim));
+}
+
+/// NICE of dimension dim, likewise.
+template <Real S>
+Nice<S> nice(Index dim, const CouplingFlowOptions& options = {}) {
+  return Nice<S>(detail::couplings<S>("nice", dim, options, AdditiveTransform{}),
+                 DiagonalScale<S>{Array<S>::Zero(1, dim)}, Standardize<S>::identity(dim));
+}
+
+/// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
+/// others work on coordinates of order 1 and densities are in data units. Throws as Standardize::fit does, and when the
+/// dimensions differ.
+template <class... Layers, class Derived>
+FlowSequence<Layers...> standardized(FlowSequence<Layers...> flow, const Eigen::DenseBase<Derived>& data) {
+  auto& last = std::get<sizeof...(Layers) - 1>(flow.layers);
+  require(data.cols() == last.dim(), "standardized: data has ", data.cols(), " columns, this flow has dimension ",
+          last.dim());
+  last = std::decay_t<decltype(last)>::fit(data);
+  return flow;
+}
+
+/// Recipes for data (N x D): the flow of its dimension, standardised to it.
+template <DenseExpression Data>
+auto real_nvp(const Data& data, const CouplingFlowOptions& options = {}) {
+  return standardized(real_nvp<typename Data::Scalar>(data.cols(), options), data);
+}
+template <DenseExpression Data>
+auto nice(const Data& data, const CouplingFlowOptions& options = {}) {
+  return standardized(nice<typename Data::Scalar>(data.cols(), options), data);
+}
+
+}  // namespace diffeo

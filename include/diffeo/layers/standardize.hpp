@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/layers/flow.hpp>
+
+namespace diffeo {
+
+/// x = mean + scale z with mean and standard deviation of the data, which are not trained. As the last layer of a flow
+/// it lets the others work on coordinates of order 1 while densities stay in the units of the data.
+template <class T>
+struct Standardize {
+  using Scalar = scalar_t<T>;
+
+  Buffer<T> mean;     ///< 1 x D
+  Buffer<T> scale;    ///< 1 x D, positive
+  Buffer<T> log_det;  ///< 1 x 1, the sum of log(scale)
+
+  /// Throws invalid_argument unless every scale is positive and finite.
+  static Standardize from(const Array<Scalar>& mean, const Array<Scalar>& scale)
+    requires Real<T>
+  {
+    require(mean.rows() == 1 && scale.rows() == 1 && mean.cols() == scale.cols(), "standardize: mean is ", mean.rows(),
+            " x ", mean.cols(), ", scale is ", scale.rows(), " x ", scale.cols(), ", expected both 1 x D");
+    require_finite(mean, "standardize: mean");
+    require_finite(scale, "standardize: scale");
+    for (Index j = 0; j < scale.cols(); ++j)
+      require(scale(0, j) > 0, "standardize: the scale of column ", j, " is ", scale(0, j), ", expected > 0");
+    return {{mean}, {scale}, {Array<Scalar>::Constant(1, 1, scale.log().sum())}};
+  }
+
+  static Standardize identity(Index dim)
+    requires Real<T>
+  {
+    return from(Array<Scalar>::Zero(1, dim), Array<Scalar>::Ones(1, dim));
+  }
+
+  /// Mean and standard deviation of the rows of any Eigen expression. Throws invalid_argument for fewer than two rows,
+  /// NaN or infinity, or a column without spread.
+  template <class Derived>
+  static Standardize fit(const Eigen::DenseBase<Derived>& data)
+    requires Real<T>
+  {
+    require(data.rows() >= 2, "standardize: data has ", data.rows(), " rows, expected at least 2");
+    require_finite(data.derived(), "standardize: data");
+    const Index dim = data.cols();
+    Array<Scalar> mean(1, dim), scale(1, dim);
+    for (Index j = 0; j < dim; ++j) {
+      const Eigen::ArrayXd column = data.derived().col(j).template cast<double>().array();
+      const double center = column.mean();
+      const double spread = std::sqrt((column - center).square().mean());
+      require(spread > 0 && std::isfinite(spread), "standardize: column ", j, " of data has standard deviation ",
+              spread, ", expected > 0");
+      mean(0, j) = static_cast<Scalar>(center);
+      scale(0, j) = static_cast<Scalar>(spread);
+    }
+    return from(mean, scale);
+  }
+
+  Index dim() const { return mean.value.cols(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.mean, self.scale, self.log_det);
+  }
+  template <class U>
+  Standardize<U> rebind() const {
+    return {};
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z) const {
+    check(z);
+    return {z * scale + mean, zeros(z, 1) + log_det};
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const {
+    check(x);
+    return {(x - mean) / scale, zeros(x, 1) - log_det};
+  }
+
+ private:
+  template <Traced X>
+  void check(const X& x) const {
+    require(x.cols() == dim(), "standardize: x has ", x.cols(), " columns, this layer has dimension ", dim());
+  }
+};
+
+}  // namespace diffeo

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/autodiff/ops/activation.hpp>
+#include <diffeo/core/random.hpp>
+#include <diffeo/math/random_fill.hpp>
+
+/// Initial values of the weights of dense layers.
+namespace diffeo {
+
+/// How weights (M x K, fan-in K, fan-out M) are drawn.
+enum class Initialisation {
+  zeros,
+  glorot_uniform,  ///< +-sqrt(6 / (K + M)); Glorot & Bengio 2010, eq. 16
+  glorot_normal,   ///< variance 2 / (K + M)
+  he_uniform,      ///< +-sqrt(6 / K)
+  he_normal,       ///< variance 2 / K; He et al. 2015, eq. 10
+  lecun_uniform,   ///< +-sqrt(3 / K)
+  lecun_normal,    ///< variance 1 / K; LeCun et al. 1998, section 4.6
+};
+
+/// The usual choice for layers followed by that activation.
+constexpr Initialisation default_initialisation(Activation a) {
+  switch (a) {
+    case Activation::relu:
+    case Activation::leaky_relu:
+    case Activation::elu:
+    case Activation::silu:
+    case Activation::softplus:
+      return Initialisation::he_normal;
+    case Activation::identity:
+    case Activation::tanh:
+    case Activation::selu:
+    case Activation::sin:
+      break;
+  }
+  return Initialisation::lecun_normal;
+}
+
+/// Fills an M x K array. Equal (seed, stream) give equal weights.
+template <Real S>
+void initialise(Array<S>& weights, Initialisation how, std::uint64_t seed, std::uint64_t stream) {
+  const S out = static_cast<S>(weights.rows()), in = static_cast<S>(weights.cols());
+  const auto fill = [&](S variance, bool is_uniform) {
+    if (is_uniform) {
+      fill_uniform(view(weights), seed, stream);
+      weights = (weights * S(2) - S(1)) * std::sqrt(S(3) * variance);
+    } else {
+      fill_normal(view(weights), seed, stream);
+      weights *= std::sqrt(variance);
+    }
+  };
+  switch (how) {
+    case Initialisation::zeros:
+      weights.setZero();
+      return;
+    case Initialisation::glorot_uniform:
+    case Initialisation::glorot_normal:
+      return fill(S(2) / (in + out), how == Initialisation::glorot_uniform);
+    case Initialisation::he_uniform:
+    case Initialisation::he_normal:
+      return fill(S(2) / in, how == Initialisation::he_uniform);
+    case Initialisation::lecun_uniform:
+    case Initialisation::lecun_normal:
+      return fill(S(1) / in, how == Initialisation::lecun_uniform);
+  }
+}
+
+}  // namespace diffeo

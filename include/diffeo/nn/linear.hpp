@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/affine.hpp>
+#include <diffeo/nn/init.hpp>
+#include <tuple>
+
+namespace diffeo {
+
+/// A dense layer x W' + b.
+template <class T>
+struct Linear {
+  param_t<T> weight;  ///< outputs x inputs
+  param_t<T> bias;    ///< 1 x outputs
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.weight, self.bias);
+  }
+  template <class U>
+  Linear<U> rebind() const {
+    return {};
+  }
+
+  /// N x inputs -> N x outputs.
+  template <Traced X>
+  X operator()(const X& x, Activation activation = Activation::identity) const {
+    return affine(x, weight, bias, activation);
+  }
+};
+
+/// A dense layer with weights drawn as `how` says and zero bias.
+template <Real S>
+Linear<S> make_linear(Index inputs, Index outputs, Initialisation how, std::uint64_t seed, std::uint64_t stream) {
+  require(inputs > 0 && outputs > 0, "make_linear: ", inputs, " inputs and ", outputs,
+          " outputs, expected at least one of each");
+  Linear<S> layer{Array<S>(outputs, inputs), Array<S>::Zero(1, outputs)};
+  initialise(layer.weight, how, seed, stream);
+  return layer;
+}
+
+}  // namespace diffeo

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <diffeo/math/elementwise.hpp>
+
+namespace diffeo {
+
+/// | option       | type   | default                                                                            |
+/// |--------------|--------|------------------------------------------------------------------------------------|
+/// | beta1, beta2 | double | 0.9, 0.999: decay of the two moments                                               |
+/// | epsilon      | double | 1e-8                                                                               |
+/// | weight_decay | double | 0; above 0 decoupled from the gradient: AdamW (Loshchilov & Hutter 2019, algorithm 2) |
+struct AdamOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0;
+
+  void check() const {
+    require(beta1 >= 0 && beta1 < 1, "adam: beta1 is ", beta1, ", expected 0 <= beta1 < 1");
+    require(beta2 >= 0 && beta2 < 1, "adam: beta2 is ", beta2, ", expected 0 <= beta2 < 1");
+    require(epsilon > 0, "adam: epsilon is ", epsilon, ", expected > 0");
+    require(weight_decay >= 0, "adam: weight_decay is ", weight_decay, ", expected >= 0");
+  }
+};
+
+/// Adam (Kingma & Ba 2015, algorithm 1) on a flat vector of parameters.
+template <Real S>
+class Adam {
+ public:
+  Adam(Index count, const AdamOptions& options) : options_(options) {
+    options.check();
+    first_ = second_ = Array<S>::Zero(count, 1);
+  }
+
+  /// Starts a step; update() then does its work on pieces of the vector, which may be done in any order and by several
+  /// threads.
+  void begin_step(double learning_rate) {
+    ++step_;
+    rate_ = learning_rate;
+    correction1_ = 1 / (1 - std::pow(options_.beta1, step_));
+    correction2_ = 1 / (1 - std::pow(options_.beta2, step_));
+  }
+
+  /// Moves values [begin, end) of `parameters` against `grads` times `grad_scale`.
+  void update(S* parameters, const S* grads, Index begin, Index end, S grad_scale) {
+    const S beta1 = static_cast<S>(options_.beta1), beta2 = static_cast<S>(options_.beta2);
+    const S size = static_cast<S>(rate_ * correction1_), root = static_cast<S>(correction2_);
+    const S epsilon = static_cast<S>(options_.epsilon), keep = static_cast<S>(1 - rate_ * options_.weight_decay);
+    for (Index i = begin; i < end; i += simd::lanes<S>) {
+      const Index n = std::min(simd::lanes<S>, end - i);
+      const bool whole = n == simd::lanes<S>;
+      const auto get = [&](const S* p) { return whole ? simd::load<S>(p + i) : simd::load<S>(p + i, n); };
+      const auto put = [&](S* p, simd::Vec<S> v) { whole ? simd::store<S>(p + i, v) : simd::store<S>(p + i, v, n); };
+      const auto g = get(grads) * grad_scale;
+      const auto m = beta1 * get(first_.data()) + (1 - beta1) * g;
+      const auto v = beta2 * get(second_.data()) + (1 - beta2) * (g * g);
+      put(first_.data(), m);
+      put(second_.data(), v);
+      put(parameters, get(parameters) * keep - size * m / (simd::sqrt<S>(v * root) + epsilon));
+    }
+  }
+
+ private:
+  AdamOptions options_;
+  Array<S> first_, second_;
+  long step_ = 0;
+  double rate_ = 0, correction1_ = 1, correction2_ = 1;
+};
+
+}  // namespace diffeo

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <diffeo/training/maximum_likelihood.hpp>
+#include <diffeo/training/progress.hpp>
+#include <diffeo/training/schedule.hpp>
+#include <diffeo/training/trainer.hpp>
+#include <limits>
+#include <ostream>
+
+namespace diffeo {
+
+/// | option              | type          | default                                                               |
+/// |---------------------|---------------|-----------------------------------------------------------------------|
+/// | steps               | long          | 2000                                                                  |
+/// | batch               | Index         | 512                                                                   |
+/// | rate                | LearningRate  | 2e-3, cosine                                                          |
+/// | adam                | AdamOptions   |                                                                       |
+/// | clip_norm           | double        | 0: off                                                                |
+/// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps   |
+/// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out     |
+/// | validation_every    | long          | 100 steps                                                             |
+/// | patience            | long          | 0: off; else stop after so many validations without improvement       |
+/// | seed                | std::uint64_t | 0, of the split, the order of rows and noise                          |
+/// | threads             | int           | 0: all                                                                |
+/// | progress            | bool          | true: a bar on stderr, if that is a terminal                          |
+struct FitOptions {
+  long steps = 2000;
+  Index batch = 512;
+  LearningRate rate = {};
+  AdamOptions adam = {};
+  double clip_norm = 0;
+  double ema_decay = 0;
+  double validation_fraction = 0;
+  long validation_every = 100;
+  long patience = 0;
+  std::uint64_t seed = 0;
+  int threads = 0;
+  bool progress = true;
+
+  void check() const {
+    require(steps >= 0, "fit: steps is ", steps, ", expected at least 0");
+    require(validation_fraction >= 0 && validation_fraction < 1, "fit: validation_fraction is ", validation_fraction,
+            ", expected 0 <= validation_fraction < 1");
+    require(validation_every >= 1, "fit: validation_every is ", validation_every, ", expected at least 1");
+    require(patience >= 0, "fit: patience is ", patience, ", expected at least 0");
+    require(patience == 0 || validation_fraction > 0, "fit: patience needs validation_fraction > 0");
+    rate.check();
+  }
+};
+
+/// Why a training ended.
+enum class StopReason { completed, early_stopping, callback, non_finite };
+
+inline const char* to_string(StopReason reason) {
+  switch (reason) {
+    case StopReason::early_stopping:
+      return "validation loss no longer improved";
+    case StopReason::callback:
+      return "a callback asked to stop";
+    case StopReason::non_finite:
+      return "the loss or its gradient was not finite; the last good parameters were restored";
+    case StopReason::completed:
+      break;
+  }
+  return "all steps done";
+}
+
+/// What a training did.
+struct FitReport {
+  long steps = 0;      ///< steps taken
+  double seconds = 0;  ///< wall-clock time
+  StopReason reason = StopReason::completed;
+  std::vector<double> loss;             ///< mean loss of each step's minibatch, before the step
+  std::vector<long> validation_step;    ///< steps after which the validation loss was taken
+  std::vector<double> validation_loss;  ///< that loss
+  double best_validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN without validation
+  long best_step = 0;  ///< after which step it was reached; these parameters were kept
+
+  /// Mean of the last losses, at most 100.
+  double final_loss() const {
+    const auto n = static_cast<std::ptrdiff_t>(std::min<std::size_t>(100, loss.size()));
+    return n == 0 ? std::numeric_limits<double>::quiet_NaN()
+                  : std::accumulate(loss.end() - n, loss.end(), 0.0) / static_cast<double>(n);
+  }
+};
+
+inline std::ostream& operator<<(std::ostream& out, const FitReport& report) {
+  out << report.steps << " steps in " << report.seconds << " s, loss " << report.final_loss();
+  if (!report.validation_loss.empty())
+    out << ", best validation loss " << report.best_validation_loss << " after step " << report.best_step;
+  return out << " (" << to_string(report.reason) << ")";
+}
+
+/// What a callback is told after each step.
+struct FitProgress {
+  long step = 0;  ///< steps taken
+  long steps = 0;
+  double loss = 0;
+  double gradient_norm = 0;
+  double learning_rate = 0;
+  double seconds = 0;
+};
+
+/// Mean loss of an objective over the given rows, without gradients.
+template <class Model, class O>
+double mean_loss(const Model& model, const O& objective, std::span<const Index> rows, std::uint64_t seed = 0,
+                 int threads = 0) {
+  using S = typename Model::Scalar;
+  const auto count = static_cast<Index>(rows.size());
+  std::vector<double> losses(static_cast<std::size_t>((count + tile_rows<S> - 1) / tile_rows<S>));
+  for_each_tile<S>(count, threads, [&](Tape<S>& tape, Index first, Index n) {
+    const Minibatch batch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), first, 0, seed};
+    losses[static_cast<std::size_t>(first / tile_rows<S>)] =
+        as_eigen(objective.loss(model, tape, batch).value()).template cast<double>().sum();
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(count);
+}
+
+namespace detail {
+
+// A callback may return nothing, or whether to go on.
+template <class F>
+bool goes_on(F& callback, const FitProgress& progress) {
+  if constexpr (std::is_void_v<decltype(callback(progress))>) {
+    callback(progress);
+    return true;
+  } else {
+    return static_cast<bool>(callback(progress));
+  }
+}
+
+}  // namespace detail
+
+/// Trains the model on an objective, by Adam on shuffled minibatches. Each callback is called after every step with a
+/// FitProgress; one that returns false ends the training. With validation the parameters of the lowest validation loss
+/// are kept. Whatever happens the model ends with finite parameters: a loss or gradient that is not finite stops the
+/// training with the last good ones. Throws invalid_argument for options out of range; the model is then as before.
+template <class Model, class O, class... Callbacks>
+  requires Objective<O, Model>
+FitReport fit(Model& model, const O& objective, const FitOptions& options, Callbacks&&... callbacks) {
+  options.check();
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  const auto elapsed = [start] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+
+  constexpr std::uint64_t split_stream = 0x73706c6974212121;  // apart from those of the trainer
+  std::vector<Index> held_out, rows = permutation(objective.size(), options.seed, split_stream);
+  if (options.validation_fraction > 0) {
+    const auto count = static_cast<Index>(options.validation_fraction * static_cast<double>(rows.size()) + 0.5);
+    require(count >= 1 && count < objective.size(), "fit: validation_fraction ", options.validation_fraction, " of ",
+            objective.size(), " rows leaves nothing to validate or to train on");
+    held_out.assign(rows.end() - count, rows.end());
+    rows.resize(rows.size() - static_cast<std::size_t>(count));
+  }
+  Trainer<Model, O> trainer(
+      model, objective, std::move(rows),
+      {options.batch, options.adam, options.clip_norm, options.ema_decay, options.seed, options.threads});
+
+  FitReport report;
+  report.loss.reserve(static_cast<std::size_t>(options.steps));
+  auto best = trainer.result();
+  long without_improvement = 0;
+  const auto validate = [&] {
+    set_parameters(model, trainer.result());
+    const double loss = mean_loss(model, objective, held_out, options.seed, options.threads);
+    report.validation_step.push_back(report.steps);
+    report.validation_loss.push_back(loss);
+    if (report.validation_loss.size() == 1 || loss < report.best_validation_loss) {
+      report.best_validation_loss = loss;
+      report.best_step = report.steps;
+      best = trainer.result();
+      without_improvement = 0;
+    } else {
+      ++without_improvement;
+    }
+  };
+
+  ProgressBar bar(options.steps, options.progress);
+  while (report.steps < options.steps) {
+    const double rate = options.rate.at(report.steps, options.steps);
+    const double loss = trainer.step(rate);
+    if (!std::isfinite(loss)) {
+      report.reason = StopReason::non_finite;
+      break;
+    }
+    report.loss.push_back(loss);
+    ++report.steps;
+    bar.update(report.steps, loss);
+    const FitProgress progress{report.steps, options.steps, loss, trainer.gradient_norm(), rate, elapsed()};
+    if (!(detail::goes_on(callbacks, progress) && ...)) {
+      report.reason = StopReason::callback;
+      break;
+    }
+    if (!held_out.empty() && (report.steps % options.validation_every == 0 || report.steps == options.steps)) {
+      validate();
+      if (options.patience > 0 && without_improvement >= options.patience) {
+        report.reason = StopReason::early_stopping;
+        break;
+      }
+    }
+  }
+  set_parameters(model, held_out.empty() || report.validation_loss.empty() ? trainer.result() : best);
+  report.seconds = elapsed();
+  return report;
+}
+
+/// Fits the model to the rows of any Eigen expression (N x D) by maximum likelihood. Throws invalid_argument for the
+/// wrong number of columns, fewer than two rows, NaN or infinity (with row and column), and options out of range.
+template <class Model, class Derived, class... Callbacks>
+FitReport fit(Model& model, const Eigen::DenseBase<Derived>& data, const FitOptions& options = {},
+              Callbacks&&... callbacks) {
+  using S = typename Model::Scalar;
+  require(data.rows() > 0, "fit: data is empty, expected at least 2 rows");
+  require(data.cols() == model.dim(), "fit: data has ", data.cols(), " columns, this flow has dimension ", model.dim());
+  require(data.rows() > 1, "fit: data has 1 row, expected at least 2");
+  const Array<S> rows = data.derived().template cast<S>().array();
+  return fit(model, MaximumLikelihood<S>(rows), options, callbacks...);
+}
+
+}  // namespace diffeo

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/training/objective.hpp>
+
+namespace diffeo {
+
+/// -log p(x) in nats for each row x of the data, which must outlive the objective.
+template <Real S>
+class MaximumLikelihood {
+ public:
+  /// Throws invalid_argument for data without rows or with NaN or infinity.
+  explicit MaximumLikelihood(const Array<S>& data) : data_(&data) {
+    require(data.rows() > 0, "fit: data is empty, expected at least one row");
+    require_finite(data, "fit: data");
+  }
+
+  Index size() const { return data_->rows(); }
+  const Array<S>& data() const { return *data_; }
+
+  template <class Model>
+  Var<S> loss(const Model& model, Tape<S>& tape, const Minibatch& batch) const {
+    const Var<S> x = tape.make(static_cast<Index>(batch.rows.size()), data_->cols(), false);
+    const View<S> to = tape.mutable_value(x);
+    for (Index j = 0; j < to.cols; ++j) {
+      const S* from = data_->data() + j * data_->rows();
+      for (std::size_t i = 0; i < batch.rows.size(); ++i) to.col(j)[i] = from[batch.rows[i]];
+    }
+    return -model.log_prob(x);
+  }
+
+ private:
+  const Array<S>* data_;
+};
+
+}  // namespace diffeo

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/autodiff/tiles.hpp>
+#include <diffeo/core/random.hpp>
+#include <diffeo/training/adam.hpp>
+#include <diffeo/training/objective.hpp>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <vector>
+
+namespace diffeo {
+
+/// | option     | type          | default                                                            |
+/// |------------|---------------|--------------------------------------------------------------------|
+/// | batch      | Index         | 512 rows a step, at most the rows there are                        |
+/// | adam       | AdamOptions   |                                                                    |
+/// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters |
+/// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   |
+/// | seed       | std::uint64_t | 0, of the order of rows and of noise                               |
+/// | threads    | int           | 0: all                                                             |
+struct TrainerOptions {
+  Index batch = 512;
+  AdamOptions adam = {};
+  double clip_norm = 0;
+  double ema_decay = 0;
+  std::uint64_t seed = 0;
+  int threads = 0;
+
+  void check() const {
+    require(batch >= 1, "fit: batch is ", batch, ", expected at least 1");
+    require(clip_norm >= 0 && std::isfinite(clip_norm), "fit: clip_norm is ", clip_norm, ", expected >= 0");
+    require(ema_decay >= 0 && ema_decay < 1, "fit: ema_decay is ", ema_decay, ", expected 0 <= ema_decay < 1");
+    adam.check();
+  }
+};
+
+/// Steps of stochastic gradient descent on a copy of a model's parameters. A minibatch is cut into shards, and these
+/// into tiles, by its size alone; the shards' gradients are added in one order, so that the number of threads does not
+/// change a bit. After the first few steps nothing is allocated.
+template <class Model, class O>
+  requires Objective<O, Model>
+class Trainer {
+ public:
+  using S = typename Model::Scalar;
+
+  /// The objective's rows `rows` are trained on. Model (its structure and buffers) and objective must outlive the
+  /// trainer. Throws invalid_argument for options out of range or no rows.
+  Trainer(const Model& model, const O& objective, std::vector<Index> rows, const TrainerOptions& options)
+      : objective_(objective),
+        options_(options),
+        order_(std::move(rows)),
+        values_(parameters(model)),
+        previous_(values_),
+        adam_(values_.size(), options.adam) {
+    options.check();
+    require(!order_.empty(), "fit: no rows to train on");
+    batch_ = std::min<Index>(options.batch, static_cast<Index>(order_.size()));
+    chosen_.resize(static_cast<std::size_t>(batch_));
+    shards_ = std::clamp<Index>((batch_ + shard_rows - 1) / shard_rows, 1, max_shards);
+    threads_ = std::min(thread_count(options.threads), static_cast<int>(shards_));
+    gradients_.resize(values_.size(), shards_);
+    shard_loss_.resize(static_cast<std::size_t>(shards_));
+    block_norm_.resize(static_cast<std::size_t>(blocks()));
+    seeds_ = Array<S>::Constant(tile_rows<S>, 1, S(1) / static_cast<S>(batch_));
+    if (options.ema_decay > 0) average_ = values_;
+    for (int w = 0; w < threads_; ++w) workers_.push_back(std::make_unique<Worker>(model, values_.data()));
+    cursor_ = order_.size();  // the first step shuffles
+  }
+
+  /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite the
+  /// parameters go back to those before the last step, and the step is not taken.
+  double step(double learning_rate) {
+    choose_rows();
+    parallel_for(shards_, threads_, [this](Index shard, int worker) {
+      shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
+    });
+    const double loss = std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
+    parallel_for(blocks(), threads_, [this](Index block, int) { add_shards(block); });
+    gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
+    ++step_;
+    if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
+      values_ = previous_;
+      return loss + gradient_norm_;  // not finite
+    }
+    adam_.begin_step(learning_rate);
+    const double scale =
+        options_.clip_norm > 0 && gradient_norm_ > options_.clip_norm ? options_.clip_norm / gradient_norm_ : 1;
+    // Early averages forget faster, so that the start does not linger.
+    const double decay =
+        std::min(options_.ema_decay, (1.0 + static_cast<double>(step_)) / (10.0 + static_cast<double>(step_)));
+    parallel_for(blocks(), threads_, [&](Index block, int) {
+      const Index begin = block * block_size, end = std::min(values_.size(), begin + block_size);
+      std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
+      adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale));
+      if (average_.size() > 0) {
+        auto average = average_.middleRows(begin, end - begin);
+        average += static_cast<S>(1 - decay) * (values_.middleRows(begin, end - begin) - average);
+      }
+    });
+    return loss;
+  }
+
+  /// The parameters to use: averaged over steps where ema_decay asks for that.
+  const Array<S>& result() const { return average_.size() > 0 ? average_ : values_; }
+
+  /// Norm of the last step's gradient before clipping.
+  double gradient_norm() const { return gradient_norm_; }
+  Index batch() const { return batch_; }
+
+ private:
+  using Lifted = decltype(lift(std::declval<Tape<S>&>(), std::declval<const Model&>(), nullptr, nullptr));
+
+  // What one thread works with.
+  struct Worker {
+    Worker(const Model& model, S* values) : lifted(lift(tape, model, values, nullptr)) {}
+    Tape<S> tape;
+    Lifted lifted;
+  };
+
+  // Rows of the minibatch that share a gradient, and how many such gradients there may be. More shards serve more
+  // threads; each costs a pass over the parameters.
+  static constexpr Index shard_rows = 2 * tile_rows<S>;
+  static constexpr Index max_shards = 32;
+  // Parameters that one task of the update covers.
+  static constexpr Index block_size = Index{1} << 13;
+  static constexpr std::uint64_t shuffle_stream = 0x73687566666c6521;  // apart from those of initial weights
+
+  Index blocks() const { return (values_.size() + block_size - 1) / block_size; }
+
+  // The next rows of the current order; a new order when it is used up.
+  void choose_rows() {
+    for (Index& row : chosen_) {
+      if (cursor_ == order_.size()) {
+        PhiloxEngine engine(options_.seed, shuffle_stream + epoch_++);
+        for (std::size_t left = order_.size(); left > 1; --left)
+          std::swap(order_[left - 1], order_[static_cast<std::size_t>(engine.below(left))]);
+        cursor_ = 0;
+      }
+      row = order_[cursor_++];
+    }
+  }
+
+  // Gradient and summed loss of one shard.
+  double run_shard(Worker& worker, Index shard) {
+    Tape<S>& tape = worker.tape;
+    tape.redirect_parameter_grads(gradients_.col(shard).data());
+    const Index first = batch_ * shard / shards_, last = batch_ * (shard + 1) / shards_;
+    double total = 0;
+    for (Index at = first; at < last; at += tile_rows<S>) {
+      const Index count = std::min(tile_rows<S>, last - at);
+      tape.reset();
+      const std::span<const Index> rows(chosen_);
+      const Var<S> loss =
+          objective_.loss(worker.lifted, tape,
+                          Minibatch{rows.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(count)), at,
+                                    static_cast<std::uint64_t>(step_), options_.seed});
+      total += as_eigen(loss.value()).template cast<double>().sum();
+      tape.backward(loss, {seeds_.data(), count, 1, count});
+    }
+    tape.finish_parameter_grads();
+    return total;
+  }
+
+  // Adds the shards' gradients of one block of parameters into the first shard's.
+  void add_shards(Index block) {
+    const Index begin = block * block_size, count = std::min(block_size, values_.size() - begin);
+    auto total = gradients_.col(0).segment(begin, count);
+    for (Index shard = 1; shard < shards_; ++shard) total += gradients_.col(shard).segment(begin, count);
+    block_norm_[static_cast<std::size_t>(block)] = total.template cast<double>().square().sum();
+  }
+
+  const O& objective_;
+  TrainerOptions options_;
+  std::vector<Index> order_, chosen_;
+  std::size_t cursor_ = 0;
+  std::uint64_t epoch_ = 0;
+  Index batch_ = 0, shards_ = 1;
+  int threads_ = 1;
+  long step_ = 0;
+  Array<S> values_, previous_, average_, gradients_, seeds_;
+  Adam<S> adam_;
+  std::vector<double> shard_loss_, block_norm_;
+  double gradient_norm_ = 0;
+  std::vector<std::unique_ptr<Worker>> workers_;
+};
+
+}  // namespace diffeo
