@@ -100,7 +100,7 @@ const NpyType<S>& find_npy_type(const std::string& dtype, const std::string& pat
     if (text[0] == '<' || text[0] == '>')
       throw io_error(path + ": dtype " + excerpt(text) + " is " + (text[0] == '>' ? "big" : "little") +
                      "-endian, which this machine is not; expected " +
-                     excerpt(npy_byte_order + std::string(type.name)));
+                     excerpt(std::string(1, npy_byte_order).append(type.name)));
   }
   throw io_error(path + ": dtype " + excerpt(text) + " is not supported, expected float32, float64 or an integer type");
 }

@@ -57,7 +57,8 @@ NumberText parse_number(std::string_view text, S& value) {
 
 /// `text` in quotes, cut and made printable, to be shown in a message.
 inline std::string excerpt(std::string_view text) {
-  std::string out = "'" + std::string(text.substr(0, 40)) + (text.size() > 40 ? "...'" : "'");
+  std::string out(1, '\'');
+  out.append(text.substr(0, 40)).append(text.size() > 40 ? "...'" : "'");
   for (char& c : out)
     if (static_cast<unsigned char>(c) < 32 || c == 127) c = '?';
   return out;

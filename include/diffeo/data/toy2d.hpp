@@ -123,7 +123,7 @@ inline const Toy& find(const char* function, std::string_view name) {
   std::string known;
   for (const Toy& toy : toys) {
     if (toy.name == name) return toy;
-    known += (known.empty() ? "" : ", ") + std::string(toy.name);
+    known.append(known.empty() ? "" : ", ").append(toy.name);
   }
   throw invalid_argument(
       diffeo::detail::concat_message(function, ": no toy density is named '", name, "', expected one of ", known));
