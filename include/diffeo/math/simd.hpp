@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <diffeo/core/array.hpp>
 #include <utility>
+#if defined(__SSE2__)
+#include <immintrin.h>  // what vector extensions do not reach: fused multiply-add, minimum, maximum, square root
+#endif
 
 /// Vector registers of the machine the translation unit is compiled for, by the vector extensions that GCC and Clang
 /// share: 64 bytes under AVX-512, 32 under AVX, else 16. The operators + - * / and comparisons work on them; a
@@ -103,6 +107,112 @@ inline Vec<S> from_bits(IntVec<S> i) {
   return v;
 }
 
+/// a * b + c, fused where the machine can. Written out, because compilers differ in which of several products they
+/// fuse.
+template <class S>
+inline Vec<S> mul_add(Vec<S> a, Vec<S> b, Vec<S> c) {
+  constexpr bool single = sizeof(S) == 4;
+#if defined(__AVX512F__)
+  if constexpr (single)
+    return Vec<S>(_mm512_fmadd_ps(a, b, c));
+  else
+    return Vec<S>(_mm512_fmadd_pd(a, b, c));
+#elif defined(__AVX__) && defined(__FMA__)
+  if constexpr (single)
+    return Vec<S>(_mm256_fmadd_ps(a, b, c));
+  else
+    return Vec<S>(_mm256_fmadd_pd(a, b, c));
+#else
+  static_cast<void>(single);
+  return a * b + c;
+#endif
+}
+
+// The masked forms with all lanes on are the plain instructions; GCC 12 warns about its own plain ones.
+
+/// The smaller and the larger of two numbers; b where one of them is NaN.
+template <class S>
+inline Vec<S> min(Vec<S> a, Vec<S> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm512_mask_min_ps(a, __mmask16(-1), a, b));
+  else
+    return Vec<S>(_mm512_mask_min_pd(a, __mmask8(-1), a, b));
+#elif defined(__AVX__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm256_min_ps(a, b));
+  else
+    return Vec<S>(_mm256_min_pd(a, b));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm_min_ps(a, b));
+  else
+    return Vec<S>(_mm_min_pd(a, b));
+#else
+  return a < b ? a : b;
+#endif
+}
+template <class S>
+inline Vec<S> max(Vec<S> a, Vec<S> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm512_mask_max_ps(a, __mmask16(-1), a, b));
+  else
+    return Vec<S>(_mm512_mask_max_pd(a, __mmask8(-1), a, b));
+#elif defined(__AVX__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm256_max_ps(a, b));
+  else
+    return Vec<S>(_mm256_max_pd(a, b));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm_max_ps(a, b));
+  else
+    return Vec<S>(_mm_max_pd(a, b));
+#else
+  return a > b ? a : b;
+#endif
+}
+
+/// Square root, correctly rounded; NaN below 0.
+template <class S>
+inline Vec<S> sqrt(Vec<S> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm512_mask_sqrt_ps(x, __mmask16(-1), x));
+  else
+    return Vec<S>(_mm512_mask_sqrt_pd(x, __mmask8(-1), x));
+#elif defined(__AVX__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm256_sqrt_ps(x));
+  else
+    return Vec<S>(_mm256_sqrt_pd(x));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm_sqrt_ps(x));
+  else
+    return Vec<S>(_mm_sqrt_pd(x));
+#else
+  for (Index i = 0; i < lanes<S>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
+/// The sign bit of each lane, and nothing else.
+template <class S>
+inline IntVec<S> sign_bit(Vec<S> x) {
+  return bits<S>(x) & bits<S>(broadcast<S>(S(-0.0)));
+}
+template <class S>
+inline Vec<S> abs(Vec<S> x) {
+  return from_bits<S>(bits<S>(x) & ~bits<S>(broadcast<S>(S(-0.0))));
+}
+/// |x| with the sign of y.
+template <class S>
+inline Vec<S> copy_sign(Vec<S> x, Vec<S> y) {
+  return from_bits<S>((bits<S>(x) & ~bits<S>(broadcast<S>(S(-0.0)))) | sign_bit<S>(y));
+}
+
 namespace detail {
 
 // Interleaves blocks of `Half` lanes of a and b; Upper selects which halves. The step of a butterfly transposition.
@@ -137,7 +247,29 @@ inline void transpose(Vec<S>* rows) {
   detail::transpose_step<S, lanes<S> / 2>(rows);
 }
 
-/// Sum of the lanes, in one fixed order.
+namespace detail {
+
+template <class S, Index Half>
+inline void sum_lanes_step(Vec<S>* rows) {
+  using Lanes = std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>;
+#pragma GCC unroll 16
+  for (Index i = 0; i < Half; ++i)
+    rows[i] = interleave<Half, false>(rows[i], rows[i + Half], Lanes{}) +
+              interleave<Half, true>(rows[i], rows[i + Half], Lanes{});
+  if constexpr (Half > 1) sum_lanes_step<S, Half / 2>(rows);
+}
+
+}  // namespace detail
+
+/// The sums of the lanes of as many registers as a register has lanes, which are overwritten: lane i is that of
+/// rows[i]. Each is added up in the same order as by sum().
+template <class S>
+inline Vec<S> sum_lanes(Vec<S>* rows) {
+  detail::sum_lanes_step<S, lanes<S> / 2>(rows);
+  return rows[0];
+}
+
+/// Sum of the lanes: halves are added until one lane is left.
 template <class S>
 inline S sum(Vec<S> v) {
   S part[lanes<S>];
