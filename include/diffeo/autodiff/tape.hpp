@@ -54,6 +54,7 @@ class Var {
     bool requires_grad = false;
     bool has_grad = false;
     bool leaf = false;
+    Node* whole = nullptr;  // of which this is a block of columns
   };
 
   Var(Tape<S>* tape, Node* node) : tape_(tape), node_(node) {}
@@ -89,9 +90,11 @@ class Tape {
   /// The adjoint of an op's output, for the op's own adjoint to work in: nobody reads it afterwards.
   View<S> mutable_grad(Var<S> x) { return {x.node_->grad, x.rows(), x.cols(), x.node_->value.stride}; }
 
-  /// A block of consecutive columns of x, without a copy. Records nothing: see cols().
+  /// A block of consecutive columns of x, without a copy: its adjoint is the same block of that of x.
   Var<S> column_view(Var<S> x, Index first, Index count) {
-    return node(x.node_->value.cols_block(first, count), x.requires_grad());
+    Var<S> v = node(x.node_->value.cols_block(first, count), x.requires_grad());
+    v.node_->whole = x.node_->whole ? x.node_->whole : x.node_;
+    return v;
   }
 
   /// A constant that refers to memory of the caller, which must outlive it.
@@ -118,13 +121,13 @@ class Tape {
   /// brought since the last clear_parameter_grads(); it is written only where something was brought.
   Var<S> parameter(View<S> value, S* grad) {
     require(value.contiguous(), "Tape::parameter: expected contiguous values");
-    parameters_.push_back({value, grad, true, false, true});
+    parameters_.push_back({value, grad, true, false, true, nullptr});
     return {this, &parameters_.back()};
   }
 
   /// A constant of the caller's memory that outlives reset().
   Var<S> persistent_constant(View<const S> x) {
-    parameters_.push_back({{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true});
+    parameters_.push_back({{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true, nullptr});
     return {this, &parameters_.back()};
   }
 
@@ -186,6 +189,7 @@ class Tape {
   /// Where an adjoint writes its contribution to x by hand. From then on x has a gradient.
   GradTarget<S> grad_target(Var<S> x) {
     Node* node = x.node_;
+    if (node->whole) return block_target(node);
     const bool assign = !node->has_grad;
     if (!node->grad) node->grad = take_block(node->value.stride * node->value.cols);
     node->has_grad = true;
@@ -244,7 +248,7 @@ class Tape {
   };
 
   Var<S> node(View<S> value, bool requires_grad) {
-    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false}};
+    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false, nullptr}};
   }
 
   template <class Derived>
@@ -254,6 +258,17 @@ class Tape {
     as_eigen(to) = x.derived().template cast<S>().array();
     for (Index j = 0; j < to.cols; ++j) std::fill(to.col(j) + to.rows, to.col(j) + to.stride, S(0));
     return v;
+  }
+
+  // Columns may receive contributions one block at a time, so the adjoint of the whole starts from zero.
+  GradTarget<S> block_target(Node* block) {
+    Node* whole = block->whole;
+    const Index size = whole->value.stride * whole->value.cols;
+    if (!whole->grad) whole->grad = take_block(size);
+    if (!whole->has_grad) std::fill_n(whole->grad, size, S(0));
+    whole->has_grad = true;
+    S* grad = whole->grad + (block->value.data - whole->value.data);
+    return {{grad, block->value.rows, block->value.cols, block->value.stride}, false};
   }
 
   // Blocks that died during the sweep are handed out again, the latest first.

@@ -34,19 +34,22 @@ struct AffineTransform {
 
   template <Traced X>
   Transformed<X> forward(const X& b, const X& parameters) const {
-    const X s = log_scale(b, parameters);
+    const X s = log_scale(b, parameters, 1);
     return {scale_shift(b, s, shift(b, parameters)), sum_cols(s)};
   }
   template <Traced X>
   Transformed<X> inverse(const X& b, const X& parameters) const {
-    const X s = log_scale(b, parameters);
-    return {unshift_unscale(b, s, shift(b, parameters)), -sum_cols(s)};
+    const X minus_s = log_scale(b, parameters, -1);
+    return {unshift_scale(b, minus_s, shift(b, parameters)), sum_cols(minus_s)};
   }
 
  private:
   template <Traced X>
-  X log_scale(const X& b, const X& parameters) const {
-    return soft_clamp(cols(parameters, 0, b.cols()), static_cast<typename X::Scalar>(log_scale_bound));
+  X log_scale(const X& b, const X& parameters, double sign) const {
+    using S = typename X::Scalar;
+    const X raw = cols(parameters, 0, b.cols());
+    if (std::isinf(log_scale_bound)) return raw * static_cast<S>(sign);
+    return scaled_tanh(raw, static_cast<S>(sign * log_scale_bound), static_cast<S>(1 / log_scale_bound));
   }
   template <Traced X>
   static X shift(const X& b, const X& parameters) {

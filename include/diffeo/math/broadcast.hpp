@@ -48,7 +48,7 @@ bool same_layout(View<A> a, View<B> b) {
 // Rows i .. i+n of column j of an operand, spread where the operand has extent 1. Whether it is spread along the rows
 // depends on the extent of the result, not on n.
 template <class S>
-simd::Vec<S> pick(View<const S> x, bool spread_rows, Index i, Index j, Index n) {
+[[gnu::always_inline]] inline simd::Vec<S> pick(View<const S> x, bool spread_rows, Index i, Index j, Index n) {
   const S* p = x.data + (x.cols == 1 ? 0 : j) * x.stride;
   if (spread_rows) return simd::broadcast<S>(*p);
   return n == simd::lanes<S> ? simd::load<S>(p + i) : simd::load<S>(p + i, n);
@@ -94,13 +94,18 @@ void map_reduce(View<S> out, bool assign, Shape full, const F& f, In... in) {
   const bool sum_rows = out.rows != full.rows, sum_cols = out.cols != full.cols;
   if (assign) map(out, [] { return V{}; });
   if (sum_rows) {
-    for (Index j = 0; j < full.cols; ++j) {
-      V total{};
-      for (Index i = 0; i < full.rows; i += lanes) {
-        const Index n = std::min(lanes, full.rows - i);
-        total += keep<S>(at(i, j, n), n);
+    const Index whole = full.rows / lanes * lanes, rest = full.rows - whole;
+    for (Index first = 0; first < full.cols; first += lanes) {
+      const Index count = std::min(lanes, full.cols - first);
+      V totals[std::size_t{lanes}] = {};
+      for (Index j = 0; j < count; ++j) {
+        V total{};
+        for (Index i = 0; i < whole; i += lanes) total += at(i, first + j, lanes);
+        if (rest > 0) total += keep<S>(at(whole, first + j, rest), rest);
+        totals[j] = total;
       }
-      *out.col(sum_cols ? 0 : j) += simd::sum<S>(total);
+      const V sums = simd::sum_lanes<S>(totals);
+      for (Index j = 0; j < count; ++j) *out.col(sum_cols ? 0 : first + j) += sums[j];
     }
   } else {
     for (Index j = 0; j < full.cols; ++j)

@@ -179,7 +179,7 @@ void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const
   const bool a_wide = a.cols >= b.cols;
   const View<const S> wide = a_wide ? a : b, narrow = a_wide ? b : a;
   const Index wide_step = a_wide ? 1 : out.stride, narrow_step = a_wide ? out.stride : 1;
-  // As many sums at a time as a register has lanes, so that one transposition adds up all their lanes.
+  // As many sums at a time as a register has lanes, to add up all their lanes together.
   Register sums[std::size_t{lanes}];
   for (Index first = 0; first < wide.cols; first += lanes) {
     const Index count = std::min(lanes, wide.cols - first);
@@ -206,10 +206,7 @@ void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const
       while (k + 8 <= count) columns(std::integral_constant<int, 8>{});
       while (k < count) columns(std::integral_constant<int, 1>{});
       for (; k < lanes; ++k) sums[k] = Register{};
-      simd::transpose<S>(sums);
-      Register total = sums[0];
-#pragma GCC unroll 16
-      for (Index l = 1; l < lanes; ++l) total = total + sums[l];
+      const Register total = simd::sum_lanes<S>(sums);
       S* p = out.data + first * wide_step + j * narrow_step;
       if (wide_step == 1 && count == lanes) {
         simd::store<S>(p, assign ? total : simd::load<S>(p) + total);

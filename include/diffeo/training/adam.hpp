@@ -48,23 +48,45 @@ class Adam {
   /// Moves values [begin, end) of `parameters` against `grads` times `grad_scale`.
   void update(S* parameters, const S* grads, Index begin, Index end, S grad_scale) {
     const S beta1 = static_cast<S>(options_.beta1), beta2 = static_cast<S>(options_.beta2);
-    const S size = static_cast<S>(rate_ * correction1_), root = static_cast<S>(correction2_);
-    const S epsilon = static_cast<S>(options_.epsilon), keep = static_cast<S>(1 - rate_ * options_.weight_decay);
-    for (Index i = begin; i < end; i += simd::lanes<S>) {
-      const Index n = std::min(simd::lanes<S>, end - i);
-      const bool whole = n == simd::lanes<S>;
-      const auto get = [&](const S* p) { return whole ? simd::load<S>(p + i) : simd::load<S>(p + i, n); };
-      const auto put = [&](S* p, simd::Vec<S> v) { whole ? simd::store<S>(p + i, v) : simd::store<S>(p + i, v, n); };
-      const auto g = get(grads) * grad_scale;
-      const auto m = beta1 * get(first_.data()) + (1 - beta1) * g;
-      const auto v = beta2 * get(second_.data()) + (1 - beta2) * (g * g);
-      put(first_.data(), m);
-      put(second_.data(), v);
-      put(parameters, get(parameters) * keep - size * m / (simd::sqrt<S>(v * root) + epsilon));
-    }
+    const S keep = static_cast<S>(1 - rate_ * options_.weight_decay);
+    const auto move = step_function();
+    const auto piece = [&](Index i, auto... n) {
+      const auto g = simd::load<S>(grads + i, n...) * grad_scale;
+      const auto m = beta1 * simd::load<S>(first_.data() + i, n...) + (1 - beta1) * g;
+      const auto v = beta2 * simd::load<S>(second_.data() + i, n...) + (1 - beta2) * (g * g);
+      simd::store<S>(first_.data() + i, m, n...);
+      simd::store<S>(second_.data() + i, v, n...);
+      simd::store<S>(parameters + i, simd::load<S>(parameters + i, n...) * keep - move(m, v), n...);
+    };
+    over(begin, end, piece);
+  }
+
+  /// Takes the last update back, to within rounding: the moments still tell what it was.
+  void undo(S* parameters) const {
+    if (step_ == 0) return;
+    const S keep = static_cast<S>(1 - rate_ * options_.weight_decay);
+    const auto move = step_function();
+    over(0, first_.size(), [&](Index i, auto... n) {
+      const auto step = move(simd::load<S>(first_.data() + i, n...), simd::load<S>(second_.data() + i, n...));
+      simd::store<S>(parameters + i, (simd::load<S>(parameters + i, n...) + step) / keep, n...);
+    });
   }
 
  private:
+  auto step_function() const {
+    return [size = static_cast<S>(rate_ * correction1_), root = static_cast<S>(correction2_),
+            epsilon = static_cast<S>(options_.epsilon)](auto m, auto v) {
+      return size * m / (simd::sqrt<S>(v * root) + epsilon);
+    };
+  }
+
+  template <class F>
+  static void over(Index begin, Index end, const F& piece) {
+    Index i = begin;
+    for (; i + simd::lanes<S> <= end; i += simd::lanes<S>) piece(i);
+    if (i < end) piece(i, end - i);
+  }
+
   AdamOptions options_;
   Array<S> first_, second_;
   long step_ = 0;

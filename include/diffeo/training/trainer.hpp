@@ -53,7 +53,6 @@ class Trainer {
         options_(options),
         order_(std::move(rows)),
         values_(parameters(model)),
-        previous_(values_),
         adam_(values_.size(), options.adam) {
     options.check();
     require(!order_.empty(), "fit: no rows to train on");
@@ -70,8 +69,8 @@ class Trainer {
     cursor_ = order_.size();  // the first step shuffles
   }
 
-  /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite the
-  /// parameters go back to those before the last step, and the step is not taken.
+  /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
+  /// step is not taken, the one before is taken back, and the result is not finite.
   double step(double learning_rate) {
     choose_rows();
     parallel_for(shards_, threads_, [this](Index shard, int worker) {
@@ -82,8 +81,8 @@ class Trainer {
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
-      values_ = previous_;
-      return loss + gradient_norm_;  // not finite
+      adam_.undo(values_.data());
+      return loss + gradient_norm_;
     }
     adam_.begin_step(learning_rate);
     const double scale =
@@ -93,7 +92,6 @@ class Trainer {
         std::min(options_.ema_decay, (1.0 + static_cast<double>(step_)) / (10.0 + static_cast<double>(step_)));
     parallel_for(blocks(), threads_, [&](Index block, int) {
       const Index begin = block * block_size, end = std::min(values_.size(), begin + block_size);
-      std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
       adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale));
       if (average_.size() > 0) {
         auto average = average_.middleRows(begin, end - begin);
@@ -169,7 +167,7 @@ class Trainer {
     const Index begin = block * block_size, count = std::min(block_size, values_.size() - begin);
     auto total = gradients_.col(0).segment(begin, count);
     for (Index shard = 1; shard < shards_; ++shard) total += gradients_.col(shard).segment(begin, count);
-    block_norm_[static_cast<std::size_t>(block)] = total.template cast<double>().square().sum();
+    block_norm_[static_cast<std::size_t>(block)] = static_cast<double>(total.square().sum());
   }
 
   const O& objective_;
@@ -180,7 +178,7 @@ class Trainer {
   Index batch_ = 0, shards_ = 1;
   int threads_ = 1;
   long step_ = 0;
-  Array<S> values_, previous_, average_, gradients_, seeds_;
+  Array<S> values_, average_, gradients_, seeds_;
   Adam<S> adam_;
   std::vector<double> shard_loss_, block_norm_;
   double gradient_norm_ = 0;

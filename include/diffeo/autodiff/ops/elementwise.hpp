@@ -360,23 +360,17 @@ Dual<X> zeros(const Dual<X>& x, Index cols) {
 }
 
 // ---- fused chains ----
-/// bound tanh(x / bound): close to x near 0, within +-bound everywhere, smooth. x itself for an infinite bound.
+/// a tanh(r x).
 template <Real S>
-Var<S> soft_clamp(Var<S> x, std::type_identity_t<S> bound) {
-  if (std::isinf(bound)) return x;
-  const S inverse = 1 / bound;
+Var<S> scaled_tanh(Var<S> x, std::type_identity_t<S> a, std::type_identity_t<S> r) {
   return detail::unary(
-      "soft_clamp", x, [bound, inverse](auto v) { return bound * simd::tanh<S>(v * inverse); },
-      [inverse](auto g, auto y, auto) {
-        const auto t = y * inverse;
-        return g - g * t * t;
-      });
+      "scaled_tanh", x, [a, r](auto v) { return a * simd::tanh<S>(r * v); },
+      [slope = a * r, curvature = r / a](auto g, auto y, auto) { return g * (slope - curvature * y * y); });
 }
 template <class X>
-Dual<X> soft_clamp(const Dual<X>& x, typename X::Scalar bound) {
-  if (std::isinf(bound)) return x;
-  const X y = soft_clamp(x.value, bound);
-  return {y, x.tangent * (1 - square(y * (1 / bound)))};
+Dual<X> scaled_tanh(const Dual<X>& x, typename X::Scalar a, typename X::Scalar r) {
+  const X y = scaled_tanh(x.value, a, r);
+  return {y, x.tangent * (a * r - square(y) * (r / a))};
 }
 
 /// x exp(s) + t.
@@ -394,19 +388,19 @@ Dual<X> scale_shift(const Dual<X>& x, const Dual<X>& s, const Dual<X>& t) {
   return x * exp(s) + t;
 }
 
-/// (y - t) exp(-s): the inverse of scale_shift.
+/// (y - t) exp(m): the inverse of scale_shift for m = -s.
 template <Real S>
-Var<S> unshift_unscale(Var<S> y, Var<S> s, Var<S> t) {
+Var<S> unshift_scale(Var<S> y, Var<S> m, Var<S> t) {
   return detail::elementwise<S>(
-      "unshift_unscale", [](auto v, auto log_scale, auto shift) { return (v - shift) * simd::exp<S>(-log_scale); },
-      std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(-log_scale); },
-                 [](auto g, auto x, auto...) { return -(g * x); },
-                 [](auto g, auto, auto, auto log_scale, auto) { return -(g * simd::exp<S>(-log_scale)); }),
-      y, s, t);
+      "unshift_scale", [](auto v, auto log_scale, auto shift) { return (v - shift) * simd::exp<S>(log_scale); },
+      std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(log_scale); },
+                 [](auto g, auto x, auto...) { return g * x; },
+                 [](auto g, auto, auto, auto log_scale, auto) { return -(g * simd::exp<S>(log_scale)); }),
+      y, m, t);
 }
 template <class X>
-Dual<X> unshift_unscale(const Dual<X>& y, const Dual<X>& s, const Dual<X>& t) {
-  return (y - t) * exp(-s);
+Dual<X> unshift_scale(const Dual<X>& y, const Dual<X>& m, const Dual<X>& t) {
+  return (y - t) * exp(m);
 }
 
 }  // namespace diffeo

@@ -9,6 +9,7 @@ namespace diffeo {
 namespace detail {
 template <Real S>
 Var<S> sum_to(Var<S> x, Index rows, Index cols) {
+  if (x.rows() == rows && x.cols() == cols) return x;
   const Var<S> y = x.tape().make(rows, cols, x.requires_grad());
   math::map_reduce(
       x.tape().mutable_value(y), true, x.shape(), [](auto v) { return v; }, x.value());
