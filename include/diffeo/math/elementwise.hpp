@@ -103,12 +103,25 @@ inline Vec<S> power_of_two(IntVec<S> n) {
   return from_bits<S>((n + Elementary<S>::exponent_bias) << Elementary<S>::mantissa_bits);
 }
 
-// x = n log(2) + r, |r| <= log(2) / 2, and e^r = 1 + (r + tail).
+// x * 2^n, rounded once, also into subnormal numbers; |n| may be twice as large as normal exponents are.
+template <class S>
+inline Vec<S> scale(Vec<S> x, Nearest<S> n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm512_mask_scalef_ps(x, __mmask16(-1), x, n.value));
+  else
+    return Vec<S>(_mm512_mask_scalef_pd(x, __mmask8(-1), x, n.value));
+#else
+  const IntVec<S> half = nearest_multiple<S>(n.value, S(0.5)).integer;
+  return x * power_of_two<S>(half) * power_of_two<S>(n.integer - half);
+#endif
+}
+
+// x = n log(2) + r, |r| <= log(2) / 2, and e^r = 1 + rest.
 template <class S>
 struct ReducedExp {
   Nearest<S> n;
-  Vec<S> r;
-  Vec<S> tail;
+  Vec<S> rest;
 };
 template <class S>
 inline ReducedExp<S> reduced_exp(Vec<S> x) {
@@ -116,7 +129,69 @@ inline ReducedExp<S> reduced_exp(Vec<S> x) {
   const Nearest<S> n = nearest_multiple<S>(x, std::numbers::log2e_v<S>);
   Vec<S> r = mul_add<S>(n.value, broadcast<S>(-E::ln2_high), x);
   r = mul_add<S>(n.value, broadcast<S>(-E::ln2_low), r);
-  return {n, r, r * r * polynomial<S>(r, E::exp)};
+  return {n, mul_add<S>(r * r, polynomial<S>(r, E::exp), r)};
+}
+
+// log(x) + correction + exponent_shift * log(2) for positive, finite, normal x. With x = 2^k (1 + f), sqrt(1/2) <= 1 +
+// f < sqrt(2), and s = f / (2 + f): log(1 + f) = 2 s + s R(s^2) = f - (f^2 / 2 - s (f^2 / 2 + R)), whose terms fall in
+// size.
+template <class S>
+inline Vec<S> log_normal(Vec<S> x, Vec<S> correction, Vec<S> exponent_shift) {
+  using E = Elementary<S>;
+  const IntVec<S> lowest = bits<S>(broadcast<S>(S(0.5) * std::numbers::sqrt2_v<S>));
+  const IntVec<S> shifted = bits<S>(x) - lowest + bits<S>(broadcast<S>(1));
+  const IntVec<S> mantissa = (shifted & ((integer_t<S>{1} << E::mantissa_bits) - 1)) + lowest;
+  // The biased exponent as a number: put in the low bits of 2^mantissa_bits, which is subtracted again.
+  const Vec<S> two_power = broadcast<S>(static_cast<S>(std::int64_t{1} << E::mantissa_bits));
+  const Vec<S> k = from_bits<S>(shift_right<S>(shifted, E::mantissa_bits) | bits<S>(two_power)) -
+                   (two_power + static_cast<S>(E::exponent_bias)) + exponent_shift;
+  const Vec<S> f = from_bits<S>(mantissa) - S(1);
+  const Vec<S> s = f / (f + S(2)), z = s * s, half = S(0.5) * f;
+  const Vec<S> sum = mul_add<S>(half, f, z * polynomial<S>(z, E::log));
+  const Vec<S> low = mul_add<S>(s, sum, mul_add<S>(k, broadcast<S>(E::ln2_low), correction));
+  return mul_add<S>(k, broadcast<S>(E::ln2_high), f - mul_add<S>(half, f, -low));
+}
+
+// log(1 + x) for finite x > -1; what 1 + x rounds away is made up to first order.
+template <class S>
+inline Vec<S> log1p_finite(Vec<S> x) {
+  const Vec<S> u = x + S(1);
+  return log_normal<S>(u, (x - (u - S(1))) / u, broadcast<S>(0));
+}
+
+// f at x > lowest (that it be finite is for f to need or not), -inf at lowest, NaN below, +inf at +inf.
+template <class S>
+inline Vec<S> logarithm_limits(Vec<S> x, S lowest, Vec<S> f) {
+  using Limits = std::numeric_limits<S>;
+  const Vec<S> at_most = x == lowest ? broadcast<S>(-Limits::infinity()) : broadcast<S>(Limits::quiet_NaN());
+  return x > lowest ? (x < Limits::infinity() ? f : x) : at_most;
+}
+
+// sin and cos of |r| <= pi / 4.
+template <class S>
+inline Vec<S> sin_near_zero(Vec<S> r, Vec<S> square) {
+  return mul_add<S>(r * square, polynomial<S>(square, Elementary<S>::sin), r);
+}
+template <class S>
+inline Vec<S> cos_near_zero(Vec<S> square) {
+  return mul_add<S>(square * square, polynomial<S>(square, Elementary<S>::cos),
+                    mul_add<S>(square, broadcast<S>(-0.5), broadcast<S>(1)));
+}
+
+// sin(x + quarters * pi / 2), without the sign of a zero result.
+template <class S>
+inline Vec<S> sin_shifted(Vec<S> x, integer_t<S> quarters) {
+  using E = Elementary<S>;
+  const Nearest<S> n = nearest_multiple<S>(x, S(2) * std::numbers::inv_pi_v<S>);
+  Vec<S> r = x;
+  for (const S part : E::half_pi) r = mul_add<S>(n.value, broadcast<S>(-part), r);
+  // Binds only where x is so large that the reduction has failed.
+  r = max<S>(broadcast<S>(-1), min<S>(broadcast<S>(1), r));
+  const Vec<S> square = r * r;
+  const IntVec<S> quadrant = n.integer + quarters;
+  const IntVec<S> odd = quadrant << (8 * static_cast<int>(sizeof(S)) - 1);
+  const Vec<S> y = odd < 0 ? cos_near_zero<S>(square) : sin_near_zero<S>(r, square);
+  return from_bits<S>(bits<S>(y) ^ ((quadrant & 2) << (8 * static_cast<int>(sizeof(S)) - 2)));
 }
 
 }  // namespace detail
@@ -136,6 +211,75 @@ inline Vec<S> tanh(Vec<S> x) {
   // Rounding could put the quotient beyond 1. That no float does it is tested; doubles are too many.
   if constexpr (sizeof(S) == 8) denominator = max<S>(abs<S>(numerator), denominator);
   return numerator / denominator;
+}
+
+/// e^x. At most 1.1 ULP; 0 and infinity where the result is out of range.
+template <class S>
+inline Vec<S> exp(Vec<S> x) {
+  using E = detail::Elementary<S>;
+  x = max<S>(broadcast<S>(E::exp_min), min<S>(broadcast<S>(E::exp_max), x));
+  const auto e = detail::reduced_exp<S>(x);
+  return detail::scale<S>(S(1) + e.rest, e.n);
+}
+
+/// e^x - 1. At most 2.1 ULP.
+template <class S>
+inline Vec<S> expm1(Vec<S> x) {
+  using E = detail::Elementary<S>;
+  const auto e = detail::reduced_exp<S>(max<S>(broadcast<S>(E::expm1_min), min<S>(broadcast<S>(E::exp_max), x)));
+  // Halved, so that 2^n does not overflow before its time.
+  const Vec<S> half_power = detail::power_of_two<S>(e.n.integer - 1);
+  const Vec<S> y = S(2) * mul_add<S>(half_power, e.rest, half_power - S(0.5));
+  return abs<S>(x) < std::numeric_limits<S>::epsilon() / S(4) ? x : y;
+}
+
+/// Natural logarithm. At most 1 ULP; -infinity at 0, NaN below.
+template <class S>
+inline Vec<S> log(Vec<S> x) {
+  using E = detail::Elementary<S>;
+  // Subnormal numbers are made normal.
+  const auto subnormal = x < std::numeric_limits<S>::min();
+  const Vec<S> scaled = subnormal ? x * static_cast<S>(std::int64_t{1} << E::mantissa_bits) : x;
+  const Vec<S> steps = subnormal ? broadcast<S>(-E::mantissa_bits) : broadcast<S>(0);
+  return detail::logarithm_limits<S>(x, S(0), detail::log_normal<S>(scaled, broadcast<S>(0), steps));
+}
+
+/// log(1 + x). At most 1 ULP; -infinity at -1, NaN below.
+template <class S>
+inline Vec<S> log1p(Vec<S> x) {
+  const Vec<S> y = detail::logarithm_limits<S>(x, S(-1), detail::log1p_finite<S>(x));
+  return abs<S>(x) < std::numeric_limits<S>::epsilon() / S(4) ? x : y;
+}
+
+/// Softplus, log(1 + e^x), without overflow: x where x is large, e^x where it is very negative. At most 2 ULP.
+template <class S>
+inline Vec<S> log1p_exp(Vec<S> x) {
+  return max<S>(broadcast<S>(0), x) + detail::log1p_finite<S>(exp<S>(-abs<S>(x)));
+}
+
+/// log(1 / (1 + e^-x)) = -log1p_exp(-x). At most 2 ULP.
+template <class S>
+inline Vec<S> log_sigmoid(Vec<S> x) {
+  return min<S>(broadcast<S>(0), x) - detail::log1p_finite<S>(exp<S>(-abs<S>(x)));
+}
+
+/// 1 / (1 + e^-x). At most 3 ULP, for very negative x too.
+template <class S>
+inline Vec<S> sigmoid(Vec<S> x) {
+  const Vec<S> e = exp<S>(-abs<S>(x));
+  return (x < S(0) ? e : broadcast<S>(1)) / (e + S(1));
+}
+
+/// Sine and cosine. At most 3 ULP for |x| <= 1e4 (float) and 1e6 (double), by the reduction of Cody and Waite. Beyond
+/// that the phase is wrong by more and more, while the result stays in [-1, 1]; NaN at infinity.
+template <class S>
+inline Vec<S> sin(Vec<S> x) {
+  const Vec<S> y = detail::sin_shifted<S>(x, 0);
+  return abs<S>(x) < std::numeric_limits<S>::epsilon() ? x : y;
+}
+template <class S>
+inline Vec<S> cos(Vec<S> x) {
+  return detail::sin_shifted<S>(x, 1);
 }
 
 }  // namespace diffeo::simd
