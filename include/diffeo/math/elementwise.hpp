@@ -45,6 +45,9 @@ struct Elementary<float> {
                                             0x1.6a2350p-10f};
   // (log((1 + s) / (1 - s)) / s - 2) / s^2 in s^2, for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1).
   static constexpr std::array<float, 3> log{0x1.55557ap-1f, 0x1.995e8cp-2f, 0x1.31e82ep-2f};
+  // The same for s <= 1 / 3.
+  static constexpr std::array<float, 5> log1p_unit{0x1.555558p-1f, 0x1.9996a8p-2f, 0x1.25097cp-2f, 0x1.b6d5c0p-3f,
+                                                   0x1.f1b28cp-3f};
   // (sin(r) / r - 1) / r^2 and (cos(r) - 1 + r^2 / 2) / r^4 in r^2, for |r| <= pi / 4.
   static constexpr std::array<float, 3> sin{-0x1.555546p-3f, 0x1.110756p-7f, -0x1.994b40p-13f};
   static constexpr std::array<float, 3> cos{0x1.55554ap-5f, -0x1.6c0c28p-10f, 0x1.99e86cp-16f};
@@ -68,6 +71,9 @@ struct Elementary<double> {
   static constexpr std::array<double, 7> log{0x1.5555555555593p-1, 0x1.999999997f9f9p-2, 0x1.249249422a37bp-2,
                                              0x1.c71c51d7dc7a3p-3, 0x1.746649ac91185p-3, 0x1.39a095db9f9d5p-3,
                                              0x1.2f117c31349ccp-3};
+  static constexpr std::array<double, 10> log1p_unit{
+      0x1.5555555555535p-1, 0x1.99999999a085ap-2, 0x1.2492492084990p-2, 0x1.c71c741ffe62dp-3, 0x1.745cb38af9828p-3,
+      0x1.3b1de490bb930p-3, 0x1.10675539ba8abp-3, 0x1.efdebfbe9b494p-4, 0x1.5596bf3531113p-4, 0x1.5c8fa43b61343p-3};
   static constexpr std::array<double, 6> sin{-0x1.5555555555549p-3, 0x1.111111110f842p-7,   -0x1.a01a019c0a2bap-13,
                                              0x1.71de3570ff49bp-19, -0x1.ae5e60c5b5fc6p-26, 0x1.5d915e57f7652p-33};
   static constexpr std::array<double, 6> cos{0x1.555555555554bp-5,   -0x1.6c16c16c14f47p-10, 0x1.a01a019c7cdc3p-16,
@@ -157,6 +163,14 @@ template <class S>
 inline Vec<S> log1p_finite(Vec<S> x) {
   const Vec<S> u = x + S(1);
   return log_normal<S>(u, (x - (u - S(1))) / u, broadcast<S>(0));
+}
+
+// log(1 + x) for 0 <= x <= 1, by the same formula without the power of two.
+template <class S>
+inline Vec<S> log1p_unit(Vec<S> x) {
+  const Vec<S> s = x / (x + S(2)), z = s * s, half = S(0.5) * x;
+  const Vec<S> sum = mul_add<S>(half, x, z * polynomial<S>(z, Elementary<S>::log1p_unit));
+  return x - mul_add<S>(half, x, -(s * sum));
 }
 
 // f at x > lowest (that it be finite is for f to need or not), -inf at lowest, NaN below, +inf at +inf.
@@ -254,13 +268,13 @@ inline Vec<S> log1p(Vec<S> x) {
 /// Softplus, log(1 + e^x), without overflow: x where x is large, e^x where it is very negative. At most 2 ULP.
 template <class S>
 inline Vec<S> log1p_exp(Vec<S> x) {
-  return max<S>(broadcast<S>(0), x) + detail::log1p_finite<S>(exp<S>(-abs<S>(x)));
+  return max<S>(broadcast<S>(0), x) + detail::log1p_unit<S>(exp<S>(-abs<S>(x)));
 }
 
 /// log(1 / (1 + e^-x)) = -log1p_exp(-x). At most 2 ULP.
 template <class S>
 inline Vec<S> log_sigmoid(Vec<S> x) {
-  return min<S>(broadcast<S>(0), x) - detail::log1p_finite<S>(exp<S>(-abs<S>(x)));
+  return min<S>(broadcast<S>(0), x) - detail::log1p_unit<S>(exp<S>(-abs<S>(x)));
 }
 
 /// 1 / (1 + e^-x). At most 3 ULP, for very negative x too.

@@ -1,62 +1,194 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/core/random.hpp>
+#include <diffeo/math/elementwise.hpp>
 #include <numbers>
 
 /// Uniform and normal random arrays. Element (i, j) of a fill depends on (seed, stream, first_row + i, j) alone, never
 /// on the extent, alignment or order of the blocks that are filled: tiles on any number of threads give the same bits
-/// as one fill of the whole.
+/// as one fill of the whole. Uniform numbers have the same bits on every machine; normal ones on all machines with
+/// fused multiply-add, and the same up to rounding elsewhere.
 namespace diffeo {
 
 namespace detail {
 
 // Rows are drawn in aligned groups, so that all words of a block are used whatever the number of columns: block
-// 16 g + l serves row l of each of the runs of 16 rows of group g, one run per value the block holds (four floats or
+// 16 g + l serves row l of each of the runs of 16 rows of group g, one run per value that a block holds (four floats or
 // two doubles).
 inline constexpr Index random_run = 16;
 template <class S>
 inline constexpr Index random_group = random_run * (sizeof(S) == 4 ? 4 : 2);
 
+// The index of a block holds the column in its high bits.
 inline constexpr int random_column_bits = 20;
 inline constexpr Index max_random_columns = Index{1} << random_column_bits;
 inline constexpr Index max_random_rows = Index{1} << (64 - random_column_bits);
 
-inline std::uint64_t random_block_index(Index block, Index column) {
-  return static_cast<std::uint64_t>(column) << (64 - random_column_bits) | static_cast<std::uint64_t>(block);
+// Registers of 64-bit lanes, a word of Philox in the low half of each.
+typedef std::uint64_t Words __attribute__((vector_size(simd::register_bytes)));
+inline constexpr Index word_lanes = static_cast<Index>(simd::register_bytes / 8);
+inline constexpr std::size_t run_registers = static_cast<std::size_t>(random_run / word_lanes);
+inline constexpr std::uint64_t low_half = 0xFFFFFFFF;
+
+// The product of the low halves.
+inline Words multiply_low(Words a, std::uint32_t b) {
+#if defined(__AVX512F__)
+  return Words(_mm512_maskz_mul_epu32(__mmask8(-1), __m512i(a), _mm512_set1_epi64(b)));
+#elif defined(__AVX2__)
+  return Words(_mm256_mul_epu32(__m256i(a), _mm256_set1_epi64x(b)));
+#elif defined(__SSE2__) && !defined(__AVX__)
+  return Words(_mm_mul_epu32(__m128i(a), _mm_set1_epi64x(b)));
+#else
+  return (a & low_half) * b;
+#endif
 }
 
+// Word w of the 16 blocks of a group, blocks in order: words[w][r] holds blocks r * word_lanes on. The high halves of
+// the lanes are not defined.
+struct GroupWords {
+  Words words[4][run_registers];
+};
+
+inline GroupWords draw_group(const Philox& philox, Index group, Index column) {
+  const std::uint64_t first =
+      static_cast<std::uint64_t>(column) << (64 - random_column_bits) | static_cast<std::uint64_t>(group * random_run);
+  GroupWords out;
+  // A group is aligned: its blocks differ in the low word of the index alone.
+  for (std::size_t r = 0; r < run_registers; ++r) {
+    Words x0;
+    for (Index l = 0; l < word_lanes; ++l)
+      x0[l] = first + r * static_cast<std::uint64_t>(word_lanes) + static_cast<std::uint64_t>(l);
+    Words x1 = Words{} + Philox::high(first), x2 = Words{} + Philox::low(philox.stream),
+          x3 = Words{} + Philox::high(philox.stream);
+    std::uint32_t key0 = Philox::low(philox.seed), key1 = Philox::high(philox.seed);
+#pragma GCC unroll 10
+    for (int round = 0; round < Philox::rounds; ++round) {
+      const Words a = multiply_low(x0, Philox::multiplier_0), b = multiply_low(x2, Philox::multiplier_1);
+      x0 = (b >> 32) ^ x1 ^ key0;
+      x1 = b;
+      x2 = (a >> 32) ^ x3 ^ key1;
+      x3 = a;
+      key0 += Philox::weyl_0;
+      key1 += Philox::weyl_1;
+    }
+    out.words[0][r] = x0;
+    out.words[1][r] = x1;
+    out.words[2][r] = x2;
+    out.words[3][r] = x3;
+  }
+  return out;
+}
+
+// The bits of the random_group<S> elements, in rows' order.
 template <class S>
-S uniform_element(std::uint64_t seed, std::uint64_t stream, Index row, Index column) {
-  const Index group = row / random_group<S>, within = row % random_group<S>;
-  const auto words = Philox{seed, stream}.block(random_block_index(group * random_run + within % random_run, column));
-  const auto run = static_cast<std::size_t>(within / random_run);
+void group_bits(const Philox& philox, Index group, Index column, simd::integer_t<S>* out) {
+  const GroupWords drawn = draw_group(philox, group, column);
   if constexpr (sizeof(S) == 4) {
-    return static_cast<S>(words[run] >> 8) * S(0x1p-24);
+    typedef std::int32_t Narrow __attribute__((vector_size(simd::register_bytes / 2)));
+    for (std::size_t w = 0; w < 4; ++w)
+      for (std::size_t r = 0; r < run_registers; ++r) {
+        const Narrow narrow = __builtin_convertvector(drawn.words[w][r], Narrow);
+        std::memcpy(out + w * random_run + r * word_lanes, &narrow, sizeof narrow);
+      }
   } else {
-    const std::uint64_t bits = std::uint64_t{words[2 * run + 1]} << 32 | words[2 * run];
-    return static_cast<S>(bits >> 11) * S(0x1p-53);
+    for (std::size_t w = 0; w < 2; ++w)
+      for (std::size_t r = 0; r < run_registers; ++r) {
+        const Words joined = drawn.words[2 * w + 1][r] << 32 | (drawn.words[2 * w][r] & low_half);
+        std::memcpy(out + w * random_run + r * word_lanes, &joined, sizeof joined);
+      }
+  }
+}
+
+// Calls make(group, column, out) for every group that has a row in x. Groups at the ends, of which x holds a part, are
+// made in full and copied from.
+template <class S, class Make>
+void fill_groups(View<S> x, Index first_row, const Make& make) {
+  constexpr Index size = random_group<S>;
+  alignas(64) S whole[std::size_t{size}];
+  for (Index j = 0; j < x.cols; ++j) {
+    for (Index i = 0; i < x.rows;) {
+      const Index group = (first_row + i) / size, skip = (first_row + i) % size;
+      const Index count = std::min(size - skip, x.rows - i);
+      if (count == size) {
+        make(group, j, x.col(j) + i);
+      } else {
+        make(group, j, whole);
+        std::copy(whole + skip, whole + skip + count, x.col(j) + i);
+      }
+      i += count;
+    }
   }
 }
 
 template <class S>
-S normal_element(std::uint64_t seed, std::uint64_t stream, Index row, Index column) {
-  const Index run = row % random_group<S> / random_run;
-  const Index first = row - run % 2 * random_run;
-  const S u = uniform_element<S>(seed, stream, first, column),
-          v = uniform_element<S>(seed, stream, first + random_run, column);
-  const S radius = std::sqrt(S(-2) * std::log(S(1) - u)), angle = S(2) * std::numbers::pi_v<S> * v;
-  return radius * (run % 2 == 0 ? std::cos(angle) : std::sin(angle));
+void uniform_group(const Philox& philox, Index group, Index column, S* out) {
+  alignas(64) simd::integer_t<S> drawn[std::size_t{random_group<S>}];
+  group_bits<S>(philox, group, column, drawn);
+  for (Index i = 0; i < random_group<S>; i += simd::lanes<S>) {
+    simd::IntVec<S> word;
+    std::memcpy(&word, drawn + i, sizeof word);
+    simd::Vec<S> u;
+    if constexpr (sizeof(S) == 4) {
+      u = __builtin_convertvector(simd::shift_right<S>(word, 8), simd::Vec<S>) * S(0x1p-24);
+    } else {
+      // The leading 53 bits in two exact parts of 32 and 21: there is no conversion of 64-bit lanes below AVX-512.
+      const simd::Vec<S> two52 = simd::broadcast<S>(0x1p52);
+      const simd::IntVec<S> base = simd::bits<S>(two52);
+      const simd::Vec<S> high = simd::from_bits<S>(simd::shift_right<S>(word, 32) | base) - two52;
+      const simd::Vec<S> low = simd::from_bits<S>((simd::shift_right<S>(word, 11) & 0x1FFFFF) | base) - two52;
+      u = high * S(0x1p-32) + low * S(0x1p-53);
+    }
+    simd::store<S>(out + i, u);
+  }
 }
 
-inline void check_random_extent(const char* what, Index first_row, Index rows, Index cols) {
+// Box and Muller: radius sqrt(-2 log u) and an angle. The angle's two leading bits choose the quarter of the circle: a
+// reflection at the diagonal and a sign, which the radius carries.
+template <class S>
+void normal_group(const Philox& philox, Index group, Index column, S* out) {
+  using V = simd::Vec<S>;
+  alignas(64) simd::integer_t<S> drawn[std::size_t{random_group<S>}];
+  group_bits<S>(philox, group, column, drawn);
+  for (Index pair = 0; pair < random_group<S>; pair += 2 * random_run) {
+    for (Index i = pair; i < pair + random_run; i += simd::lanes<S>) {
+      simd::IntVec<S> a, b;
+      std::memcpy(&a, drawn + i, sizeof a);
+      std::memcpy(&b, drawn + i + random_run, sizeof b);
+      V u, r;  // u in (0, 1]; r in [-pi / 4, pi / 4]
+      if constexpr (sizeof(S) == 4) {
+        u = simd::mul_add<S>(__builtin_convertvector(simd::shift_right<S>(a, 1), V), simd::broadcast<S>(0x1p-31f),
+                             simd::broadcast<S>(0x1p-32f));
+        r = __builtin_convertvector(b << 2, V) * (std::numbers::pi_v<S> * S(0x1p-33));
+      } else {
+        // 52 bits as a number of [1, 2).
+        const simd::IntVec<S> one = simd::bits<S>(simd::broadcast<S>(1));
+        u = S(2) - simd::from_bits<S>(simd::shift_right<S>(a, 12) | one);
+        r = (simd::from_bits<S>(simd::shift_right<S>(b << 2, 12) | one) - S(1.5)) * (std::numbers::pi_v<S> * S(0.5));
+      }
+      const V square = r * r;
+      const V sine = simd::detail::sin_near_zero<S>(r, square), cosine = simd::detail::cos_near_zero<S>(square);
+      V radius = simd::sqrt<S>(S(-2) * simd::detail::log_normal<S>(u, V{}, V{}));
+      radius = simd::from_bits<S>(simd::bits<S>(radius) ^ (b & simd::bits<S>(simd::broadcast<S>(S(-0.0)))));
+      const auto reflect = (b << 1) < 0;
+      simd::store<S>(out + i, radius * (reflect ? sine : cosine));
+      simd::store<S>(out + i + random_run, radius * (reflect ? cosine : sine));
+    }
+  }
+}
+
+inline void check_random_extent(const char* what, Index first_row, Index rows, Index first_column, Index cols) {
   require(first_row >= 0 && rows <= max_random_rows - first_row, what, ": rows ", first_row, " to ", first_row, " + ",
           rows, " are out of the range 0 to ", max_random_rows);
-  require(cols <= max_random_columns, what, ": ", cols, " columns, expected at most ", max_random_columns);
+  require(first_column >= 0 && cols <= max_random_columns - first_column, what, ": columns ", first_column, " to ",
+          first_column, " + ", cols, " are out of the range 0 to ", max_random_columns);
 }
 
 }  // namespace detail
@@ -65,28 +197,37 @@ inline void check_random_extent(const char* what, Index first_row, Index rows, I
 /// Throws `invalid_argument` for a negative row, a row beyond 2^44 or more than 2^20 columns.
 template <class S>
 void fill_uniform(View<S> x, std::uint64_t seed, std::uint64_t stream = 0, Index first_row = 0) {
-  detail::check_random_extent("fill_uniform", first_row, x.rows, x.cols);
-  for (Index j = 0; j < x.cols; ++j)
-    for (Index i = 0; i < x.rows; ++i) x.col(j)[i] = detail::uniform_element<S>(seed, stream, first_row + i, j);
+  detail::check_random_extent("fill_uniform", first_row, x.rows, 0, x.cols);
+  detail::fill_groups(x, first_row, [philox = Philox{seed, stream}](Index group, Index column, S* out) {
+    detail::uniform_group(philox, group, column, out);
+  });
 }
 
-/// Fills x with independent standard normal numbers, by the method of Box and Muller.
-/// Throws as fill_uniform does.
+/// Fills x with independent standard normal numbers, by the method of Box and Muller (1958); the largest that can
+/// come is 6.7 (float) or 8.5 (double). Throws as fill_uniform does.
 template <class S>
 void fill_normal(View<S> x, std::uint64_t seed, std::uint64_t stream = 0, Index first_row = 0) {
-  detail::check_random_extent("fill_normal", first_row, x.rows, x.cols);
-  for (Index j = 0; j < x.cols; ++j)
-    for (Index i = 0; i < x.rows; ++i) x.col(j)[i] = detail::normal_element<S>(seed, stream, first_row + i, j);
+  detail::check_random_extent("fill_normal", first_row, x.rows, 0, x.cols);
+  detail::fill_groups(x, first_row, [philox = Philox{seed, stream}](Index group, Index column, S* out) {
+    detail::normal_group(philox, group, column, out);
+  });
 }
 
-/// One number: element (row, column) of the fill with the same seed and stream.
+/// One number: element (row, column) of the fill with the same seed and stream. Computes a group of numbers for it:
+/// fill an array where many are wanted. Throws as the fills do.
 template <class S>
 S uniform(std::uint64_t seed, std::uint64_t stream, Index row, Index column = 0) {
-  return detail::uniform_element<S>(seed, stream, row, column);
+  detail::check_random_extent("uniform", row, 1, column, 1);
+  alignas(64) S whole[std::size_t{detail::random_group<S>}];
+  detail::uniform_group(Philox{seed, stream}, row / detail::random_group<S>, column, whole);
+  return whole[row % detail::random_group<S>];
 }
 template <class S>
 S normal(std::uint64_t seed, std::uint64_t stream, Index row, Index column = 0) {
-  return detail::normal_element<S>(seed, stream, row, column);
+  detail::check_random_extent("normal", row, 1, column, 1);
+  alignas(64) S whole[std::size_t{detail::random_group<S>}];
+  detail::normal_group(Philox{seed, stream}, row / detail::random_group<S>, column, whole);
+  return whole[row % detail::random_group<S>];
 }
 
 }  // namespace diffeo
