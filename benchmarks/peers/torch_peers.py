@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""The workloads in PyTorch, in float on one thread: with normflows, zuko and nflows, and by hand under torch.compile.
+
+usage: torch_peers.py [normflows] [zuko] [nflows] [compiled]    (default: all)
+"""
+import math
+import sys
+
+import torch
+
+from timing import report
+
+LAYERS, WIDTH, BATCH = 32, 64, 512
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+
+def moons(n):
+    """The two moons as diffeo's toy2d::sample draws them."""
+    a = math.pi * torch.rand(n)
+    upper = torch.stack([a.cos(), a.sin()], 1)
+    lower = torch.stack([1 - a.cos(), 0.5 - a.sin()], 1)
+    points = torch.where(torch.rand(n, 1) < 0.5, upper, lower)
+    return 2 * (points + 0.1 * torch.randn(n, 2)) + torch.tensor([-1, -0.2])
+
+
+def report_density(variant, params, log_prob, sample=None):
+    name = "realnvp32"
+    x = moons(100000)
+    batch = x[:BATCH]
+    optimiser = torch.optim.Adam(params, 1e-3)
+
+    def step():
+        optimiser.zero_grad()
+        (-log_prob(batch).mean()).backward()
+        optimiser.step()
+
+    report(f"{name}_b{BATCH}_step/{variant}", step, 20, BATCH)
+    with torch.no_grad():
+        for n, repeats in ((8192, 5), (100000, 3)):
+            part = x[:n]
+            report(f"{name}_logprob{n}/{variant}", lambda: log_prob(part), repeats, n)
+        if sample:
+            report(f"{name}_sample8192/{variant}", lambda: sample(8192), 5, 8192)
+        one = x[:1]
+        report(f"{name}_onepoint/{variant}", lambda: log_prob(one), 30, 1)
+
+
+def normflows():
+    import normflows as nf
+
+    flows = []
+    for _ in range(LAYERS):
+        net = nf.nets.MLP([1, WIDTH, WIDTH, 2], init_zeros=True)
+        flows += [nf.flows.AffineCouplingBlock(net), nf.flows.Permute(2, mode="swap")]
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2, trainable=False), flows)
+    report_density("normflows", list(model.parameters()), model.log_prob, model.sample)
+
+
+def zuko():
+    import zuko
+
+    recipe = getattr(zuko.flows, "RealNVP", zuko.flows.NICE)  # affine couplings under either name
+    flow = recipe(2, transforms=LAYERS, hidden_features=(WIDTH, WIDTH))
+    report_density("zuko", list(flow.parameters()), lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
+
+
+def nflows():
+    from nflows.flows.realnvp import SimpleRealNVP
+
+    flow = SimpleRealNVP(2, WIDTH, LAYERS, 2)
+    report_density("nflows", list(flow.parameters()), flow.log_prob, flow.sample)
+
+
+def compiled():
+    shapes = {"w1": (1, WIDTH), "b1": (WIDTH,), "w2": (WIDTH, WIDTH), "b2": (WIDTH,), "w3": (WIDTH, 2), "b3": (2,)}
+    scales = {"w1": 1, "w2": WIDTH**-0.5, "w3": 0.01}
+    params = {k: torch.nn.Parameter(scales.get(k, 0) * torch.randn(LAYERS, *s)) for k, s in shapes.items()}
+
+    @torch.compile
+    def log_prob(x):
+        a, b = x[:, :1], x[:, 1:]
+        log_det = torch.zeros(x.shape[0])
+        for i in range(LAYERS):
+            h = torch.tanh(a @ params["w1"][i] + params["b1"][i])
+            h = torch.tanh(h @ params["w2"][i] + params["b2"][i])
+            o = h @ params["w3"][i] + params["b3"][i]
+            s = torch.tanh(o[:, :1])
+            a, b = (b - o[:, 1:]) * torch.exp(-s), a
+            log_det = log_det - s[:, 0]
+        return log_det - 0.5 * (a[:, 0] ** 2 + b[:, 0] ** 2) - math.log(2 * math.pi)
+
+    report_density("torch_compile", list(params.values()), log_prob)
+
+
+WORKLOADS = {"normflows": normflows, "zuko": zuko, "nflows": nflows, "compiled": compiled}
+
+if __name__ == "__main__":
+    for workload in sys.argv[1:] or WORKLOADS:
+        try:
+            WORKLOADS[workload]()
+        except Exception as error:  # one library that does not work here should not cost the others
+            print(f"{workload}: {error!r}", file=sys.stderr)
