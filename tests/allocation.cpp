@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/recipes.hpp>
+#include <diffeo/training/maximum_likelihood.hpp>
+#include <diffeo/training/trainer.hpp>
+#include <new>
+#include <numeric>
+#include <vector>
+
+#include "catch.hpp"
+
+// What is counted, in all threads: every operator new, whatever its form; and under glibc every malloc, calloc, realloc
+// and aligned form of it, whoever calls it (Eigen's arrays do so directly). Sanitizers bring a malloc of their own,
+// which is left alone: there, and elsewhere than under glibc, operator new alone is counted.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define DIFFEO_TEST_SANITIZED
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DIFFEO_TEST_SANITIZED
+#endif
+#if defined(__GLIBC__) && !defined(DIFFEO_TEST_SANITIZED)
+#define DIFFEO_TEST_COUNT_MALLOC
+#endif
+
+namespace {
+
+std::atomic<bool> counting = false;
+std::atomic<long> allocations = 0;
+
+void count() {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+}
+
+void* allocate(std::size_t size) {
+  count();
+  void* p = std::malloc(size > 0 ? size : 1);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+
+void* allocate(std::size_t size, std::align_val_t alignment) {
+  count();
+  const auto a = static_cast<std::size_t>(alignment);
+  void* p = std::aligned_alloc(a, (size + a) / a * a);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+
+// Allocations while f runs.
+template <class F>
+long allocations_in(const F& f) {
+  allocations = 0;
+  counting = true;
+  f();
+  counting = false;
+  return allocations;
+}
+
+}  // namespace
+
+// The array and nothrow forms call these by default, unless a sanitizer has replaced them: so all are given.
+void* operator new(std::size_t size) { return allocate(size); }
+void* operator new[](std::size_t size) { return allocate(size); }
+void* operator new(std::size_t size, std::align_val_t a) { return allocate(size, a); }
+void* operator new[](std::size_t size, std::align_val_t a) { return allocate(size, a); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  count();
+  return std::malloc(size > 0 ? size : 1);
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  count();
+  return std::malloc(size > 0 ? size : 1);
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { std::free(p); }
+
+#ifdef DIFFEO_TEST_COUNT_MALLOC
+// A program's own malloc takes the place of glibc's, whose names for the real ones these are.
+extern "C" {
+void* __libc_malloc(std::size_t);
+void* __libc_calloc(std::size_t, std::size_t);
+void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
+void* malloc(std::size_t size) noexcept {
+  count();
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t n, std::size_t size) noexcept {
+  count();
+  return __libc_calloc(n, size);
+}
+void* realloc(void* p, std::size_t size) noexcept {
+  count();
+  return __libc_realloc(p, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
+  count();
+  return __libc_memalign(alignment, size);
+}
+void* memalign(std::size_t alignment, std::size_t size) noexcept {
+  count();
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** p, std::size_t alignment, std::size_t size) noexcept {
+  count();
+  *p = __libc_memalign(alignment, size);
+  return *p ? 0 : 12;  // ENOMEM
+}
+}
+#endif
+
+using namespace diffeo;
+
+TEST_CASE("allocations are counted", "[allocation]") {
+  CHECK(allocations_in([] {}) == 0);
+  CHECK(allocations_in([] { std::vector<int> v(100); }) >= 1);
+  CHECK(allocations_in([] { delete new int; }) >= 0);  // a compiler may leave out the pair
+  CHECK(allocations_in([] { Arena().allocate<float>(1); }) >= 1);
+#ifdef DIFFEO_TEST_COUNT_MALLOC
+  CHECK(allocations_in([] {
+          volatile Index n = 50;
+          Array<float> a(n, n);
+          a.setZero();
+          n = static_cast<Index>(a(3, 3));
+        }) >= 1);
+#endif
+}
+
+TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[allocation]", float, double) {
+  using S = TestType;
+  const Array<S> data = Array<S>::Random(1000, 3);
+  CouplingFlowOptions flow;
+  flow.layers = 3;
+  flow.network.hidden = {16, 16};
+  const MaximumLikelihood<S> objective(data);
+  std::vector<Index> rows(1000);
+  std::iota(rows.begin(), rows.end(), Index{0});
+  const auto steps = [&](const auto& distribution, int threads, double clip_norm, double ema_decay) {
+    TrainerOptions options;
+    options.batch = 300;  // an epoch is three steps and a third
+    options.threads = threads;
+    options.clip_norm = clip_norm;
+    options.ema_decay = ema_decay;
+    Trainer trainer(distribution, objective, rows, options);
+    for (int k = 0; k < 4; ++k) trainer.step(1e-3);
+    double loss = 0;
+    CHECK(allocations_in([&] {
+            for (int k = 0; k < 12; ++k) loss = trainer.step(1e-3);
+          }) == 0);
+    CHECK(std::isfinite(loss));
+  };
+  const TransformedDistribution real_nvp_flow{StandardNormal<S>(3), real_nvp(data, flow)};
+  const TransformedDistribution nice_flow{StandardNormal<S>(3), nice(data, flow)};
+  for (const int threads : {1, 2}) {
+    CAPTURE(threads);
+    steps(real_nvp_flow, threads, 0, 0);
+    steps(real_nvp_flow, threads, 0.5, 0.99);
+    steps(nice_flow, threads, 0, 0);
+  }
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/autodiff/tiles.hpp>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "../catch.hpp"
+
+using namespace diffeo;
+
+TEMPLATE_TEST_CASE("tiles: cover every row once, in consecutive pieces", "[tiles]", float, double) {
+  using S = TestType;
+  constexpr Index tile = tile_rows<S>;
+  static_assert(tile >= 16);
+  for (const Index rows : {Index{0}, Index{1}, tile - 1, tile, tile + 1, 5 * tile + 3})
+    for (const int threads : {0, 1, 2, 3, 100}) {
+      std::vector<int> seen(static_cast<std::size_t>(rows), 0);
+      std::vector<Index> starts;
+      std::mutex guard;
+      for_each_tile<S>(rows, threads, [&](Tape<S>& tape, Index first, Index count) {
+        const std::lock_guard lock(guard);
+        // Catch2's own checks are not for several threads.
+        if (tape.size() != 0 || count < 1 || count > tile || first % tile != 0) throw std::logic_error("bad tile");
+        for (Index i = first; i < first + count; ++i) ++seen[static_cast<std::size_t>(i)];
+        starts.push_back(first);
+      });
+      CAPTURE(rows, threads);
+      CHECK(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }));
+      CHECK(static_cast<Index>(starts.size()) == (rows + tile - 1) / tile);
+    }
+}
+
+TEMPLATE_TEST_CASE("tiles: the number of threads does not change a bit", "[tiles]", float, double) {
+  using S = TestType;
+  const Array<S> x = Array<S>::Random(1000, 3);
+  const auto run = [&](int threads) {
+    Array<S> y(x.rows(), x.cols());
+    for_each_tile<S>(x.rows(), threads, [&](Tape<S>& tape, Index first, Index count) {
+      const Var<S> v = tape.copy(x.middleRows(first, count));
+      y.middleRows(first, count) = as_eigen((exp(v) * v).value());
+    });
+    return y;
+  };
+  const Array<S> one = run(1);
+  CHECK((run(2) == one).all());
+  CHECK((run(5) == one).all());
+}
+
+TEST_CASE("tiles: an exception comes through, and a bad number of threads is refused", "[tiles]") {
+  for (const int threads : {1, 2}) {
+    const auto fails = [&] {
+      for_each_tile<double>(1000, threads, [](Tape<double>&, Index first, Index) {
+        require(first < 500, "row ", first - first % 500, " is bad");
+      });
+    };
+    CHECK(thrown_message<invalid_argument>(fails) == "row 500 is bad");
+  }
+  CHECK_THROWS_AS(for_each_tile<double>(10, -1, [](Tape<double>&, Index, Index) {}), invalid_argument);
+}
