@@ -10,9 +10,10 @@
 #include <utility>
 
 /// Elementary functions on registers, float and double. No branches and no scalar path: a lane's bits depend on that
-/// lane alone. Errors are in units in the last place (ULP) of the correctly rounded result, measured over all floats
-/// (or dense and random doubles) against a longer type, subnormal results included; tests/math/elementwise.cpp holds
-/// them to it. NaN gives NaN, infinities give the limits, and odd functions keep the sign of -0 unless noted.
+/// lane alone, and are the same under AVX2 and AVX-512, GCC and Clang. Errors are in units in the last place (ULP) of
+/// the correctly rounded result against a longer type, measured on dense sweeps (every fifth float of 2^-14 <= |x| <=
+/// 128, tanh on all of them) and on dense and random doubles, subnormal results included; tests/math/elementwise.cpp
+/// holds the functions to them. NaN gives NaN, infinities give the limits, and odd functions keep the sign of -0.
 ///
 /// S is not deduced: write `tanh<float>(x)`. The polynomials were computed for this library by Remez exchange; rational
 /// ones by reweighted least squares.
@@ -265,13 +266,13 @@ inline Vec<S> log1p(Vec<S> x) {
   return abs<S>(x) < std::numeric_limits<S>::epsilon() / S(4) ? x : y;
 }
 
-/// Softplus, log(1 + e^x), without overflow: x where x is large, e^x where it is very negative. At most 2 ULP.
+/// Softplus, log(1 + e^x), without overflow: x where x is large, e^x where it is very negative. At most 2.1 ULP.
 template <class S>
 inline Vec<S> log1p_exp(Vec<S> x) {
   return max<S>(broadcast<S>(0), x) + detail::log1p_unit<S>(exp<S>(-abs<S>(x)));
 }
 
-/// log(1 / (1 + e^-x)) = -log1p_exp(-x). At most 2 ULP.
+/// log(1 / (1 + e^-x)) = -log1p_exp(-x). At most 2.1 ULP.
 template <class S>
 inline Vec<S> log_sigmoid(Vec<S> x) {
   return min<S>(broadcast<S>(0), x) - detail::log1p_unit<S>(exp<S>(-abs<S>(x)));

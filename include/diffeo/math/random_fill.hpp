@@ -14,8 +14,8 @@
 
 /// Uniform and normal random arrays. Element (i, j) of a fill depends on (seed, stream, first_row + i, j) alone, never
 /// on the extent, alignment or order of the blocks that are filled: tiles on any number of threads give the same bits
-/// as one fill of the whole. Uniform numbers have the same bits on every machine; normal ones on all machines with
-/// fused multiply-add, and the same up to rounding elsewhere.
+/// as one fill of the whole. Uniform numbers have the same bits on every machine, normal ones under AVX2 (with fused
+/// multiply-add) and AVX-512; elsewhere they differ by rounding.
 namespace diffeo {
 
 namespace detail {
