@@ -8,7 +8,7 @@ target_link_libraries(diffeo_internal INTERFACE diffeo::diffeo)
 target_compile_options(diffeo_internal INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # GCC 12's own AVX-512 intrinsics start from variables like `__m256d y = y;` and are warned about wherever Eigen sums.
-  target_compile_options(diffeo_internal INTERFACE -Wno-maybe-uninitialized)
+  target_compile_options(diffeo_internal INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 
 if(DIFFEO_WERROR)

@@ -53,8 +53,9 @@ class Var {
     S* grad = nullptr;
     bool requires_grad = false;
     bool has_grad = false;
-    bool leaf = false;
-    Node* whole = nullptr;  // of which this is a block of columns
+    bool leaf = false;        // keeps its adjoint after the sweep
+    bool persistent = false;  // outlives reset()
+    Node* whole = nullptr;    // of which this is a block of columns
   };
 
   Var(Tape<S>* tape, Node* node) : tape_(tape), node_(node) {}
@@ -118,16 +119,17 @@ class Tape {
   }
 
   /// A parameter: values and adjoint lie with the caller, and it outlives reset(). The adjoint holds what backward()
-  /// brought since the last clear_parameter_grads(); it is written only where something was brought.
+  /// brought since the last redirect_parameter_grads(); it is written only where something was brought.
   Var<S> parameter(View<S> value, S* grad) {
     require(value.contiguous(), "Tape::parameter: expected contiguous values");
-    parameters_.push_back({value, grad, true, false, true, nullptr});
+    parameters_.push_back({value, grad, true, false, true, true, nullptr});
     return {this, &parameters_.back()};
   }
 
   /// A constant of the caller's memory that outlives reset().
   Var<S> persistent_constant(View<const S> x) {
-    parameters_.push_back({{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true, nullptr});
+    parameters_.push_back(
+        {{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true, true, nullptr});
     return {this, &parameters_.back()};
   }
 
@@ -191,6 +193,9 @@ class Tape {
     Node* node = x.node_;
     if (node->whole) return block_target(node);
     const bool assign = !node->has_grad;
+    require(node->grad || !node->persistent,
+            "Tape: a parameter has no memory for its gradient, see "
+            "redirect_parameter_grads");
     if (!node->grad) node->grad = take_block(node->value.stride * node->value.cols);
     node->has_grad = true;
     return {{node->grad, x.rows(), x.cols(), node->value.stride}, assign};
@@ -248,7 +253,7 @@ class Tape {
   };
 
   Var<S> node(View<S> value, bool requires_grad) {
-    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false, nullptr}};
+    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false, false, nullptr}};
   }
 
   template <class Derived>

@@ -123,13 +123,13 @@ Array<S> read_npy(const std::string& path) {
   unsigned char start[12] = {};
   const std::size_t got = std::fread(start, 1, 10, file.get());
   if (got < 6 || std::memcmp(start, "\x93NUMPY", 6) != 0) throw io_error(path + " is not an .npy file");
-  const int version = start[6];
-  if (got >= 8 && (version < 1 || version > 3 || start[7] != 0))
-    throw io_error(detail::concat_message(path, " has format version ", version, ".", int{start[7]},
-                                          ", expected 1.0, 2.0 or 3.0"));
-  const std::size_t length_bytes = version == 1 ? 2 : 4;
+  const int format = start[6];
+  if (got >= 8 && (format < 1 || format > 3 || start[7] != 0))
+    throw io_error(
+        detail::concat_message(path, " has format version ", format, ".", int{start[7]}, ", expected 1.0, 2.0 or 3.0"));
+  const std::size_t length_bytes = format == 1 ? 2 : 4;
   std::uint64_t position = 8 + length_bytes, header_bytes = 0;
-  const bool complete = got == 10 && (version == 1 || std::fread(start + 10, 1, 2, file.get()) == 2);
+  const bool complete = got == 10 && (format == 1 || std::fread(start + 10, 1, 2, file.get()) == 2);
   for (std::size_t i = length_bytes; i-- > 0;) header_bytes = header_bytes << 8 | start[8 + i];
   if (!complete || file_bytes < position || file_bytes - position < header_bytes)
     throw io_error(path + " is truncated in its header");

@@ -58,7 +58,7 @@ struct TransformedDistribution {
   /// or infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
-    detail::require_batch("log_prob: x", x, dim(), "flow");
+    detail::require_batch<Scalar>("log_prob: x", x, dim(), "flow");
     Array<Scalar> result(x.rows(), 1);
     for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
       result.middleRows(first, count) = as_eigen(log_prob(tape.copy(x.derived().middleRows(first, count))).value());
@@ -69,7 +69,7 @@ struct TransformedDistribution {
   /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
-    detail::require_batch("score: x", x, dim(), "flow");
+    detail::require_batch<Scalar>("score: x", x, dim(), "flow");
     Array<Scalar> result(x.rows(), x.cols());
     const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows<Scalar>, 1);
     for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {

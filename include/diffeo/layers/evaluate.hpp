@@ -9,11 +9,12 @@ namespace diffeo {
 
 namespace detail {
 
-/// Throws unless x has the flow's dimension (0: any) and finite entries. `what` names function and argument.
-template <class Derived>
+/// Throws unless x has the flow's dimension (0: any) and entries that are finite as S. `what` names function and
+/// argument.
+template <Real S, class Derived>
 void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index dim, const char* owner) {
   require(dim == 0 || x.cols() == dim, what, " has ", x.cols(), " columns, this ", owner, " has dimension ", dim);
-  require_finite(x.derived(), what);
+  require_finite(x.derived().template cast<S>(), what);
 }
 
 template <class F, class Derived, class Direction>
@@ -21,7 +22,7 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
                                                        const Eigen::DenseBase<Derived>& x, int threads,
                                                        const Direction& direction) {
   using S = typename F::Scalar;
-  require_batch(what, x, flow.dim(), "flow");
+  require_batch<S>(what, x, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
   for_each_tile<S>(x.rows(), threads, [&](Tape<S>& tape, Index first, Index count) {
     const Transformed<Var<S>> tile = direction(tape.copy(x.derived().middleRows(first, count)));

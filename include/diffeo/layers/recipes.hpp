@@ -39,10 +39,9 @@ Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const 
                                            Transform transform) {
   require(options.layers >= 1, recipe, ": ", options.layers, " layers, expected at least 1");
   require(dim >= 2, recipe, ": dimension ", dim, " leaves a coupling nothing to condition on, expected at least 2");
-  const auto streams_per_layer = static_cast<std::uint64_t>(options.network.hidden.size()) + 1;
   return repeat(options.layers, [&](Index i) {
     return make_coupling<S>(alternating_mask(options.mask, dim, i), options.network, options.seed,
-                            static_cast<std::uint64_t>(i) * streams_per_layer, transform);
+                            static_cast<std::uint64_t>(i) * streams_of(options.network), transform);
   });
 }
 

@@ -25,9 +25,12 @@ struct Standardize {
             " x ", mean.cols(), ", scale is ", scale.rows(), " x ", scale.cols(), ", expected both 1 x D");
     require_finite(mean, "standardize: mean");
     require_finite(scale, "standardize: scale");
-    for (Index j = 0; j < scale.cols(); ++j)
+    double log_det = 0;
+    for (Index j = 0; j < scale.cols(); ++j) {
       require(scale(0, j) > 0, "standardize: the scale of column ", j, " is ", scale(0, j), ", expected > 0");
-    return {{mean}, {scale}, {Array<Scalar>::Constant(1, 1, scale.log().sum())}};
+      log_det += std::log(static_cast<double>(scale(0, j)));
+    }
+    return {{mean}, {scale}, {Array<Scalar>::Constant(1, 1, static_cast<Scalar>(log_det))}};
   }
 
   static Standardize identity(Index dim)
@@ -49,7 +52,8 @@ struct Standardize {
     for (Index j = 0; j < dim; ++j) {
       const Eigen::ArrayXd column = data.derived().col(j).template cast<double>().array();
       const double center = column.mean();
-      const double spread = std::sqrt((column - center).square().mean());
+      // Rounding may leave a constant column a spread of its own.
+      const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
       require(spread > 0 && std::isfinite(spread), "standardize: column ", j, " of data has standard deviation ",
               spread, ", expected > 0");
       mean(0, j) = static_cast<Scalar>(center);

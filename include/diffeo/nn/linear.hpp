@@ -10,6 +10,8 @@ namespace diffeo {
 /// A dense layer x W' + b.
 template <class T>
 struct Linear {
+  using Scalar = scalar_t<T>;
+
   param_t<T> weight;  ///< outputs x inputs
   param_t<T> bias;    ///< 1 x outputs
 

@@ -188,7 +188,8 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
     report.loss.push_back(loss);
     ++report.steps;
     bar.update(report.steps, loss);
-    const FitProgress progress{report.steps, options.steps, loss, trainer.gradient_norm(), rate, elapsed()};
+    [[maybe_unused]] const FitProgress progress{report.steps, options.steps, loss, trainer.gradient_norm(),
+                                                rate,         elapsed()};
     if (!(detail::goes_on(callbacks, progress) && ...)) {
       report.reason = StopReason::callback;
       break;

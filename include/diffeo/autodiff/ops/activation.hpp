@@ -32,7 +32,7 @@ struct ActivationKernel {
     if constexpr (A == Activation::tanh)
       return simd::tanh<S>(x);
     else if constexpr (A == Activation::relu)
-      return x > S(0) ? x : x * S(0);  // the product keeps NaN
+      return simd::max<S>(V{}, x);
     else if constexpr (A == Activation::leaky_relu)
       return x > S(0) ? x : x * S(leaky_slope);
     else if constexpr (A == Activation::elu)
@@ -125,13 +125,13 @@ decltype(auto) with_slope(Activation a, const F& f) {
 }  // namespace detail
 
 template <Real S>
-Var<S> leaky_relu(Var<S> x, S slope = S(detail::leaky_slope)) {
+Var<S> leaky_relu(Var<S> x, std::type_identity_t<S> slope = S(detail::leaky_slope)) {
   return detail::unary(
       "leaky_relu", x, [slope](auto v) { return v > S(0) ? v : v * slope; },
       [slope](auto g, auto, auto v) { return v > S(0) ? g : g * slope; });
 }
 template <class X>
-Dual<X> leaky_relu(const Dual<X>& x, typename X::Scalar slope = detail::leaky_slope) {
+Dual<X> leaky_relu(const Dual<X>& x, typename X::Scalar slope = typename X::Scalar(detail::leaky_slope)) {
   return {leaky_relu(x.value, slope), x.tangent * (step(x.value) * (1 - slope) + slope)};
 }
 

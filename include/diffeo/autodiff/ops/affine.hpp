@@ -9,10 +9,11 @@ namespace diffeo {
 
 namespace detail {
 
-// A block with its padding rows, which every value on a tape has, so that products need no tail.
+// A block with its padding rows, so that a product needs no tail, if the left operand has them too. Values made by a
+// tape do; constants and parameters in the caller's memory do not.
 template <class S>
-View<S> with_padding(View<S> x) {
-  if (x.rows > 1) x.rows = x.stride;
+View<S> with_padding(View<S> x, View<const S> left) {
+  if (x.rows > 1 && left.stride >= x.stride) x.rows = x.stride;
   return x;
 }
 
@@ -57,7 +58,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
   const math::Strided<S> right =
       out_by_in ? math::Strided<S>{weights.data, weights.stride, 1} : math::Strided<S>{weights.data, 1, weights.stride};
   const View<S> out = tape.mutable_value(y);
-  math::product(with_padding(out), with_padding(x.value()), right, b ? b.value().data : nullptr,
+  math::product(with_padding(out, x.value()), x.value(), right, b ? b.value().data : nullptr,
                 b ? math::Start::bias : math::Start::zero);
   if (act != Activation::identity)
     with_activation<S>(act, [&](auto kernel) {
@@ -117,7 +118,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
       const View<const S> u = w.value();
       const math::Strided<S> back =
           out_by_in ? math::Strided<S>{u.data, 1, u.stride} : math::Strided<S>{u.data, u.stride, 1};
-      math::product<S>(with_padding(target.grad), with_padding(pre), back, nullptr,
+      math::product<S>(with_padding(target.grad, View<const S>(pre)), pre, back, nullptr,
                        target.assign ? math::Start::zero : math::Start::accumulate);
     }
   });

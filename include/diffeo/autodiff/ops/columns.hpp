@@ -48,6 +48,18 @@ inline void require_columns(const char* op, std::span<const Index> columns, Inde
     require(j >= 0 && j < available, op, ": column ", j, " of a block with ", available, " columns");
 }
 
+template <Real S>
+void require_distinct(Tape<S>& tape, const char* op, std::span<const Index> a, std::span<const Index> b) {
+  const std::size_t n = a.size() + b.size();
+  bool* seen = tape.template storage<bool>(n);
+  std::fill_n(seen, n, false);
+  for (const std::span<const Index> list : {a, b})
+    for (const Index j : list) {
+      require(!seen[j], op, ": column ", j, " is listed twice");
+      seen[j] = true;
+    }
+}
+
 }  // namespace detail
 
 /// `count` consecutive columns from `first`: N x D -> N x count. No copy.
@@ -95,6 +107,7 @@ Var<S> merge(Var<S> a, std::span<const Index> a_columns, Var<S> b, std::span<con
           " and ", b_columns.size(), " columns");
   detail::require_columns("merge", a_columns, dim);
   detail::require_columns("merge", b_columns, dim);
+  detail::require_distinct(a.tape(), "merge", a_columns, b_columns);
   Tape<S>& tape = a.tape();
   const Var<S> y = tape.make(a.rows(), dim, a.requires_grad() || b.requires_grad());
   const View<S> out = tape.mutable_value(y);
@@ -145,10 +158,10 @@ Dual<X> transposed(const Dual<X>& x) {
 /// Columns of a, then columns of b: N x (A + B).
 template <Traced X>
 X concat(const X& a, const X& b) {
-  std::vector<Index> columns(static_cast<std::size_t>(a.cols() + b.cols()));
-  for (std::size_t k = 0; k < columns.size(); ++k) columns[k] = static_cast<Index>(k);
-  const std::span<const Index> all(columns);
-  return merge(a, all.first(static_cast<std::size_t>(a.cols())), b, all.subspan(static_cast<std::size_t>(a.cols())));
+  const auto left = static_cast<std::size_t>(a.cols()), n = left + static_cast<std::size_t>(b.cols());
+  Index* columns = a.tape().template storage<Index>(n);
+  for (std::size_t k = 0; k < n; ++k) columns[k] = static_cast<Index>(k);
+  return merge(a, std::span<const Index>(columns, left), b, std::span<const Index>(columns + left, n - left));
 }
 
 }  // namespace diffeo

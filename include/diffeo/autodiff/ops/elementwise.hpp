@@ -148,21 +148,46 @@ X operator/(const X& x, typename X::Scalar c) {
   return x * (1 / c);
 }
 
+namespace detail {
+
+// x spread along the dimensions in which `shape` is larger.
+template <Real S>
+Var<S> spread(Var<S> x, math::Shape shape) {
+  if (x.shape() == shape) return x;
+  const Var<S> y = x.tape().make(shape.rows, shape.cols, x.requires_grad());
+  math::map(
+      x.tape().mutable_value(y), [](auto v) { return v; }, x.value());
+  if (y.requires_grad())
+    x.tape().on_backward({y}, [x, y] {
+      add_grad(
+          x, y.shape(), [](auto g) { return g; }, y.grad());
+    });
+  return y;
+}
+template <class X>
+Dual<X> spread(const Dual<X>& x, math::Shape shape) {
+  return {spread(x.value, shape), spread(x.tangent, shape)};
+}
+
+}  // namespace detail
+
 // ---- with a parameter: an array, a buffer, or (beside a dual number) a Var, whose tangent is zero ----
 template <class X, ParameterFor<X> P>
 X operator+(const X& x, const P& p) {
   const auto c = as_var(x.tape(), p);
-  if constexpr (detail::is_dual<X>)
-    return {x.value + c, x.tangent};
-  else
+  if constexpr (detail::is_dual<X>) {
+    const auto y = x.value + c;
+    return {y, detail::spread(x.tangent, innermost(y).shape())};
+  } else
     return x + c;
 }
 template <class X, ParameterFor<X> P>
 X operator-(const X& x, const P& p) {
   const auto c = as_var(x.tape(), p);
-  if constexpr (detail::is_dual<X>)
-    return {x.value - c, x.tangent};
-  else
+  if constexpr (detail::is_dual<X>) {
+    const auto y = x.value - c;
+    return {y, detail::spread(x.tangent, innermost(y).shape())};
+  } else
     return x - c;
 }
 template <class X, ParameterFor<X> P>
@@ -339,7 +364,7 @@ Dual<X> log_sigmoid(const Dual<X>& x) {
 template <Real S>
 Var<S> relu(Var<S> x) {
   return detail::unary(
-      "relu", x, [](auto v) { return v > S(0) ? v : v * S(0); },  // the product keeps NaN
+      "relu", x, [](auto v) { return simd::max<S>(simd::Vec<S>{}, v); },
       [](auto g, auto, auto v) { return v > S(0) ? g : simd::broadcast<S>(0); });
 }
 template <class X>
