@@ -681,7 +681,11 @@ TEMPLATE_TEST_CASE("ops: extreme values", "[ops]", float, double) {
   const Array<S> bad = Array<S>::Constant(1, 1, nan);
   for (const Activation a : {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::tanh})
     CHECK(std::isnan(*activate(a, tape.constant(bad)).value().data));
-  CHECK(*exp(tape.copy(Array<S>::Constant(1, 1, -inf))).value().data == 0);
+  const Var<S> lowest = tape.copy(Array<S>::Constant(1, 1, -inf));
+  CHECK(*exp(lowest).value().data == 0);
+  CHECK(*relu(lowest).value().data == 0);
+  CHECK(*activate(Activation::relu, lowest).value().data == 0);
+  CHECK(*affine(lowest, Array<S>::Ones(1, 1).eval(), Array<S>::Zero(1, 1).eval(), Activation::relu).value().data == 0);
 }
 
 TEST_CASE("ops: shapes that do not fit are refused by name", "[ops]") {
@@ -709,6 +713,7 @@ TEST_CASE("ops: shapes that do not fit are refused by name", "[ops]") {
   CHECK(message([&] {
           merge(a, std::vector<Index>{0, 1, 5}, block(4, 2), odd);
         }) == "merge: column 5 of a block with 5 columns");
+  CHECK(message([&] { merge(a, even, block(4, 2), std::vector<Index>{1, 2}); }) == "merge: column 2 is listed twice");
   CHECK(contains(message([&] { concat(a, block(5, 3)); }), "4 x 3 and 5 x 3"));
   CHECK(message([&] { max_cols(block(4, 0)); }) == "max_cols: x has no columns");
 

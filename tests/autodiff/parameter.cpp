@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
+#include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 
 #include "../catch.hpp"
@@ -59,6 +60,21 @@ TEST_CASE("parameters: outlive reset, share one flat gradient and start it anew 
   CHECK((second == (Array<double>(7, 1) << 2, 4, 6, 8, 0, 0, 0).finished()).all());
   CHECK((first == 3).all());
   CHECK_FALSE(constant.has_grad());
+}
+
+TEST_CASE("parameters: without memory for gradients there are none", "[parameter]") {
+  Tape<double> tape;
+  Array<double> values = Array<double>::Ones(1, 3), grads(1, 3);
+  const Var<double> p = tape.parameter(view(values), nullptr);
+  CHECK(as_eigen(sum(p).value())(0, 0) == 3);
+  CHECK(contains(thrown_message<invalid_argument>([&] { backward(sum(p)); }), "redirect_parameter_grads"));
+  CHECK_THROWS_AS(backward(sum(cols(p, 1, 1) * 2.0)), invalid_argument);
+  tape.redirect_parameter_grads(grads.data());
+  tape.reset();
+  backward(sum(p));
+  CHECK((grads == 1).all());
+  Array<double> none(0, 3);
+  CHECK_NOTHROW(backward(tape.parameter(view(none), none.data()) * 2.0));
 }
 
 TEST_CASE("parameters: refer to the caller's values", "[parameter]") {

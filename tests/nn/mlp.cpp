@@ -3,28 +3,11 @@
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <diffeo/testing/gradient_check.hpp>
+#include <limits>
 
 #include "../catch.hpp"
 
 using namespace diffeo;
-
-namespace {
-// What check_gradients asks of a model.
-template <class T>
-struct Network {
-  using Scalar = scalar_t<T>;
-  Mlp<T> mlp;
-
-  template <class Self>
-  static auto fields(Self& self) {
-    return std::tie(self.mlp);
-  }
-  template <class U>
-  Network<U> rebind() const {
-    return {mlp.template rebind<U>()};
-  }
-};
-}  // namespace
 
 TEMPLATE_TEST_CASE("mlp: shapes of a fresh network", "[mlp]", float, double) {
   using S = TestType;
@@ -61,11 +44,26 @@ TEMPLATE_TEST_CASE("mlp: the last layer is near zero", "[mlp]", float, double) {
   CHECK((as_eigen(zero(tape.copy(Array<S>::Random(100, 2))).value()) == 0).all());
 }
 
+TEMPLATE_TEST_CASE("mlp: the first layer's scale", "[mlp]", float, double) {
+  using S = TestType;
+  const Mlp<S> one = make_mlp<S>(3, 2, {.hidden = {2000, 8}}, 1),
+               four = make_mlp<S>(3, 2, {.hidden = {2000, 8}, .first_scale = 4}, 1);
+  CHECK((four.layers[0].weight == 4 * one.layers[0].weight).all());
+  CHECK((four.layers[0].bias == 4 * one.layers[0].bias).all());
+  CHECK((four.layers[1].weight == one.layers[1].weight).all());
+  CHECK((one.layers[1].bias == 0).all());
+  CHECK(one.layers[0].bias.square().mean() == Approx(1).epsilon(0.15));
+  CHECK(one.layers[0].weight.square().mean() == Approx(1.0 / 3).epsilon(0.15));
+  // A single layer is the last one, and not the first.
+  const Mlp<S> single = make_mlp<S>(3, 2, {.hidden = {}, .first_scale = 4}, 1);
+  CHECK((single.layers[0].bias == 0).all());
+}
+
 TEMPLATE_TEST_CASE("mlp: equal seeds give equal networks, layers and streams differ", "[mlp]", float, double) {
   using S = TestType;
   const MlpOptions options{.hidden = {4, 4}, .last_scale = 1};
   const auto flat = [&](std::uint64_t seed, std::uint64_t stream) {
-    return parameters(Network<S>{make_mlp<S>(4, 4, options, seed, stream)});
+    return parameters(make_mlp<S>(4, 4, options, seed, stream));
   };
   CHECK((flat(1, 0) == flat(1, 0)).all());
   CHECK((flat(1, 0) != flat(2, 0)).any());
@@ -92,9 +90,9 @@ TEST_CASE("mlp: gradients, tangents and their gradients are central differences"
   using enum Activation;
   for (const Activation a : {identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin}) {
     CAPTURE(std::string(to_string(a)));
-    Network<double> net{make_mlp<double>(3, 2, {.hidden = {6, 5}, .activation = a, .last_scale = 1}, 4)};
-    for (auto& layer : net.mlp.layers) layer.bias.setRandom();
-    const auto f = [](const auto& model, auto x) { return model.mlp(x[0]); };
+    Mlp<double> net = make_mlp<double>(3, 2, {.hidden = {6, 5}, .activation = a, .last_scale = 1}, 4);
+    for (auto& layer : net.layers) layer.bias.setRandom();
+    const auto f = [](const auto& model, auto x) { return model(x[0]); };
     for (const Index n : {1, 19}) {
       const std::vector<Array<double>> x{Array<double>::Random(n, 3)};
       const auto gradients = testing::check_gradients(net, f, x);
@@ -114,6 +112,9 @@ TEST_CASE("mlp: bad widths are refused", "[mlp]") {
   CHECK(thrown_message<invalid_argument>([] {
           make_mlp<double>(2, 2, {.hidden = {8, 0}}, 0);
         }) == "make_mlp: a hidden layer has width 0, expected at least 1");
+  CHECK(contains(thrown_message<invalid_argument>(
+                     [] { make_mlp<double>(2, 2, {.first_scale = std::numeric_limits<double>::infinity()}, 0); }),
+                 "make_mlp: first_scale is inf"));
   CHECK_THROWS_AS(make_mlp<double>(0, 2, {}, 0), invalid_argument);
   CHECK_THROWS_AS(make_mlp<double>(2, 0, {}, 0), invalid_argument);
 }
