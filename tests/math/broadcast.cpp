@@ -59,47 +59,79 @@ TEST_CASE("broadcast: the common shape", "[broadcast]") {
   CHECK(message({{0, 3}, {4, 3}}) == "op: shapes 0 x 3 and 4 x 3 do not broadcast");
 }
 
-TEMPLATE_TEST_CASE("broadcast: map", "[broadcast]", float, double) {
+TEMPLATE_TEST_CASE("broadcast: spread repeats", "[broadcast]", float, double) {
   using S = TestType;
   for (const Index n : {0, 1, 2, 3, 8, 16, 17, 35})
     for (const Index m : {0, 1, 2, 5})
       for (const Shape& sa : shapes(n, m))
-        for (const Shape& sb : shapes(n, m))
-          for (const Index gap : {0, 3}) {
-            const Block<S> a(integers<S>(sa.rows, sa.cols, 1), gap), b(integers<S>(sb.rows, sb.cols, 4), gap);
-            const Shape full = diffeo::math::broadcast_shape("map", {sa, sb});
-            Block<S> out(Array<S>::Zero(full.rows, full.cols), gap);
-            diffeo::math::map(
-                out.view(), [](auto x, auto y) { return x * 2 - y; }, a.view(), b.view());
-            const Array<S> got = out.value(), va = a.value(), vb = b.value();
-            for (Index j = 0; j < full.cols; ++j)
-              for (Index i = 0; i < full.rows; ++i) REQUIRE(got(i, j) == at(va, i, j) * 2 - at(vb, i, j));
-            // Nothing beyond the last element is written.
-            if (full.cols > 0 && full.rows > 0) REQUIRE((out.memory.col(full.cols - 1).tail(gap) == S(77)).all());
+        for (const Index gap : {0, 3}) {
+          const Block<S> a(integers<S>(sa.rows, sa.cols, 1), gap);
+          Block<S> out(integers<S>(n, m, 2), gap);
+          diffeo::math::spread<S>(out.view(), a.view());
+          CAPTURE(n, m, sa.rows, sa.cols, gap);
+          const Array<S> got = out.value(), va = a.value();
+          for (Index j = 0; j < m; ++j)
+            for (Index i = 0; i < n; ++i) REQUIRE(got(i, j) == at(va, i, j));
+          if (n > 0 && m > 0) REQUIRE((out.memory.bottomRows(gap) == S(77)).all());
+        }
+}
+
+TEMPLATE_TEST_CASE("broadcast: map applies to every element", "[broadcast]", float, double) {
+  using S = TestType;
+  for (const Index n : {0, 1, 2, 17, 35})
+    for (const Index m : {0, 1, 2, 5})
+      for (const Index gap_a : {0, 3})
+        for (const Index gap_b : {0, 3}) {
+          const Block<S> a(integers<S>(n, m, 1), gap_a), b(integers<S>(n, m, 4), gap_b);
+          Block<S> out(integers<S>(n, m, 2), gap_a);
+          diffeo::math::map(
+              out.view(), [](auto x, auto y) { return x + x - y; }, a.view(), b.view());
+          CAPTURE(n, m, gap_a, gap_b);
+          const Array<S> va = a.value(), vb = b.value();
+          REQUIRE((out.value() == 2 * va - vb).all());
+          // Nothing beyond the last element is written.
+          if (n > 0 && m > 0) REQUIRE((out.memory.col(m - 1).tail(gap_a) == S(77)).all());
+        }
+}
+
+TEMPLATE_TEST_CASE("broadcast: map_add assigns or adds", "[broadcast]", float, double) {
+  using S = TestType;
+  for (const Index n : {0, 1, 2, 17, 35})
+    for (const Index m : {0, 1, 5})
+      for (const Index gap_a : {0, 5})
+        for (const Index gap : {0, 3})
+          for (const bool assign : {true, false}) {
+            const Block<S> a(integers<S>(n, m, 1), gap_a);
+            const Array<S> before = integers<S>(n, m, 2), va = a.value();
+            Block<S> out(before, gap);
+            diffeo::math::map_add(
+                out.view(), assign, [](auto x) { return x * x + 1; }, a.view());
+            CAPTURE(n, m, gap_a, gap, assign);
+            const Array<S> got = out.value();
+            for (Index j = 0; j < m; ++j)
+              for (Index i = 0; i < n; ++i)
+                REQUIRE(got(i, j) == at(va, i, j) * at(va, i, j) + 1 + (assign ? S(0) : before(i, j)));
           }
 }
 
-TEMPLATE_TEST_CASE("broadcast: map_reduce sums what was spread", "[broadcast]", float, double) {
+TEMPLATE_TEST_CASE("broadcast: sum_to sums what was spread", "[broadcast]", float, double) {
   using S = TestType;
   for (const Index n : {0, 1, 2, 3, 8, 16, 17, 35})
     for (const Index m : {0, 1, 2, 5, 18})
       for (const Shape& so : shapes(n, m))
-        for (const Shape& sa : shapes(n, m))
-          for (const Shape& sb : shapes(n, m))
-            for (const Index gap : {0, 3})
-              for (const bool assign : {true, false}) {
-                const Block<S> a(integers<S>(sa.rows, sa.cols, 1), gap), b(integers<S>(sb.rows, sb.cols, 4), gap);
-                const Array<S> before = integers<S>(so.rows, so.cols, 2), va = a.value(), vb = b.value();
-                Block<S> out(before, gap);
-                // 1 + ...: padding lanes, which are 0 there, must not be counted.
-                diffeo::math::map_reduce(
-                    out.view(), assign, {n, m}, [](auto x, auto y) { return x * y + 1; }, a.view(), b.view());
-                Array<S> expected = assign ? Array<S>(Array<S>::Zero(so.rows, so.cols)) : before;
-                for (Index j = 0; j < m; ++j)
-                  for (Index i = 0; i < n; ++i)
-                    expected(so.rows == 1 ? 0 : i, so.cols == 1 ? 0 : j) += at(va, i, j) * at(vb, i, j) + 1;
-                CAPTURE(n, m, so.rows, so.cols, sa.rows, sa.cols, sb.rows, sb.cols, gap, assign);
-                REQUIRE((out.value() == expected).all());
-                if (so.cols > 0 && so.rows > 0) REQUIRE((out.memory.col(so.cols - 1).tail(gap) == S(77)).all());
-              }
+        for (const Index gap : {0, 3})
+          for (const bool assign : {true, false}) {
+            // Whatever lies between the columns must not be counted.
+            Block<S> x(integers<S>(n, m, 1), gap);
+            if (x.memory.rows() > n) x.memory.bottomRows(x.memory.rows() - n) = S(1000);
+            const Array<S> before = integers<S>(so.rows, so.cols, 2), vx = x.value();
+            Block<S> out(before, gap);
+            diffeo::math::sum_to<S>(out.view(), assign, x.view());
+            Array<S> expected = assign ? Array<S>(Array<S>::Zero(so.rows, so.cols)) : before;
+            for (Index j = 0; j < m; ++j)
+              for (Index i = 0; i < n; ++i) expected(so.rows == 1 ? 0 : i, so.cols == 1 ? 0 : j) += vx(i, j);
+            CAPTURE(n, m, so.rows, so.cols, gap, assign);
+            REQUIRE((out.value() == expected).all());
+            if (so.cols > 0 && so.rows > 0) REQUIRE((out.memory.col(so.cols - 1).tail(gap) == S(77)).all());
+          }
 }

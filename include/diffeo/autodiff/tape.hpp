@@ -172,8 +172,7 @@ class Tape {
             ", expected ", y.rows(), " x ", y.cols());
     if (!y.requires_grad()) return;
     const GradTarget<S> target = grad_target(y);
-    math::map_reduce(
-        target.grad, target.assign, y.shape(), [](auto g) { return g; }, seed);
+    math::sum_to(target.grad, target.assign, seed);
     for (auto record = records_.rbegin(); record != records_.rend(); ++record) {
       bool reached = false;
       for (Node* out : record->outputs) reached = reached || (out && out->has_grad);
@@ -193,7 +192,7 @@ class Tape {
     Node* node = x.node_;
     if (node->whole) return block_target(node);
     const bool assign = !node->has_grad;
-    require(node->grad || !node->persistent,
+    require(node->grad || !node->persistent || node->value.size() == 0,
             "Tape: a parameter has no memory for its gradient, see "
             "redirect_parameter_grads");
     if (!node->grad) node->grad = take_block(node->value.stride * node->value.cols);
@@ -293,13 +292,20 @@ class Tape {
   std::deque<Node> parameters_;
 };
 
-/// Adds f(in...) to the adjoint of x, if x wants one. `shape` is that of f(in...), to which x and `in` broadcast; the
-/// contribution is summed over the dimensions along which x was spread. The first contribution assigns.
-template <Real S, class F, class... In>
-void add_grad(Var<S> x, math::Shape shape, const F& f, In... in) {
+/// Adds g to the adjoint of x, if x wants one, summed over the dimensions along which x was spread.
+template <Real S>
+void add_grad_sum(Var<S> x, View<const S> g) {
   if (!x.requires_grad()) return;
   const GradTarget<S> target = x.tape().grad_target(x);
-  math::map_reduce(target.grad, target.assign, shape, f, in...);
+  math::sum_to(target.grad, target.assign, g);
+}
+
+/// Adds f(in...) to the adjoint of x, if x wants one; all of one shape. The first contribution assigns.
+template <Real S, class F, class... In>
+void add_grad(Var<S> x, const F& f, In... in) {
+  if (!x.requires_grad()) return;
+  const GradTarget<S> target = x.tape().grad_target(x);
+  math::map_add(target.grad, target.assign, f, in...);
 }
 
 }  // namespace diffeo

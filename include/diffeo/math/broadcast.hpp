@@ -6,7 +6,7 @@
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/simd.hpp>
 
-/// Elementwise maps over blocks, with broadcasting: along each of the two dimensions an operand has the extent of the
+/// Elementwise maps over blocks, and broadcasting: along each of the two dimensions an operand has the extent of the
 /// result or 1.
 namespace diffeo::math {
 
@@ -45,78 +45,63 @@ bool same_layout(View<A> a, View<B> b) {
   return a.rows == b.rows && a.cols == b.cols && (a.stride == b.stride || a.cols == 1);
 }
 
-// Rows i .. i+n of column j of an operand, spread where the operand has extent 1. Whether it is spread along the rows
-// depends on the extent of the result, not on n.
-template <class S>
-[[gnu::always_inline]] inline simd::Vec<S> pick(View<const S> x, bool spread_rows, Index i, Index j, Index n) {
-  const S* p = x.data + (x.cols == 1 ? 0 : j) * x.stride;
-  if (spread_rows) return simd::broadcast<S>(*p);
-  return n == simd::lanes<S> ? simd::load<S>(p + i) : simd::load<S>(p + i, n);
-}
-
-// The first n lanes of v; 0 in the others.
-template <class S>
-simd::Vec<S> keep(simd::Vec<S> v, Index n) {
-  if (n < simd::lanes<S>)
-    for (Index i = n; i < simd::lanes<S>; ++i) v[i] = S(0);
-  return v;
-}
-
 }  // namespace detail
 
-/// out = f(in...) elementwise; f maps registers to a register. Elements between columns (padding) may be written too.
+/// out = f(in...) elementwise, for blocks of one shape; f maps registers to a register. Elements between columns
+/// (padding) may be written too.
 template <class S, class F, class... In>
 void map(View<S> out, const F& f, In... in) {
-  using namespace detail;
-  if ((same_layout(out, in) && ...)) return simd::transform<S>(extent(out), out.data, f, in.data...);
-  for (Index j = 0; j < out.cols; ++j)
-    for (Index i = 0; i < out.rows; i += simd::lanes<S>) {
-      const Index n = std::min(simd::lanes<S>, out.rows - i);
-      const simd::Vec<S> y = f(pick<S>(in, in.rows == 1 && out.rows != 1, i, j, n)...);
-      S* p = out.col(j) + i;
-      n == simd::lanes<S> ? simd::store<S>(p, y) : simd::store<S>(p, y, n);
-    }
+  if ((detail::same_layout(out, in) && ...)) return simd::transform<S>(detail::extent(out), out.data, f, in.data...);
+  for (Index j = 0; j < out.cols; ++j) simd::transform<S>(out.rows, out.col(j), f, in.col(j)...);
 }
 
-/// Sums f(in...), of shape `full`, down to the shape of `out` (extent `full` or 1 along each dimension), and assigns it
-/// to `out` or adds it, in one fixed order.
+/// out += f(in...), or out = f(in...) where `assign`.
 template <class S, class F, class... In>
-void map_reduce(View<S> out, bool assign, Shape full, const F& f, In... in) {
-  using namespace detail;
+void map_add(View<S> out, bool assign, const F& f, In... in) {
+  if (assign) return map(out, f, in...);
+  map(
+      out, [&f](simd::Vec<S> y, auto... x) { return y + f(x...); }, static_cast<View<const S>>(out), in...);
+}
+
+/// Fills `out` with x, repeated along the dimensions in which x has extent 1.
+template <class S>
+void spread(View<S> out, View<const S> x) {
+  for (Index j = 0; j < out.cols; ++j) {
+    const S* from = x.col(x.cols == 1 ? 0 : j);
+    if (x.rows == 1 && out.rows != 1)
+      std::fill_n(out.col(j), out.rows, *from);
+    else
+      std::copy_n(from, out.rows, out.col(j));
+  }
+}
+
+/// Sums x down to the shape of `out` (extent that of x or 1 along each dimension), and assigns it to `out` or adds it.
+/// Sums over rows are added up in one fixed order; those over columns keep the rows apart.
+template <class S>
+void sum_to(View<S> out, bool assign, View<const S> x) {
   using V = simd::Vec<S>;
   constexpr Index lanes = simd::lanes<S>;
-  if (full.rows == out.rows && full.cols == out.cols && (same_layout(out, in) && ...)) {
-    if (assign) return simd::transform<S>(extent(out), out.data, f, in.data...);
-    return simd::transform<S>(
-        extent(out), out.data, [&f](V y, auto... x) { return y + f(x...); }, out.data, in.data...);
-  }
-  const auto at = [&](Index i, Index j, Index n) { return f(pick<S>(in, in.rows == 1 && full.rows != 1, i, j, n)...); };
-  const bool sum_rows = out.rows != full.rows, sum_cols = out.cols != full.cols;
+  const auto identity = [](V v) { return v; };
+  if (out.rows == x.rows && out.cols == x.cols) return map_add(out, assign, identity, x);
   if (assign) map(out, [] { return V{}; });
-  if (sum_rows) {
-    const Index whole = full.rows / lanes * lanes, rest = full.rows - whole;
-    for (Index first = 0; first < full.cols; first += lanes) {
-      const Index count = std::min(lanes, full.cols - first);
-      V totals[std::size_t{lanes}] = {};
-      for (Index j = 0; j < count; ++j) {
-        V total{};
-        for (Index i = 0; i < whole; i += lanes) total += at(i, first + j, lanes);
-        if (rest > 0) total += keep<S>(at(whole, first + j, rest), rest);
-        totals[j] = total;
-      }
-      const V sums = simd::sum_lanes<S>(totals);
-      for (Index j = 0; j < count; ++j) *out.col(sum_cols ? 0 : first + j) += sums[j];
+  const bool sum_cols = out.cols != x.cols;
+  if (out.rows == x.rows) {
+    for (Index j = 0; j < x.cols; ++j) map_add(out, false, identity, x.cols_block(j, 1));
+    return;
+  }
+  const Index whole = x.rows / lanes * lanes, rest = x.rows - whole;
+  for (Index first = 0; first < x.cols; first += lanes) {
+    const Index count = std::min(lanes, x.cols - first);
+    V totals[std::size_t{lanes}] = {};
+    for (Index j = 0; j < count; ++j) {
+      const S* p = x.col(first + j);
+      V total{};
+      for (Index i = 0; i < whole; i += lanes) total += simd::load<S>(p + i);
+      if (rest > 0) total += simd::load<S>(p + whole, rest);
+      totals[j] = total;
     }
-  } else {
-    for (Index j = 0; j < full.cols; ++j)
-      for (Index i = 0; i < full.rows; i += lanes) {
-        const Index n = std::min(lanes, full.rows - i);
-        S* p = out.col(sum_cols ? 0 : j) + i;
-        if (n == lanes)
-          simd::store<S>(p, simd::load<S>(p) + at(i, j, n));
-        else
-          simd::store<S>(p, simd::load<S>(p, n) + at(i, j, n), n);
-      }
+    const V sums = simd::sum_lanes<S>(totals);
+    for (Index j = 0; j < count; ++j) *out.col(sum_cols ? 0 : first + j) += sums[j];
   }
 }
 

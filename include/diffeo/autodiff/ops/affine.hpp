@@ -79,9 +79,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
             y.value());
       });
     if (ins < 4 || outs < 4 || rows == 1 || !parameters) {
-      if (b)
-        add_grad(
-            b, y.shape(), [](auto g) { return g; }, static_cast<View<const S>>(pre));
+      if (b) add_grad_sum(b, static_cast<View<const S>>(pre));
       if (w.requires_grad()) {
         const GradTarget<S> target = t.grad_target(w);
         if (out_by_in)
@@ -137,7 +135,8 @@ Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::ide
   const bool fused =
       detail::slope_from_result(act) || !(x.requires_grad() || weights.requires_grad() || bias.requires_grad());
   const Var<S> y = detail::product_op(x, weights, true, bias, fused ? act : Activation::identity);
-  return fused ? y : activate(act, y);
+  if (fused) return y;
+  return act == Activation::sin ? sin(y) : silu(y);
 }
 template <class X, class W, class B>
 Dual<X> affine(const Dual<X>& x, const W& w, const B& b, Activation act = Activation::identity) {

@@ -23,8 +23,7 @@ void copy_column(View<S> to, Index j, View<const S> from, Index k) {
 // Column j of the adjoint of x receives column k of g.
 template <Real S>
 void add_column(const GradTarget<S>& target, Index j, View<const S> g, Index k) {
-  math::map_reduce(
-      target.grad.cols_block(j, 1), false, {g.rows, 1}, [](auto v) { return v; }, g.cols_block(k, 1));
+  math::sum_to(target.grad.cols_block(j, 1), false, g.cols_block(k, 1));
 }
 
 // A target whose contributions do not cover it starts from zero.
@@ -121,9 +120,8 @@ Var<S> merge(Var<S> a, std::span<const Index> a_columns, Var<S> b, std::span<con
         if (!part.requires_grad()) return;
         const GradTarget<S> target = y.tape().grad_target(part);
         for (std::size_t k = 0; k < columns.size(); ++k)
-          math::map_reduce(
-              target.grad.cols_block(static_cast<Index>(k), 1), target.assign, {y.rows(), 1}, [](auto g) { return g; },
-              y.grad().cols_block(columns[k], 1));
+          math::sum_to(target.grad.cols_block(static_cast<Index>(k), 1), target.assign,
+                       y.grad().cols_block(columns[k], 1));
       };
       give(a, of_a);
       give(b, of_b);

@@ -12,21 +12,35 @@ namespace diffeo {
 
 namespace detail {
 
+/// x repeated along the dimensions in which `shape` is larger, laid out as values of the tape are.
+template <Real S>
+Var<S> spread(Var<S> x, math::Shape shape) {
+  if (x.shape() == shape && (x.value().stride == Tape<S>::stride_for(shape.rows) || shape.cols == 1)) return x;
+  const Var<S> y = x.tape().make(shape.rows, shape.cols, x.requires_grad());
+  math::spread(x.tape().mutable_value(y), x.value());
+  if (y.requires_grad()) x.tape().on_backward({y}, [x, y] { add_grad_sum(x, y.grad()); });
+  return y;
+}
+template <class X>
+Dual<X> spread(const Dual<X>& x, math::Shape shape) {
+  return {spread(x.value, shape), spread(x.tangent, shape)};
+}
+
 /// An op y = value(x...) whose I-th adjoint contribution is partials<I>(g, y, x...), all functions of registers.
+/// Operands that broadcast are spread first, so that the op itself runs over plain memory.
 template <Real S, class Value, class... Partials, class... X>
-Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, Var<S> first,
-                   X... rest) {
-  Tape<S>& tape = first.tape();
-  const math::Shape shape = math::broadcast_shape(name, {first.shape(), rest.shape()...});
-  const Var<S> y = tape.make(shape.rows, shape.cols, (first.requires_grad() || ... || rest.requires_grad()));
-  math::map(tape.mutable_value(y), value, first.value(), rest.value()...);
+Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, X... x) {
+  const math::Shape shape = math::broadcast_shape(name, {x.shape()...});
+  const std::tuple operands(spread(x, shape)...);
+  Tape<S>& tape = std::get<0>(operands).tape();
+  const Var<S> y = tape.make(shape.rows, shape.cols, (x.requires_grad() || ...));
+  std::apply([&](auto... operand) { math::map(tape.mutable_value(y), value, operand.value()...); }, operands);
   if (y.requires_grad())
-    tape.on_backward({y}, [y, partials, operands = std::tuple(first, rest...)] {
+    tape.on_backward({y}, [y, partials, operands] {
       std::apply(
-          [&](auto... x) {
+          [&](auto... operand) {
             [&]<std::size_t... I>(std::index_sequence<I...>) {
-              (add_grad(std::get<I>(operands), y.shape(), std::get<I>(partials), y.grad(), y.value(), x.value()...),
-               ...);
+              (add_grad(std::get<I>(operands), std::get<I>(partials), y.grad(), y.value(), operand.value()...), ...);
             }(std::index_sequence_for<Partials...>{});
           },
           operands);
@@ -147,29 +161,6 @@ template <Traced X>
 X operator/(const X& x, typename X::Scalar c) {
   return x * (1 / c);
 }
-
-namespace detail {
-
-// x spread along the dimensions in which `shape` is larger.
-template <Real S>
-Var<S> spread(Var<S> x, math::Shape shape) {
-  if (x.shape() == shape) return x;
-  const Var<S> y = x.tape().make(shape.rows, shape.cols, x.requires_grad());
-  math::map(
-      x.tape().mutable_value(y), [](auto v) { return v; }, x.value());
-  if (y.requires_grad())
-    x.tape().on_backward({y}, [x, y] {
-      add_grad(
-          x, y.shape(), [](auto g) { return g; }, y.grad());
-    });
-  return y;
-}
-template <class X>
-Dual<X> spread(const Dual<X>& x, math::Shape shape) {
-  return {spread(x.value, shape), spread(x.tangent, shape)};
-}
-
-}  // namespace detail
 
 // ---- with a parameter: an array, a buffer, or (beside a dual number) a Var, whose tangent is zero ----
 template <class X, ParameterFor<X> P>

@@ -11,12 +11,14 @@ template <Real S>
 Var<S> sum_to(Var<S> x, Index rows, Index cols) {
   if (x.rows() == rows && x.cols() == cols) return x;
   const Var<S> y = x.tape().make(rows, cols, x.requires_grad());
-  math::map_reduce(
-      x.tape().mutable_value(y), true, x.shape(), [](auto v) { return v; }, x.value());
+  math::sum_to(x.tape().mutable_value(y), true, x.value());
   if (y.requires_grad())
     x.tape().on_backward({y}, [x, y] {
-      add_grad(
-          x, x.shape(), [](auto g) { return g; }, y.grad());
+      const GradTarget<S> target = x.tape().grad_target(x);
+      const typename Tape<S>::Temporary memory(x.tape(), target.grad.stride * target.grad.cols);
+      const View<S> full{memory.data(), target.grad.rows, target.grad.cols, target.grad.stride};
+      math::spread(full, y.grad());
+      math::sum_to(target.grad, target.assign, static_cast<View<const S>>(full));
     });
   return y;
 }
