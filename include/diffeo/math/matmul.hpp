@@ -92,40 +92,41 @@ void product_columns(View<S> out, View<const S> a, Strided<S> b, const S* bias, 
 }
 
 // A single row whose result and right operand are contiguous along the columns: registers run along the columns.
+// Columns that do not fill a register go one by one, with the same multiply-adds in scalars.
 template <class S>
 void product_row(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
-  using Register = simd::Vec<S>;
   constexpr Index lanes = simd::lanes<S>;
-  const auto block = [&]<int V, bool Partial>(std::integral_constant<int, V>, std::bool_constant<Partial>, Index first,
-                                              Index count) {
-    const auto get = [&](const S* p) {
-      if constexpr (Partial)
-        return simd::load<S>(p, count);
-      else
-        return simd::load<S>(p);
-    };
-    Register sum[std::size_t{V}];
+  const S* first = start == Start::bias ? bias : out.data;
+  const auto registers = [&]<int V>(std::integral_constant<int, V>, Index j) {
+    simd::Vec<S> sum[std::size_t{V}];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v)
-      sum[v] = start == Start::zero ? Register{} : get((start == Start::bias ? bias : out.data) + first + v * lanes);
+    for (int v = 0; v < V; ++v) sum[v] = start == Start::zero ? simd::Vec<S>{} : simd::load<S>(first + j + v * lanes);
     for (Index k = 0; k < a.cols; ++k) {
-      const Register left = simd::broadcast<S>(a.data[k * a.stride]);
+      const simd::Vec<S> left = simd::broadcast<S>(a.data[k * a.stride]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[v] = sum[v] + left * get(b.data + k * b.inner + first + v * lanes);
+      for (int v = 0; v < V; ++v) sum[v] = sum[v] + left * simd::load<S>(b.data + k * b.inner + j + v * lanes);
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      if constexpr (Partial)
-        simd::store<S>(out.data + first, sum[v], count);
-      else
-        simd::store<S>(out.data + first + v * lanes, sum[v]);
+    for (int v = 0; v < V; ++v) simd::store<S>(out.data + j + v * lanes, sum[v]);
+  };
+  const auto scalars = [&]<int C>(std::integral_constant<int, C>, Index j) {
+    S sum[std::size_t{C}];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sum[c] = start == Start::zero ? S(0) : first[j + c];
+    for (Index k = 0; k < a.cols; ++k) {
+      const S left = a.data[k * a.stride];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sum[c] = sum[c] + left * b.data[k * b.inner + j + c];
     }
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) out.data[j + c] = sum[c];
   };
   Index j = 0;
-  for (; j + 4 * lanes <= out.cols; j += 4 * lanes)
-    block(std::integral_constant<int, 4>{}, std::false_type{}, j, lanes);
-  for (; j + lanes <= out.cols; j += lanes) block(std::integral_constant<int, 1>{}, std::false_type{}, j, lanes);
-  if (j < out.cols) block(std::integral_constant<int, 1>{}, std::true_type{}, j, out.cols - j);
+  for (; j + 4 * lanes <= out.cols; j += 4 * lanes) registers(std::integral_constant<int, 4>{}, j);
+  for (; j + lanes <= out.cols; j += lanes) registers(std::integral_constant<int, 1>{}, j);
+  for (; j + 4 <= out.cols; j += 4) scalars(std::integral_constant<int, 4>{}, j);
+  for (; j + 2 <= out.cols; j += 2) scalars(std::integral_constant<int, 2>{}, j);
+  for (; j < out.cols; ++j) scalars(std::integral_constant<int, 1>{}, j);
 }
 
 // One or two inner steps: there is nothing to keep in registers but a, so whole columns are written one by one.

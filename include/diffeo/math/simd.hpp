@@ -83,14 +83,28 @@ inline void store(S* p, Vec<S> v) {
 /// gets the same bits in a part-filled register as in a full one.
 template <class S>
 inline Vec<S> load(const S* p, Index n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return Vec<S>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << n) - 1), p));
+  else
+    return Vec<S>(_mm512_maskz_loadu_pd(static_cast<__mmask8>((1U << n) - 1), p));
+#else
   Vec<S> v{};
   for (Index i = 0; i < n; ++i) v[i] = p[i];
   return v;
+#endif
 }
 
 template <class S>
 inline void store(S* p, Vec<S> v, Index n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << n) - 1), v);
+  else
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1U << n) - 1), v);
+#else
   for (Index i = 0; i < n; ++i) p[i] = v[i];
+#endif
 }
 
 template <class S>
