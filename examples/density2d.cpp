@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: MIT
+
+// Fits a flow to points in the plane, scores it on points it has not seen, and draws what it learned.
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <diffeo/diffeo.hpp>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "support/density_picture.hpp"
+#include "support/json.hpp"
+
+namespace {
+
+using diffeo::Array;
+using diffeo::Index;
+using Points = Array<float>;  // N x 2
+
+// ---------------------------------------------------------------------------------------------------------------------
+// How flows are fitted unless the command line says otherwise.
+
+struct Settings {
+  Index layers = 32;
+  std::vector<Index> hidden = {64, 64};
+  long steps = 10000;
+  Index batch = 512;
+  double learning_rate = 2e-3;  // falling to 0 as half a cosine wave
+  double weight_decay = 0;
+  double clip_norm = 0;  // gradients are scaled down to this norm; 0: never
+  // Share of the points to fit. With it, the parameters of the lowest validation loss are kept, and the training ends
+  // after so many validations without a lower one (0: never).
+  double validation_fraction = 0;
+  long patience = 0;
+};
+
+// Toy densities: no end of points, so that a large flow has nothing to learn by heart.
+constexpr Index toy_training_points = 2'000'000;
+constexpr Index toy_test_points = 20'000;
+Settings toy_settings() { return {}; }
+
+// Files: the fewer the rows, the smaller the flow, and the sooner it must stop.
+constexpr Index least_rows = 20;
+constexpr double test_fraction = 0.1;
+Settings file_settings(Index rows) {
+  Settings settings;
+  if (rows < 500) {
+    settings.layers = 8;
+    settings.hidden = {32, 32};
+    settings.steps = 500;
+    settings.batch = 256;
+    settings.learning_rate = 1e-3;
+    settings.weight_decay = 2;
+    settings.validation_fraction = 0.15;
+  } else {
+    settings.steps = 8000;
+    settings.batch = rows < 2000 ? 256 : 512;
+    settings.weight_decay = 0.05;
+    settings.clip_norm = 1;
+    settings.validation_fraction = 0.1;
+  }
+  settings.patience = 15;
+  return settings;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is fitted.
+
+struct Problem {
+  std::string data;  // the toy's name, or the file's path
+  std::string name;  // of the files that are written
+  std::array<std::string, 2> columns;
+  Points train, test, shown;
+  std::optional<double> best;     // mean log-density of the truth, for toys
+  std::optional<double> on_test;  // its mean on the test points
+  bool geographic = false;        // latitude and longitude in degrees
+  Settings settings;
+};
+
+Problem toy_problem(const std::string& toy, std::uint64_t seed) {
+  Problem problem;
+  problem.data = problem.name = toy;
+  problem.columns = {"x", "y"};
+  problem.train = diffeo::toy2d::sample<float>(toy, toy_training_points, seed);
+  problem.test = diffeo::toy2d::sample<float>(toy, toy_test_points, ~seed);
+  problem.shown = problem.train.topRows(toy_test_points);
+  problem.best = diffeo::toy2d::best_log_prob(toy);
+  problem.on_test = diffeo::toy2d::log_prob<double>(toy, problem.test).mean();
+  problem.settings = toy_settings();
+  return problem;
+}
+
+// Small letters; latitude and longitude are known by the first three.
+bool begins_like(std::string name, std::string_view start) {
+  std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+  return name.starts_with(start);
+}
+
+// File names are made of the letters that need no quoting anywhere.
+std::string plain_name(std::string text) {
+  for (char& c : text)
+    if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(c >= '0' && c <= '9') && c != '-' && c != '_') c = '_';
+  return text.empty() ? "data" : text;
+}
+
+Problem file_problem(const std::string& path, std::uint64_t seed) {
+  Problem problem;
+  problem.data = path;
+  const std::string stem = std::filesystem::path(path).stem().string();
+  problem.name = plain_name(stem);
+  diffeo::CsvData<float> table;
+  if (path.ends_with(".npy"))
+    table.values = diffeo::read_npy<float>(path);
+  else
+    table = diffeo::read_csv<float>(path);
+  const Points& all = table.values;
+  const Index rows = all.rows();
+  diffeo::require(all.cols() == 2, path, " has ", all.cols(), all.cols() == 1 ? " column" : " columns", ", expected 2");
+  diffeo::require(rows >= least_rows, path, " has ", rows, " rows, expected at least ", least_rows,
+                  " to fit a density and to test it");
+  diffeo::require_finite(all, path.c_str());
+
+  if (!table.columns.empty())
+    problem.columns = {table.columns[0], table.columns[1]};
+  else if (stem.find("latlon") != stem.npos)
+    problem.columns = {"latitude", "longitude"};
+  else if (stem.find("lonlat") != stem.npos)
+    problem.columns = {"longitude", "latitude"};
+  else
+    problem.columns = {"column 0", "column 1"};
+  problem.geographic = (begins_like(problem.columns[0], "lat") && begins_like(problem.columns[1], "lon")) ||
+                       (begins_like(problem.columns[0], "lon") && begins_like(problem.columns[1], "lat"));
+
+  constexpr std::uint64_t test_stream = 0x64656e7369747932;  // a use of the seed of its own
+  const std::vector<Index> order = diffeo::permutation(rows, seed, test_stream);
+  const auto held_out = static_cast<std::ptrdiff_t>(std::ceil(test_fraction * static_cast<double>(rows)));
+  const auto take = [&](std::ptrdiff_t first, std::ptrdiff_t last) {
+    Points rows_taken(last - first, 2);
+    for (std::ptrdiff_t i = first; i < last; ++i)
+      rows_taken.row(i - first) = all.row(order[static_cast<std::size_t>(i)]);
+    return rows_taken;
+  };
+  problem.test = take(0, held_out);
+  problem.train = take(held_out, rows);
+  problem.shown = take(0, std::min<Index>(rows, toy_test_points));
+  problem.settings = file_settings(rows);
+  return problem;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Fitting and scoring.
+
+struct Run {
+  const Problem& problem;
+  std::uint64_t seed;
+  int threads;
+  Points cells;  // of the heat map
+};
+
+struct Outcome {
+  Index parameters = 0;
+  diffeo::FitReport report;
+  double test_log_prob = 0, standard_error = 0;
+  double log_prob_per_s = 0, samples_per_s = 0;
+  Points samples;
+  Array<float> log_density;  // at the cells
+};
+
+// Calls per second of f, over a quarter of a second after a first call.
+template <class F>
+double rate(const F& f) {
+  using Clock = std::chrono::steady_clock;
+  f();
+  const auto start = Clock::now();
+  for (int calls = 1;; ++calls) {
+    f();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    if (seconds > 0.25) return calls / seconds;
+  }
+}
+
+template <class Flow>
+Outcome fit_flow(Flow flow, const Run& run) {
+  const Problem& problem = run.problem;
+  const Settings& settings = problem.settings;
+  diffeo::TransformedDistribution model(diffeo::StandardNormal<float>(2), std::move(flow));
+
+  Outcome outcome;
+  outcome.parameters = diffeo::parameter_count(model);
+  outcome.report = diffeo::fit(model, problem.train,
+                               {.steps = settings.steps,
+                                .batch = settings.batch,
+                                .rate = {.learning_rate = settings.learning_rate},
+                                .adam = {.weight_decay = settings.weight_decay},
+                                .clip_norm = settings.clip_norm,
+                                .validation_fraction = settings.validation_fraction,
+                                .validation_every = std::max(1L, settings.steps / 60),
+                                .patience = settings.patience,
+                                .seed = run.seed,
+                                .threads = run.threads});
+
+  const Eigen::ArrayXd scores = model.log_prob(problem.test, run.threads).template cast<double>();
+  const auto count = static_cast<double>(scores.size());
+  outcome.test_log_prob = scores.mean();
+  outcome.standard_error = std::sqrt((scores - scores.mean()).square().mean() / count);
+
+  outcome.samples = model.sample(problem.shown.rows(), run.seed, run.threads);
+  outcome.log_density = model.log_prob(run.cells, run.threads);
+
+  constexpr Index many = 100'000;
+  const Points x = model.sample(many, run.seed, run.threads);
+  outcome.log_prob_per_s = many * rate([&] { return model.log_prob(x, run.threads); });
+  outcome.samples_per_s = many * rate([&] { return model.sample(many, run.seed, run.threads); });
+  return outcome;
+}
+
+diffeo::CouplingFlowOptions coupling_options(const Run& run) {
+  const Settings& settings = run.problem.settings;
+  return {.layers = settings.layers, .network = {.hidden = settings.hidden}, .seed = run.seed};
+}
+
+// The flows of --flow.
+struct FlowChoice {
+  const char* name;
+  Outcome (*fit)(const Run&);
+};
+constexpr FlowChoice flows[] = {
+    {"realnvp",
+     [](const Run& run) { return fit_flow(diffeo::real_nvp(run.problem.train, coupling_options(run)), run); }},
+    {"nice", [](const Run& run) { return fit_flow(diffeo::nice(run.problem.train, coupling_options(run)), run); }},
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The program.
+
+struct Options {
+  std::optional<std::string> toy, data;
+  std::string flow = "realnvp", out = "pictures";
+  std::optional<long> steps;
+  std::optional<Index> batch;
+  std::uint64_t seed = 0;
+  int threads = 0;
+  bool swap = false, log_colour = false, json = false;
+};
+
+std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+// 1234567 -> 1,234,567
+std::string grouped(Index value) {
+  std::string text = std::to_string(value);
+  for (std::ptrdiff_t i = std::ssize(text) - 3; i > 0; i -= 3) text.insert(static_cast<std::size_t>(i), ",");
+  return text;
+}
+
+Points columns(const Points& points, bool swapped) { return swapped ? Points(points.rowwise().reverse()) : points; }
+
+// Longitude goes horizontally, as on maps.
+bool swapped_axes(const Problem& problem, const Options& options) {
+  return options.swap != (problem.geographic && begins_like(problem.columns[0], "lat"));
+}
+
+support::PictureStyle picture_style(const Problem& problem, const Options& options) {
+  support::PictureStyle style;
+  style.same_units = problem.geographic || problem.best;
+  style.log_colour = options.log_colour || problem.geographic;
+  if (problem.geographic) style.panel = 500, style.cell = 1;
+  if (problem.best) style.goal = -*problem.best;
+  return style;
+}
+
+support::Frame picture_frame(const Problem& problem, const Options& options) {
+  const Points shown = columns(problem.shown, swapped_axes(problem, options));
+  support::Range x = support::Range::around(shown.col(0)), y = support::Range::around(shown.col(1));
+  if (problem.geographic) {
+    const support::Range latitude{-90, 90},
+        longitude = shown.maxCoeff() > 180 ? support::Range{0, 360} : support::Range{-180, 180};
+    x = x.within(options.swap ? latitude : longitude);
+    y = y.within(options.swap ? longitude : latitude);
+  }
+  return {x, y, picture_style(problem, options)};
+}
+
+// Fits, reports, draws; returns the line for --json.
+std::string study(Problem problem, const Options& options) {
+  Settings& settings = problem.settings;
+  if (options.steps) settings.steps = *options.steps;
+  if (options.batch) settings.batch = *options.batch;
+  const auto& flow = *std::find_if(std::begin(flows), std::end(flows),
+                                   [&](const FlowChoice& choice) { return options.flow == choice.name; });
+
+  // A folder that cannot be written is found before the training, not after.
+  const std::filesystem::path folder = options.out;
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw diffeo::io_error(folder.string() + ": cannot create: " + error.message());
+  const std::string name = problem.name + "_" + flow.name;
+  const bool swapped = swapped_axes(problem, options);
+  std::array<std::string, 2> axes = problem.columns;
+  if (swapped) std::swap(axes[0], axes[1]);
+  support::write_file(folder / (name + "_data.csv"),
+                      support::csv_text({axes[0], axes[1]}, columns(problem.shown, swapped)));
+
+  std::cout << problem.data << ": " << grouped(problem.train.rows()) << " points to fit, "
+            << grouped(problem.test.rows())
+            << (problem.best ? " fresh ones to test\n" : " others, held out by the seed, to test\n") << std::flush;
+  support::Frame frame = picture_frame(problem, options);
+  Points cells = columns(frame.cells(), swapped);
+  const Outcome outcome = flow.fit({problem, options.seed, options.threads, std::move(cells)});
+  const diffeo::FitReport& report = outcome.report;
+  const double score = outcome.test_log_prob;
+
+  std::cout << flow.name << " of " << grouped(outcome.parameters) << " parameters: " << report << '\n'
+            << "test log p " << fixed(score, 3) << " +- " << fixed(outcome.standard_error, 3) << " nats a point";
+  if (problem.best)
+    std::cout << ", the best possible is " << fixed(*problem.best, 3) << ": gap " << fixed(*problem.best - score, 3);
+  std::cout << "\nlog p of " << grouped(std::lround(outcome.log_prob_per_s)) << " points a second, "
+            << grouped(std::lround(outcome.samples_per_s)) << " samples a second\n";
+
+  support::DensityPicture picture{.title = std::filesystem::path(problem.data).filename().string() + ", " + flow.name +
+                                           ": test log p " + fixed(score, 3) +
+                                           (problem.best ? ", gap " + fixed(*problem.best - score, 3) : "") + " nats",
+                                  .data_title = grouped(problem.shown.rows()) + " data points",
+                                  .samples_title = grouped(outcome.samples.rows()) + " samples of the model",
+                                  .axes = axes,
+                                  .style = picture_style(problem, options),
+                                  .data = columns(problem.shown, swapped),
+                                  .samples = columns(outcome.samples, swapped),
+                                  .frame = frame,
+                                  .log_density = outcome.log_density};
+  support::write_picture(folder, name, picture, report);
+  try {
+    support::gnuplot::draw(folder, name + ".gp", name + ".png");
+    std::cout << "picture: " << (folder / (name + ".png")).string() << '\n';
+  } catch (const support::gnuplot::not_found& missing) {
+    std::cout << "no picture, " << missing.what() << "; its script and data: " << (folder / (name + ".gp")).string()
+              << '\n';
+  }
+  std::cout << std::flush;
+
+  support::JsonObject json;
+  json.add("data", problem.data).add("flow", flow.name).add("parameters", outcome.parameters);
+  json.add("steps", report.steps).add("seconds", report.seconds);
+  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
+  json.add("test_log_prob", score);
+  if (problem.best) json.add("gap", *problem.best - score).add("kl", *problem.on_test - score);
+  json.add("log_prob_per_s", outcome.log_prob_per_s).add("samples_per_s", outcome.samples_per_s);
+  return json.text();
+}
+
+CLI::Validator at_least(int least) {
+  const auto check = [least](const std::string& text) {
+    constexpr double most = 1e9;
+    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+    if (digits && std::stold(text) >= least && std::stold(text) <= most) return std::string();
+    return text + " is not a whole number from " + std::to_string(least) + " to 1000000000";
+  };
+  return {check, ""};
+}
+
+void add_options(CLI::App& app, Options& options) {
+  std::vector<std::string> toys, names;
+  for (const std::string_view toy : diffeo::toy2d::names()) toys.emplace_back(toy);
+  for (const FlowChoice& flow : flows) names.emplace_back(flow.name);
+  CLI::Option* toy = app.add_option("--toy", options.toy, "toy density")->check(CLI::IsMember(toys));
+  app.add_option("--data", options.data, "file of two columns: .npy, else text with or without a header (CSV)")
+      ->excludes(toy);
+  app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(names));
+  app.add_option("--steps", options.steps, "training steps; by default what suits the data")->check(at_least(0));
+  app.add_option("--batch", options.batch, "points a step; by default what suits the data")->check(at_least(1));
+  app.add_option("--seed", options.seed, "of data, test split, weights, order and samples: 0 by default")
+      ->check(at_least(0));
+  app.add_option("--threads", options.threads, "threads, all by default")->check(at_least(0));
+  app.add_option("--out", options.out, "folder for pictures, their scripts and data: " + options.out + " by default");
+  app.add_flag("--swap", options.swap, "exchange the axes of the picture");
+  app.add_flag("--log", options.log_colour, "colours show log p");
+  app.add_flag("--json", options.json, "end with the results as JSON, a line for each fit");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Fits a normalizing flow to points in the plane: to Old Faithful's eruptions and then to two moons, or to "
+      "what --toy or --data name. Points of latitude and longitude (by the names of the columns, or 'latlon' in "
+      "the file's name) are drawn as a map.");
+  Options options;
+  add_options(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  try {
+    std::vector<std::string> results;
+    if (options.data) {
+      results.push_back(study(file_problem(*options.data, options.seed), options));
+    } else if (options.toy) {
+      results.push_back(study(toy_problem(*options.toy, options.seed), options));
+    } else {
+      results.push_back(study(file_problem(DIFFEO_EXAMPLE_DATA "/faithful.csv", options.seed), options));
+      std::cout << '\n';
+      results.push_back(study(toy_problem("moons", options.seed), options));
+    }
+    if (options.json)
+      for (const std::string& line : results) std::cout << line << '\n';
+  } catch (const std::exception& error) {
+    std::cerr << "density2d: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <diffeo/core/array.hpp>
+#include <diffeo/training/fit.hpp>
+#include <filesystem>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "files.hpp"
+#include "gnuplot.hpp"
+
+/// The picture of a fitted density in two dimensions: data, learned density and samples side by side, the training
+/// curve below.
+namespace support {
+
+/// An interval of an axis.
+struct Range {
+  double low = 0, high = 1;
+
+  double length() const { return high - low; }
+
+  /// What holds all values, with a margin on either side.
+  static Range around(const Eigen::Ref<const Eigen::ArrayXf>& values, double margin = 0.06) {
+    Range range{values.minCoeff(), values.maxCoeff()};
+    const double extra = margin * range.length();
+    return {range.low - extra, range.high + extra};
+  }
+  /// The same middle, at least this long.
+  Range widened(double least) const {
+    const double extra = std::max(0.0, (least - length()) / 2);
+    return {low - extra, high + extra};
+  }
+  Range within(Range limits) const { return {std::max(low, limits.low), std::min(high, limits.high)}; }
+};
+
+struct PictureStyle {
+  bool same_units = false;     ///< one scale for both axes
+  bool log_colour = false;     ///< colours show log p, for faint structure
+  double panel = 400;          ///< pixels a square panel is wide
+  double cell = 2;             ///< pixels a cell of the heat map is wide
+  std::optional<double> goal;  ///< the best loss there can be, drawn into the training curve
+};
+
+/// Layout, in pixels, and resolution.
+class Frame {
+ public:
+  /// Panels for these ranges: square, or with the shape of the ranges where both axes have one scale.
+  Frame(Range x, Range y, const PictureStyle& style) : x_(x), y_(y) {
+    if (style.same_units) {
+      x_ = x.widened(y.length());
+      y_ = y.widened(x_.length() * 0.5);
+    }
+    // The shape changes, the area does not.
+    const double shape = style.same_units ? std::sqrt(x_.length() / y_.length()) : 1;
+    width_ = std::round(style.panel * shape);
+    height_ = std::round(style.panel / shape);
+    nx_ = static_cast<diffeo::Index>(width_ / style.cell);
+    ny_ = static_cast<diffeo::Index>(height_ / style.cell);
+  }
+
+  Range x() const { return x_; }
+  Range y() const { return y_; }
+
+  /// The middles of the cells of the heat map, row by row from below.
+  diffeo::Array<float> cells() const {
+    diffeo::Array<float> points(nx_ * ny_, 2);
+    for (diffeo::Index j = 0; j < ny_; ++j)
+      for (diffeo::Index i = 0; i < nx_; ++i) {
+        points(j * nx_ + i, 0) = static_cast<float>(x_.low + x_.length() * (double(i) + 0.5) / double(nx_));
+        points(j * nx_ + i, 1) = static_cast<float>(y_.low + y_.length() * (double(j) + 0.5) / double(ny_));
+      }
+    return points;
+  }
+
+  double total_width() const { return left_ + 3 * width_ + 2 * gap_ + colour_bar_ + right_; }
+  double total_height() const { return top_ + height_ + between_ + curve_height_ + bottom_; }
+
+  /// Commands that place the next plot in panel 0, 1 or 2.
+  std::string panel(int i) const {
+    const double x0 = left_ + i * (width_ + gap_) + (i == 2 ? colour_bar_ : 0);
+    return place(x0, x0 + width_, top_, top_ + height_);
+  }
+  /// The same for the training curve.
+  std::string curve() const {
+    const double y0 = top_ + height_ + between_;
+    return place(left_, total_width() - right_, y0, y0 + curve_height_);
+  }
+  std::string colour_box() const {
+    const double x0 = left_ + 2 * width_ + gap_ + 12;
+    return "set colorbox user origin " + part(x0, total_width()) + ", " +
+           part(bottom_ + curve_height_ + between_, total_height()) + " size " + part(16, total_width()) + ", " +
+           part(height_, total_height()) + "\n";
+  }
+
+ private:
+  static std::string part(double pixels, double total) { return gnuplot::number(pixels / total); }
+
+  std::string place(double x0, double x1, double y0, double y1) const {
+    const double w = total_width(), h = total_height();
+    return "set lmargin at screen " + part(x0, w) + "; set rmargin at screen " + part(x1, w) +
+           "; set tmargin at screen " + part(h - y0, h) + "; set bmargin at screen " + part(h - y1, h) + "\n";
+  }
+
+  Range x_, y_;
+  double width_ = 0, height_ = 0;
+  diffeo::Index nx_ = 0, ny_ = 0;
+  static constexpr double left_ = 75, right_ = 35, gap_ = 80, colour_bar_ = 85, top_ = 75, between_ = 85,
+                          curve_height_ = 120, bottom_ = 55;
+};
+
+/// What a picture shows. Arrays have a column for the horizontal and one for the vertical axis.
+struct DensityPicture {
+  std::string title;
+  std::string data_title, samples_title;
+  std::array<std::string, 2> axes;
+  PictureStyle style;
+  diffeo::Array<float> data, samples;
+  Frame frame;
+  diffeo::Array<float> log_density;  ///< at frame.cells()
+};
+
+namespace detail {
+
+/// Step, loss, and the mean of the losses around it over a fiftieth of the training.
+inline diffeo::Array<double> training_curve(const diffeo::FitReport& report) {
+  const auto n = static_cast<diffeo::Index>(report.loss.size()), half = n / 100;
+  diffeo::Array<double> curve(n, 3);
+  const Eigen::Map<const Eigen::ArrayXd> loss(report.loss.data(), n);
+  for (diffeo::Index i = 0; i < n; ++i) {
+    const diffeo::Index first = std::max<diffeo::Index>(i - half, 0), last = std::min(i + half, n - 1);
+    curve.row(i) << double(i + 1), loss(i), loss.segment(first, last - first + 1).mean();
+  }
+  return curve;
+}
+
+/// The value below which this share of the values lies.
+inline double quantile(Eigen::ArrayXd values, double share) {
+  const auto k = static_cast<diffeo::Index>(share * static_cast<double>(values.size() - 1));
+  std::nth_element(values.data(), values.data() + k, values.data() + values.size());
+  return values(k);
+}
+
+/// 1, 2 or 5 times a power of ten, at least `least`.
+inline double round_step(double least) {
+  const double power = std::pow(10, std::floor(std::log10(std::max(least, 1e-6))));
+  for (const double factor : {1, 2, 5})
+    if (factor * power >= least) return factor * power;
+  return 10 * power;
+}
+
+inline std::string range(Range r) { return "[" + gnuplot::number(r.low) + ":" + gnuplot::number(r.high) + "]"; }
+
+/// Small and see-through where there are many.
+inline std::string points(diffeo::Index count, const char* rgb) {
+  const bool many = count > 3000, few = count < 500;
+  return std::string("with points pt 7 ps ") +
+         (few    ? "0.6"
+          : many ? "0.2"
+                 : "0.35") +
+         " lc rgb '#" +
+         (few    ? "60"
+          : many ? "90"
+                 : "80") +
+         rgb + "'";
+}
+
+}  // namespace detail
+
+/// Writes `name`.gp, a gnuplot script, with the tables it plots, all in `folder`.
+inline void write_picture(const std::filesystem::path& folder, const std::string& name, const DensityPicture& picture,
+                          const diffeo::FitReport& report) {
+  const auto file = [&](const char* part) { return name + "_" + part + ".csv"; };
+  const std::vector<std::string> axes(picture.axes.begin(), picture.axes.end());
+  write_file(folder / file("data"), csv_text(axes, picture.data));
+  write_file(folder / file("samples"), csv_text(axes, picture.samples));
+
+  const diffeo::Array<float> cells = picture.frame.cells();
+  diffeo::Array<float> density(cells.rows(), 3);
+  density << cells, picture.log_density;
+  write_file(folder / file("density"), csv_text({axes[0], axes[1], "log_density"}, density));
+
+  const diffeo::Array<double> curve = detail::training_curve(report);
+  write_file(folder / file("training"), csv_text({"step", "loss", "smoothed"}, curve));
+  const auto validations = static_cast<diffeo::Index>(report.validation_loss.size());
+  if (validations > 0) {
+    diffeo::Array<double> table(validations, 2);
+    for (diffeo::Index i = 0; i < validations; ++i)
+      table.row(i) << double(report.validation_step[std::size_t(i)]), report.validation_loss[std::size_t(i)];
+    write_file(folder / file("validation"), csv_text({"step", "loss"}, table));
+  }
+
+  using gnuplot::literal;
+  using gnuplot::number;
+  const Frame& frame = picture.frame;
+  std::ostringstream script;
+  script << "# Draws " << name << ".png. Change what you like and run again, in this folder: gnuplot " << name
+         << ".gp\n"
+            "if (!exists('picture')) picture = '"
+         << name << ".png'\n"
+         << "set terminal pngcairo size " << number(frame.total_width()) << ", " << number(frame.total_height())
+         << " font 'Sans,11' noenhanced\n"
+            "set output picture\n"
+            "set datafile separator comma\n"
+            "set key noautotitle\n"
+            "set tics out nomirror scale 0.6\n"
+         << gnuplot::viridis << "\n"
+         << "set multiplot\n"
+            "set label 1 "
+         << literal(picture.title) << " at screen 0.5, screen " << number(1 - 20 / frame.total_height())
+         << " center font 'Sans,14'\n"
+         << "set xlabel " << literal(axes[0]) << "; set ylabel " << literal(axes[1]) << " offset 1\n"
+         << "set xrange " << detail::range(frame.x()) << "; set yrange " << detail::range(frame.y()) << "\n\n"
+         << frame.panel(0) << "set title " << literal(picture.data_title) << "\n"
+         << "plot '" << file("data") << "' skip 1 using 1:2 " << detail::points(picture.data.rows(), "1f3b73")
+         << "\nunset label 1\n\n";
+
+  const Eigen::ArrayXd log_density = picture.log_density.cast<double>();
+  script << frame.panel(1) << frame.colour_box();
+  if (picture.style.log_colour) {
+    // Nine nats below the top is background.
+    const double top = detail::quantile(log_density, 0.999);
+    script << "set title 'learned log density (nats)'\nset cbrange " << detail::range({top - 9, top}) << "\nplot '"
+           << file("density") << "' skip 1 using 1:2:3 with image\n\n";
+  } else {
+    // A thin ridge may be far higher than the rest: the highest cells share the last colour.
+    const double top = std::exp(detail::quantile(log_density, 0.998));
+    script << "set title 'learned density'\n";
+    if (std::isfinite(top) && top > 0) script << "set cbrange [0:" << number(top) << "]\n";
+    script << "plot '" << file("density") << "' skip 1 using 1:2:(exp($3)) with image\n\n";
+  }
+
+  script << frame.panel(2) << "set title " << literal(picture.samples_title) << "\n"
+         << "plot '" << file("samples") << "' skip 1 using 1:2 " << detail::points(picture.samples.rows(), "8b1a1a")
+         << "\n\n";
+
+  if (curve.rows() > 0) {
+    // The first steps fall from far above: they are left out of the range.
+    const Eigen::ArrayXd smoothed = curve.col(2), loss = curve.col(1);
+    double low = smoothed.minCoeff(), high = detail::quantile(loss, 0.97);
+    for (const double v : report.validation_loss) low = std::min(low, v), high = std::max(high, v);
+    if (picture.style.goal) low = std::min(low, *picture.style.goal);
+    const double extra = 0.08 * std::max(high - low, 1e-3), tic = detail::round_step((high - low) / 4);
+    script << frame.curve()
+           << "unset title; set xlabel 'training step' offset 0,0.3; set ylabel 'loss (nats)'\n"
+              "set key top right horizontal; set grid ytics lc rgb '#dddddd'\n"
+           << "set ytics " << number(tic) << "\n"
+           << "set xrange [0:" << curve.rows() << "]; set yrange " << detail::range({low - extra, high + extra}) << "\n"
+           << "plot '" << file("training") << "' skip 1 using 1:2 with lines lc rgb '#c8d2e6' title 'minibatch', \\\n"
+           << "  '' skip 1 using 1:3 with lines lw 2 lc rgb '#1f3b73' title 'smoothed'";
+    if (validations > 0)
+      script << ", \\\n  '" << file("validation")
+             << "' skip 1 using 1:2 with linespoints pt 7 ps 0.5 lc rgb '#d95f02' title 'validation'";
+    if (picture.style.goal)
+      script << ", \\\n  " << number(*picture.style.goal) << " with lines dt 2 lc rgb '#444444' title 'best possible'";
+    script << "\n";
+  }
+  script << "unset multiplot\nset output\n";
+  write_file(folder / (name + ".gp"), script.str());
+}
+
+}  // namespace support
