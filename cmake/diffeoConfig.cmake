@@ -10,5 +10,6 @@ if(NOT TARGET Eigen3::Eigen)
     return()
   endif()
 endif()
+find_dependency(Threads)
 
 include(${CMAKE_CURRENT_LIST_DIR}/diffeoTargets.cmake)

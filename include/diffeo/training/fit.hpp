@@ -159,7 +159,8 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
       {options.batch, options.adam, options.clip_norm, options.ema_decay, options.seed, options.threads});
 
   FitReport report;
-  report.loss.reserve(static_cast<std::size_t>(options.steps));
+  // So that steps allocate nothing, within reason.
+  report.loss.reserve(static_cast<std::size_t>(std::min(options.steps, 1L << 22)));
   auto best = trainer.result();
   long without_improvement = 0;
   const auto validate = [&] {

@@ -52,20 +52,20 @@ class Trainer {
       : objective_(objective),
         options_(options),
         order_(std::move(rows)),
+        batch_(std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
+        shards_(std::clamp<Index>((batch_ + shard_rows - 1) / shard_rows, 1, max_shards)),
         values_(parameters(model)),
-        adam_(values_.size(), options.adam) {
+        adam_(values_.size(), options.adam),
+        pool_(std::min(thread_count(options.threads), static_cast<int>(shards_))) {
     options.check();
     require(!order_.empty(), "fit: no rows to train on");
-    batch_ = std::min<Index>(options.batch, static_cast<Index>(order_.size()));
     chosen_.resize(static_cast<std::size_t>(batch_));
-    shards_ = std::clamp<Index>((batch_ + shard_rows - 1) / shard_rows, 1, max_shards);
-    threads_ = std::min(thread_count(options.threads), static_cast<int>(shards_));
     gradients_.resize(values_.size(), shards_);
     shard_loss_.resize(static_cast<std::size_t>(shards_));
     block_norm_.resize(static_cast<std::size_t>(blocks()));
     seeds_ = Array<S>::Constant(tile_rows<S>, 1, S(1) / static_cast<S>(batch_));
     if (options.ema_decay > 0) average_ = values_;
-    for (int w = 0; w < threads_; ++w) workers_.push_back(std::make_unique<Worker>(model, values_.data()));
+    for (int w = 0; w < pool_.size(); ++w) workers_.push_back(std::make_unique<Worker>(model, values_.data()));
     cursor_ = order_.size();  // the first step shuffles
   }
 
@@ -73,11 +73,11 @@ class Trainer {
   /// step is not taken, the one before is taken back, and the result is not finite.
   double step(double learning_rate) {
     choose_rows();
-    parallel_for(shards_, threads_, [this](Index shard, int worker) {
+    pool_.run(shards_, [this](Index shard, int worker) {
       shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
     });
     const double loss = std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
-    parallel_for(blocks(), threads_, [this](Index block, int) { add_shards(block); });
+    pool_.run(blocks(), [this](Index block, int) { add_shards(block); });
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
@@ -90,7 +90,7 @@ class Trainer {
     // Early averages forget faster, so that the start does not linger.
     const double decay =
         std::min(options_.ema_decay, (1.0 + static_cast<double>(step_)) / (10.0 + static_cast<double>(step_)));
-    parallel_for(blocks(), threads_, [&](Index block, int) {
+    pool_.run(blocks(), [&](Index block, int) {
       const Index begin = block * block_size, end = std::min(values_.size(), begin + block_size);
       adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale));
       if (average_.size() > 0) {
@@ -176,13 +176,13 @@ class Trainer {
   std::size_t cursor_ = 0;
   std::uint64_t epoch_ = 0;
   Index batch_ = 0, shards_ = 1;
-  int threads_ = 1;
   long step_ = 0;
   Array<S> values_, average_, gradients_, seeds_;
   Adam<S> adam_;
   std::vector<double> shard_loss_, block_norm_;
   double gradient_norm_ = 0;
   std::vector<std::unique_ptr<Worker>> workers_;
+  ThreadPool pool_;  // last: its threads end before what they work on
 };
 
 }  // namespace diffeo
