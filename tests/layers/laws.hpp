@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/layers/coupling.hpp>
+#include <diffeo/testing/flow_laws.hpp>
+
+#include "../catch.hpp"
+
+// What the tests of layers share.
+
+/// The layer with random parameters, well away from the identity.
+template <class L>
+L randomised(L layer, std::uint64_t seed, double size = 0.5) {
+  using S = typename L::Scalar;
+  diffeo::Array<S> values(diffeo::parameter_count(layer), 1);
+  diffeo::fill_normal(diffeo::view(values), seed, 99);
+  diffeo::set_parameters(layer, diffeo::Array<S>(values * S(size)));
+  return layer;
+}
+
+/// A small coupling with random parameters.
+template <diffeo::Real S, class Transform = diffeo::AffineTransform>
+auto random_coupling(diffeo::Mask mask, diffeo::Activation activation, std::uint64_t seed, Transform transform = {}) {
+  return randomised(
+      diffeo::make_coupling<S>(std::move(mask), {.hidden = {16, 9}, .activation = activation}, 0, 0, transform), seed);
+}
+
+/// Fails the test where the flow breaks a law.
+template <class F>
+void require_laws(const std::string& name, const F& flow,
+                  const diffeo::testing::FlowLawOptions<typename F::Scalar>& options = {}) {
+  INFO(name);
+  const auto report = diffeo::testing::check_flow_laws(flow, options);
+  INFO(report);
+  CHECK(report.laws.size() > 10);
+  CHECK(report.ok());
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+#include <diffeo/autodiff/ops/affine.hpp>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/training/fit.hpp>
+#include <diffeo/training/objective.hpp>
+#include <set>
+
+#include "../catch.hpp"
+
+using diffeo::Array;
+using diffeo::Index;
+using diffeo::Minibatch;
+using diffeo::Tape;
+using diffeo::Var;
+
+namespace {
+
+// y = x w' + b, to be fitted by least squares: a model and an objective that know nothing of flows.
+template <class T>
+struct Line {
+  using Scalar = diffeo::scalar_t<T>;
+  diffeo::param_t<T> weight, bias;
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.weight, self.bias);
+  }
+  template <class U>
+  Line<U> rebind() const {
+    return {};
+  }
+};
+
+template <diffeo::Real S>
+struct LeastSquares {
+  Array<S> x, y;
+  S noise = 0;
+  Index size() const { return x.rows(); }
+  template <class Model>
+  Var<S> loss(const Model& model, Tape<S>& tape, const Minibatch& batch) const {
+    const auto n = static_cast<Index>(batch.rows.size());
+    Array<S> inputs(n, x.cols()), outputs(n, 1);
+    for (Index i = 0; i < n; ++i) {
+      inputs.row(i) = x.row(batch.rows[static_cast<std::size_t>(i)]);
+      outputs(i, 0) = y(batch.rows[static_cast<std::size_t>(i)], 0) +
+                      noise * diffeo::normal<S>(batch.seed, batch.step, batch.first + i);
+    }
+    return square(affine(tape.copy(inputs), model.weight, model.bias) - tape.copy(outputs));
+  }
+};
+
+struct NoLoss {
+  Index size() const { return 1; }
+};
+struct NoSize {
+  template <class Model>
+  Var<float> loss(const Model&, Tape<float>& tape, const Minibatch&) const {
+    return tape.make(1, 1, false);
+  }
+};
+struct WrongScalar {
+  Index size() const { return 1; }
+  template <class Model>
+  Var<double> loss(const Model&, Tape<float>&, const Minibatch&) const {
+    return {};
+  }
+};
+
+using Normal = diffeo::StandardNormal<float>;
+static_assert(diffeo::Objective<diffeo::MaximumLikelihood<float>, Normal>);
+static_assert(diffeo::Objective<diffeo::MaximumLikelihood<double>, diffeo::StandardNormal<double>>);
+static_assert(!diffeo::Objective<diffeo::MaximumLikelihood<double>, Normal>);
+static_assert(diffeo::Objective<LeastSquares<float>, Line<float>>);
+static_assert(!diffeo::Objective<NoLoss, Normal>);
+static_assert(!diffeo::Objective<NoSize, Normal>);
+static_assert(!diffeo::Objective<WrongScalar, Normal>);
+
+template <diffeo::Real S>
+LeastSquares<S> some_problem(Index n) {
+  LeastSquares<S> problem{Array<S>(n, 2), Array<S>(n, 1)};
+  diffeo::fill_normal(diffeo::view(problem.x), 1, 1);
+  problem.y = problem.x.col(0) * S(3) - problem.x.col(1) * S(0.5) + S(2);
+  return problem;
+}
+
+// Writes down what it is asked for; of any model.
+struct Recorder {
+  Index rows;
+  mutable std::vector<std::vector<Index>> asked{};
+  mutable std::vector<Minibatch> batches{};
+  Index size() const { return rows; }
+  template <class Model>
+  Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
+    asked.emplace_back(batch.rows.begin(), batch.rows.end());
+    batches.push_back({{}, batch.first, batch.step, batch.seed});
+    return square(affine(tape.copy(Array<float>::Ones(Index(batch.rows.size()), 2)), model.weight, model.bias));
+  }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("an objective of one's own", "[training]", float, double) {
+  using S = TestType;
+  auto problem = some_problem<S>(500);
+  const Line<S> start{Array<S>::Zero(1, 2), Array<S>::Zero(1, 1)};
+  const diffeo::FitOptions options{.steps = 400, .batch = 100, .rate = {.learning_rate = 0.1}, .threads = 1};
+  Line<S> line = start;
+  const auto report = diffeo::fit(line, problem, options);
+  CHECK(report.steps == 400);
+  CHECK(report.loss.front() > 1);
+  CHECK(report.final_loss() < 0.1);
+  CHECK(line.weight(0, 0) == Approx(3).epsilon(1e-2));
+  CHECK(line.weight(0, 1) == Approx(-0.5).epsilon(1e-2));
+  CHECK(line.bias(0, 0) == Approx(2).epsilon(1e-2));
+
+  // Noise by (seed, step, position) is the same on any number of threads.
+  problem.noise = S(0.3);
+  Line<S> one = start, two = start;
+  diffeo::fit(one, problem, {.steps = 30, .batch = 300, .threads = 1});
+  diffeo::fit(two, problem, {.steps = 30, .batch = 300, .threads = 2});
+  CHECK((diffeo::parameters(one) == diffeo::parameters(two)).all());
+}
+
+TEST_CASE("minibatches cover the data once before any row comes again", "[training]") {
+  const Recorder recorder{250};
+  Line<float> line{Array<float>::Zero(1, 2), Array<float>::Zero(1, 1)};
+  diffeo::fit(line, recorder, {.steps = 5, .batch = 100, .seed = 17, .threads = 1});
+  std::vector<Index> order;
+  std::vector<std::uint64_t> steps;
+  for (std::size_t k = 0; k < recorder.asked.size(); ++k) {
+    const auto& batch = recorder.batches[k];
+    CHECK(batch.seed == 17);
+    CHECK(batch.step == order.size() / 100);
+    CHECK(batch.first == static_cast<Index>(order.size() % 100));
+    order.insert(order.end(), recorder.asked[k].begin(), recorder.asked[k].end());
+  }
+  REQUIRE(order.size() == 500);
+  const std::set<Index> first(order.begin(), order.begin() + 250), second(order.begin() + 250, order.end());
+  CHECK(first.size() == 250);
+  CHECK(second.size() == 250);
+  CHECK(*first.rbegin() == 249);
+  CHECK(!std::equal(order.begin(), order.begin() + 250, order.begin() + 250));
+  CHECK(!std::is_sorted(order.begin(), order.begin() + 250));
+}

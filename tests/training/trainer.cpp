@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/training/maximum_likelihood.hpp>
+#include <diffeo/training/trainer.hpp>
+#include <limits>
+
+#include "../catch.hpp"
+
+using diffeo::Array;
+using diffeo::DiagonalNormal;
+using diffeo::Index;
+using diffeo::MaximumLikelihood;
+using diffeo::Trainer;
+using diffeo::TrainerOptions;
+
+namespace {
+
+template <diffeo::Real S>
+Array<S> some_data(Index n) {
+  Array<S> x(n, 2);
+  diffeo::fill_normal(diffeo::view(x), 4, 4);
+  x.col(1) = x.col(1) * S(0.5) + S(2);
+  return x;
+}
+std::vector<Index> all_rows(Index n) { return diffeo::permutation(n, 1); }
+
+// d/d(mean, log_scale) of the mean of -log p over the data, by hand.
+Array<double> exact_gradient(const DiagonalNormal<double>& d, const Array<double>& x) {
+  Array<double> g(4, 1);
+  for (Index j = 0; j < 2; ++j) {
+    const Array<double> z = (x.col(j) - d.mean(0, j)) * std::exp(-d.log_scale(0, j));
+    g(j, 0) = -z.mean() * std::exp(-d.log_scale(0, j));
+    g(2 + j, 0) = 1 - z.square().mean();
+  }
+  return g;
+}
+
+template <diffeo::Real S>
+using NormalTrainer = Trainer<DiagonalNormal<S>, MaximumLikelihood<S>>;
+
+}  // namespace
+
+TEST_CASE("a step follows the mean gradient of the minibatch", "[training]") {
+  const Array<double> x = some_data<double>(700);  // several shards, each of several tiles, with rests
+  const MaximumLikelihood<double> objective(x);
+  auto d = DiagonalNormal<double>::standard(2);
+  d.mean << 0.3, 1;
+  d.log_scale << 0.5, -0.2;
+  const Array<double> before = diffeo::parameters(d), g = exact_gradient(d, x);
+  // So large an epsilon makes Adam's first step proportional to the gradient.
+  const diffeo::AdamOptions linear{.epsilon = 1e9};
+  const double norm = std::sqrt(g.square().sum());
+  for (const double clip : {0.0, 10 * norm, 0.1 * norm}) {
+    CAPTURE(clip);
+    NormalTrainer<double> trainer(d, objective, all_rows(700),
+                                  {.batch = 700, .adam = linear, .clip_norm = clip, .threads = 1});
+    const double loss = trainer.step(1e9);
+    double expected_loss = 0;
+    for (Index i = 0; i < 700; ++i)
+      for (Index j = 0; j < 2; ++j) {
+        const double z = (x(i, j) - d.mean(0, j)) * std::exp(-d.log_scale(0, j));
+        expected_loss += (0.5 * z * z + d.log_scale(0, j) + 0.5 * diffeo::detail::log_two_pi) / 700;
+      }
+    CHECK(loss == Approx(expected_loss).epsilon(1e-12));
+    CHECK(trainer.gradient_norm() == Approx(norm).epsilon(1e-10));  // before clipping
+    const double scale = clip > 0 && clip < norm ? clip / norm : 1;
+    const Array<double> moved = trainer.result() - before;
+    CHECK((moved + g * scale).abs().maxCoeff() < 1e-7);
+  }
+  CHECK((diffeo::parameters(d) == before).all());  // the model itself is not touched
+}
+
+TEMPLATE_TEST_CASE("averaged weights", "[training]", float, double) {
+  using S = TestType;
+  const Array<S> x = some_data<S>(300);
+  const MaximumLikelihood<S> objective(x);
+  const auto d = DiagonalNormal<S>::standard(2);
+  NormalTrainer<S> plain(d, objective, all_rows(300), {.batch = 64, .seed = 2, .threads = 1});
+  NormalTrainer<S> averaged(d, objective, all_rows(300), {.batch = 64, .ema_decay = 0.9, .seed = 2, .threads = 1});
+  Array<double> average = diffeo::parameters(d).template cast<double>();
+  for (int step = 1; step <= 200; ++step) {
+    CHECK(plain.step(0.01) == averaged.step(0.01));  // averaging does not change the training
+    const double decay = std::min(0.9, (1.0 + step) / (10.0 + step));
+    average = decay * average + (1 - decay) * plain.result().template cast<double>();
+  }
+  CHECK((averaged.result().template cast<double>() - average).abs().maxCoeff() < 1e-5);
+  CHECK((averaged.result() != plain.result()).any());
+}
+
+TEMPLATE_TEST_CASE("the number of threads does not change a bit of a step", "[training]", float, double) {
+  using S = TestType;
+  const Array<S> x = some_data<S>(1500);
+  const MaximumLikelihood<S> objective(x);
+  const auto d = DiagonalNormal<S>::standard(2);
+  NormalTrainer<S> one(d, objective, all_rows(1500), {.batch = 1111, .threads = 1});
+  NormalTrainer<S> two(d, objective, all_rows(1500), {.batch = 1111, .threads = 2});
+  NormalTrainer<S> five(d, objective, all_rows(1500), {.batch = 1111, .threads = 5});
+  for (int step = 0; step < 10; ++step) {
+    const double loss = one.step(0.01);
+    CHECK(two.step(0.01) == loss);
+    CHECK(five.step(0.01) == loss);
+    CHECK((one.result() == two.result()).all());
+    CHECK((one.result() == five.result()).all());
+  }
+}
+
+TEST_CASE("a batch is at most what there is", "[training]") {
+  const Array<double> x = some_data<double>(10);
+  const MaximumLikelihood<double> objective(x);
+  const auto d = DiagonalNormal<double>::standard(2);
+  NormalTrainer<double> trainer(d, objective, all_rows(10), {.batch = 512});
+  CHECK(trainer.batch() == 10);
+  CHECK(trainer.step(0.01) ==
+        Approx(-d.mean.sum() + 0.5 * x.square().rowwise().sum().mean() + diffeo::detail::log_two_pi));
+}
+
+TEST_CASE("trainer: bad options", "[training]") {
+  const Array<double> x = some_data<double>(10);
+  const MaximumLikelihood<double> objective(x);
+  const auto d = DiagonalNormal<double>::standard(2);
+  const auto message = [&](const TrainerOptions& options, Index rows = 10) {
+    return thrown_message<diffeo::invalid_argument>(
+        [&] { NormalTrainer<double> trainer(d, objective, all_rows(rows), options); });
+  };
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(contains(message({.batch = 0}), "fit: batch is 0"));
+  CHECK(contains(message({.batch = -5}), "fit: batch is -5"));
+  CHECK(contains(message({.clip_norm = -1}), "fit: clip_norm is -1"));
+  CHECK(contains(message({.clip_norm = nan}), "fit: clip_norm is nan"));
+  CHECK(contains(message({.ema_decay = 1}), "fit: ema_decay is 1"));
+  CHECK(contains(message({.ema_decay = -0.5}), "fit: ema_decay is -0.5"));
+  CHECK(contains(message({.adam = {.beta2 = 1}}), "beta2"));
+  CHECK(contains(message({.threads = -1}), "threads is -1"));
+  CHECK(contains(message({}, 0), "no rows to train on"));
+}
