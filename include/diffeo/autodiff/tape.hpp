@@ -192,9 +192,7 @@ class Tape {
     Node* node = x.node_;
     if (node->whole) return block_target(node);
     const bool assign = !node->has_grad;
-    require(node->grad || !node->persistent || node->value.size() == 0,
-            "Tape: a parameter has no memory for its gradient, see "
-            "redirect_parameter_grads");
+    require_grad_memory(node);
     if (!node->grad) node->grad = take_block(node->value.stride * node->value.cols);
     node->has_grad = true;
     return {{node->grad, x.rows(), x.cols(), node->value.stride}, assign};
@@ -264,10 +262,17 @@ class Tape {
     return v;
   }
 
+  // Memory of the arena would not outlive reset() as a parameter does.
+  static void require_grad_memory(const Node* node) {
+    require(node->grad || !node->persistent || node->value.size() == 0,
+            "Tape: a parameter has no memory for its gradient, see redirect_parameter_grads");
+  }
+
   // Columns may receive contributions one block at a time, so the adjoint of the whole starts from zero.
   GradTarget<S> block_target(Node* block) {
     Node* whole = block->whole;
     const Index size = whole->value.stride * whole->value.cols;
+    require_grad_memory(whole);
     if (!whole->grad) whole->grad = take_block(size);
     if (!whole->has_grad) std::fill_n(whole->grad, size, S(0));
     whole->has_grad = true;

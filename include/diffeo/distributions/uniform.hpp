@@ -72,11 +72,10 @@ struct UniformBox {
   template <Real S>
   static Var<S> log_density(Var<S> z, Var<S> a, Var<S> b) {
     const Var<S> y = z.tape().make(z.rows(), z.cols(), false);
-    constexpr S outside = -std::numeric_limits<S>::infinity();
     math::map(
         z.tape().mutable_value(y),
         [](auto v, auto lo, auto hi) {
-          return v >= lo && v < hi ? -simd::log<S>(hi - lo) : simd::broadcast<S>(outside);
+          return v >= lo && v < hi ? -simd::log<S>(hi - lo) : simd::broadcast<S>(-std::numeric_limits<S>::infinity());
         },
         z.value(), a.value(), b.value());
     return y;

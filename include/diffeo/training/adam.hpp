@@ -22,8 +22,9 @@ struct AdamOptions {
   void check() const {
     require(beta1 >= 0 && beta1 < 1, "adam: beta1 is ", beta1, ", expected 0 <= beta1 < 1");
     require(beta2 >= 0 && beta2 < 1, "adam: beta2 is ", beta2, ", expected 0 <= beta2 < 1");
-    require(epsilon > 0, "adam: epsilon is ", epsilon, ", expected > 0");
-    require(weight_decay >= 0, "adam: weight_decay is ", weight_decay, ", expected >= 0");
+    require(epsilon > 0 && std::isfinite(epsilon), "adam: epsilon is ", epsilon, ", expected a positive number");
+    require(weight_decay >= 0 && std::isfinite(weight_decay), "adam: weight_decay is ", weight_decay,
+            ", expected >= 0");
   }
 };
 
@@ -45,48 +46,30 @@ class Adam {
     correction2_ = 1 / (1 - std::pow(options_.beta2, step_));
   }
 
-  /// Moves values [begin, end) of `parameters` against `grads` times `grad_scale`.
-  void update(S* parameters, const S* grads, Index begin, Index end, S grad_scale) {
+  /// Moves values [begin, end) of `parameters` against `grads` times `grad_scale`. Returns whether they are all finite.
+  bool update(S* parameters, const S* grads, Index begin, Index end, S grad_scale) {
     const S beta1 = static_cast<S>(options_.beta1), beta2 = static_cast<S>(options_.beta2);
     const S keep = static_cast<S>(1 - rate_ * options_.weight_decay);
-    const auto move = step_function();
+    const S size = static_cast<S>(rate_ * correction1_), root = static_cast<S>(correction2_);
+    const S epsilon = static_cast<S>(options_.epsilon);
+    simd::Vec<S> zero{};  // until something is not finite
     const auto piece = [&](Index i, auto... n) {
       const auto g = simd::load<S>(grads + i, n...) * grad_scale;
       const auto m = beta1 * simd::load<S>(first_.data() + i, n...) + (1 - beta1) * g;
       const auto v = beta2 * simd::load<S>(second_.data() + i, n...) + (1 - beta2) * (g * g);
+      const auto moved = simd::load<S>(parameters + i, n...) * keep - size * m / (simd::sqrt<S>(v * root) + epsilon);
       simd::store<S>(first_.data() + i, m, n...);
       simd::store<S>(second_.data() + i, v, n...);
-      simd::store<S>(parameters + i, simd::load<S>(parameters + i, n...) * keep - move(m, v), n...);
+      simd::store<S>(parameters + i, moved, n...);
+      zero += moved * S(0);
     };
-    over(begin, end, piece);
-  }
-
-  /// Takes the last update back, to within rounding: the moments still tell what it was.
-  void undo(S* parameters) const {
-    if (step_ == 0) return;
-    const S keep = static_cast<S>(1 - rate_ * options_.weight_decay);
-    const auto move = step_function();
-    over(0, first_.size(), [&](Index i, auto... n) {
-      const auto step = move(simd::load<S>(first_.data() + i, n...), simd::load<S>(second_.data() + i, n...));
-      simd::store<S>(parameters + i, (simd::load<S>(parameters + i, n...) + step) / keep, n...);
-    });
-  }
-
- private:
-  auto step_function() const {
-    return [size = static_cast<S>(rate_ * correction1_), root = static_cast<S>(correction2_),
-            epsilon = static_cast<S>(options_.epsilon)](auto m, auto v) {
-      return size * m / (simd::sqrt<S>(v * root) + epsilon);
-    };
-  }
-
-  template <class F>
-  static void over(Index begin, Index end, const F& piece) {
     Index i = begin;
     for (; i + simd::lanes<S> <= end; i += simd::lanes<S>) piece(i);
     if (i < end) piece(i, end - i);
+    return simd::sum<S>(zero) == 0;
   }
 
+ private:
   AdamOptions options_;
   Array<S> first_, second_;
   long step_ = 0;

@@ -168,7 +168,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
     const double loss = mean_loss(model, objective, held_out, options.seed, options.threads);
     report.validation_step.push_back(report.steps);
     report.validation_loss.push_back(loss);
-    if (report.validation_loss.size() == 1 || loss < report.best_validation_loss) {
+    if (std::isfinite(loss) && !(loss >= report.best_validation_loss)) {  // which is NaN at first
       report.best_validation_loss = loss;
       report.best_step = report.steps;
       best = trainer.result();
@@ -203,7 +203,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
       }
     }
   }
-  set_parameters(model, held_out.empty() || report.validation_loss.empty() ? trainer.result() : best);
+  set_parameters(model, std::isnan(report.best_validation_loss) ? trainer.result() : best);
   report.seconds = elapsed();
   return report;
 }

@@ -6,6 +6,7 @@
 #include <diffeo/core/random.hpp>
 #include <diffeo/training/adam.hpp>
 #include <diffeo/training/objective.hpp>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -55,6 +56,7 @@ class Trainer {
         batch_(std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
         shards_(std::clamp<Index>((batch_ + shard_rows - 1) / shard_rows, 1, max_shards)),
         values_(parameters(model)),
+        previous_(values_),
         adam_(values_.size(), options.adam),
         pool_(std::min(thread_count(options.threads), static_cast<int>(shards_))) {
     options.check();
@@ -70,7 +72,8 @@ class Trainer {
   }
 
   /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
-  /// step is not taken, the one before is taken back, and the result is not finite.
+  /// parameters go back to those before the last step; when the step would make a parameter not finite, it is not
+  /// taken. Either way the result is not finite.
   double step(double learning_rate) {
     choose_rows();
     pool_.run(shards_, [this](Index shard, int worker) {
@@ -81,23 +84,23 @@ class Trainer {
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
-      adam_.undo(values_.data());
+      values_ = previous_;
       return loss + gradient_norm_;
     }
     adam_.begin_step(learning_rate);
     const double scale =
         options_.clip_norm > 0 && gradient_norm_ > options_.clip_norm ? options_.clip_norm / gradient_norm_ : 1;
-    // Early averages forget faster, so that the start does not linger.
-    const double decay =
-        std::min(options_.ema_decay, (1.0 + static_cast<double>(step_)) / (10.0 + static_cast<double>(step_)));
     pool_.run(blocks(), [&](Index block, int) {
-      const Index begin = block * block_size, end = std::min(values_.size(), begin + block_size);
-      adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale));
-      if (average_.size() > 0) {
-        auto average = average_.middleRows(begin, end - begin);
-        average += static_cast<S>(1 - decay) * (values_.middleRows(begin, end - begin) - average);
-      }
+      const auto [begin, end] = block_range(block);
+      std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
+      block_norm_[static_cast<std::size_t>(block)] =
+          adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale)) ? 0 : 1;
     });
+    if (std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0) > 0) {
+      values_ = previous_;
+      return std::numeric_limits<double>::quiet_NaN();
+    }
+    if (average_.size() > 0) move_average();
     return loss;
   }
 
@@ -127,6 +130,20 @@ class Trainer {
   static constexpr std::uint64_t shuffle_stream = 0x73687566666c6521;  // apart from those of initial weights
 
   Index blocks() const { return (values_.size() + block_size - 1) / block_size; }
+
+  std::pair<Index, Index> block_range(Index block) const {
+    return {block * block_size, std::min(values_.size(), (block + 1) * block_size)};
+  }
+
+  void move_average() {
+    // Early averages forget faster, so that the start does not linger.
+    const double done = static_cast<double>(step_), decay = std::min(options_.ema_decay, (1 + done) / (10 + done));
+    pool_.run(blocks(), [&](Index block, int) {
+      const auto [begin, end] = block_range(block);
+      auto average = average_.middleRows(begin, end - begin);
+      average += static_cast<S>(1 - decay) * (values_.middleRows(begin, end - begin) - average);
+    });
+  }
 
   // The next rows of the current order; a new order when it is used up.
   void choose_rows() {
@@ -164,7 +181,8 @@ class Trainer {
 
   // Adds the shards' gradients of one block of parameters into the first shard's.
   void add_shards(Index block) {
-    const Index begin = block * block_size, count = std::min(block_size, values_.size() - begin);
+    const auto [begin, end] = block_range(block);
+    const Index count = end - begin;
     auto total = gradients_.col(0).segment(begin, count);
     for (Index shard = 1; shard < shards_; ++shard) total += gradients_.col(shard).segment(begin, count);
     block_norm_[static_cast<std::size_t>(block)] = static_cast<double>(total.square().sum());
@@ -177,7 +195,7 @@ class Trainer {
   std::uint64_t epoch_ = 0;
   Index batch_ = 0, shards_ = 1;
   long step_ = 0;
-  Array<S> values_, average_, gradients_, seeds_;
+  Array<S> values_, previous_, average_, gradients_, seeds_;
   Adam<S> adam_;
   std::vector<double> shard_loss_, block_norm_;
   double gradient_norm_ = 0;
