@@ -7,6 +7,7 @@
 #include <diffeo/math/simd.hpp>
 #include <limits>
 #include <numbers>
+#include <type_traits>
 #include <utility>
 
 /// Elementary functions on registers, float and double. No branches and no scalar path: a lane's bits depend on that
@@ -146,7 +147,9 @@ template <class S>
 inline Vec<S> log_normal(Vec<S> x, Vec<S> correction, Vec<S> exponent_shift) {
   using E = Elementary<S>;
   const IntVec<S> lowest = bits<S>(broadcast<S>(S(0.5) * std::numbers::sqrt2_v<S>));
-  const IntVec<S> shifted = bits<S>(x) - lowest + bits<S>(broadcast<S>(1));
+  // Negative x and NaN, of which only the limits remain, would overflow in signed numbers.
+  using Unsigned = typename Register<std::make_unsigned_t<integer_t<S>>>::type;
+  const auto shifted = IntVec<S>(Unsigned(bits<S>(x)) - Unsigned(lowest) + Unsigned(bits<S>(broadcast<S>(1))));
   const IntVec<S> mantissa = (shifted & ((integer_t<S>{1} << E::mantissa_bits) - 1)) + lowest;
   // The biased exponent as a number: put in the low bits of 2^mantissa_bits, which is subtracted again.
   const Vec<S> two_power = broadcast<S>(static_cast<S>(std::int64_t{1} << E::mantissa_bits));

@@ -57,7 +57,7 @@ void product_block(S* out, Index out_stride, const S* a, Index a_stride, const S
     for (int c = 0; c < C; ++c) {
       const Register right = simd::broadcast<S>(b[c * b_outer]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[c][v] = sum[c][v] + left[v] * right;
+      for (int v = 0; v < V; ++v) sum[c][v] = simd::mul_add<S>(left[v], right, sum[c][v]);
     }
     a += a_stride;
     b += b_inner;
@@ -104,7 +104,8 @@ void product_row(View<S> out, View<const S> a, Strided<S> b, const S* bias, Star
     for (Index k = 0; k < a.cols; ++k) {
       const simd::Vec<S> left = simd::broadcast<S>(a.data[k * a.stride]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[v] = sum[v] + left * simd::load<S>(b.data + k * b.inner + j + v * lanes);
+      for (int v = 0; v < V; ++v)
+        sum[v] = simd::mul_add<S>(left, simd::load<S>(b.data + k * b.inner + j + v * lanes), sum[v]);
     }
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) simd::store<S>(out.data + j + v * lanes, sum[v]);
@@ -116,7 +117,7 @@ void product_row(View<S> out, View<const S> a, Strided<S> b, const S* bias, Star
     for (Index k = 0; k < a.cols; ++k) {
       const S left = a.data[k * a.stride];
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sum[c] = sum[c] + left * b.data[k * b.inner + j + c];
+      for (int c = 0; c < C; ++c) sum[c] = simd::mul_add_scalar(left, b.data[k * b.inner + j + c], sum[c]);
     }
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) out.data[j + c] = sum[c];
@@ -141,7 +142,7 @@ void product_thin(View<S> out, View<const S> a, Strided<S> b, const S* bias, Sta
     const auto rows = [&](Index i, auto... n) {
       simd::Vec<S> sum = start == Start::accumulate ? simd::load<S>(to + i, n...) : first;
 #pragma GCC unroll 2
-      for (int k = 0; k < K; ++k) sum = sum + simd::load<S>(a.col(k) + i, n...) * right[k];
+      for (int k = 0; k < K; ++k) sum = simd::mul_add<S>(simd::load<S>(a.col(k) + i, n...), right[k], sum);
       simd::store<S>(to + i, sum, n...);
     };
     Index i = 0;
@@ -194,11 +195,12 @@ void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const
         for (; i + lanes <= a.rows; i += lanes) {
           const Register r = simd::load<S>(right + i);
 #pragma GCC unroll 8
-          for (int c = 0; c < C; ++c) part[c] = part[c] + simd::load<S>(left + c * wide.stride + i) * r;
+          for (int c = 0; c < C; ++c) part[c] = simd::mul_add<S>(simd::load<S>(left + c * wide.stride + i), r, part[c]);
         }
         if (i < a.rows) {
           const Register r = simd::load<S>(right + i, a.rows - i);
-          for (int c = 0; c < C; ++c) part[c] = part[c] + simd::load<S>(left + c * wide.stride + i, a.rows - i) * r;
+          for (int c = 0; c < C; ++c)
+            part[c] = simd::mul_add<S>(simd::load<S>(left + c * wide.stride + i, a.rows - i), r, part[c]);
         }
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) sums[k + c] = part[c];

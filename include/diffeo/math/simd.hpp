@@ -149,6 +149,19 @@ inline Vec<S> mul_add(Vec<S> a, Vec<S> b, Vec<S> c) {
 #endif
 }
 
+/// The same for one number, with the same bits.
+template <class S>
+inline S mul_add_scalar(S a, S b, S c) {
+#if defined(__FMA__)
+  if constexpr (sizeof(S) == 4)
+    return __builtin_fmaf(a, b, c);
+  else
+    return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // The masked forms with all lanes on are the plain instructions; GCC 12 warns about its own plain ones.
 
 /// The smaller and the larger of two numbers; b where one of them is NaN.

@@ -51,7 +51,7 @@ struct ActivationKernel {
 
   static V times_slope(V g, V y) {
     if constexpr (A == Activation::tanh)
-      return g - g * y * y;
+      return simd::mul_add<S>(-(g * y), y, g);
     else if constexpr (A == Activation::relu)
       return y > S(0) ? g : V{};
     else if constexpr (A == Activation::leaky_relu)
@@ -168,7 +168,7 @@ Var<S> silu(Var<S> x) {
       "silu", x, [](auto v) { return v * simd::sigmoid<S>(v); },
       [](auto g, auto y, auto v) {
         const auto s = simd::sigmoid<S>(v);
-        return g * (s + y * (S(1) - s));
+        return g * simd::mul_add<S>(y, S(1) - s, s);
       });
 }
 template <class X>

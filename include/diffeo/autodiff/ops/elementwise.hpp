@@ -307,7 +307,8 @@ Dual<X> abs(const Dual<X>& x) {
 template <Real S>
 Var<S> tanh(Var<S> x) {
   return detail::unary(
-      "tanh", x, [](auto v) { return simd::tanh<S>(v); }, [](auto g, auto y, auto) { return g - g * y * y; });
+      "tanh", x, [](auto v) { return simd::tanh<S>(v); },
+      [](auto g, auto y, auto) { return simd::mul_add<S>(-(g * y), y, g); });
 }
 template <class X>
 Dual<X> tanh(const Dual<X>& x) {
@@ -381,7 +382,9 @@ template <Real S>
 Var<S> scaled_tanh(Var<S> x, std::type_identity_t<S> a, std::type_identity_t<S> r) {
   return detail::unary(
       "scaled_tanh", x, [a, r](auto v) { return a * simd::tanh<S>(r * v); },
-      [slope = a * r, curvature = r / a](auto g, auto y, auto) { return g * (slope - curvature * y * y); });
+      [slope = a * r, curvature = r / a](auto g, auto y, auto) {
+        return g * simd::mul_add<S>(-curvature * y, y, simd::broadcast<S>(slope));
+      });
 }
 template <class X>
 Dual<X> scaled_tanh(const Dual<X>& x, typename X::Scalar a, typename X::Scalar r) {
@@ -393,7 +396,8 @@ Dual<X> scaled_tanh(const Dual<X>& x, typename X::Scalar a, typename X::Scalar r
 template <Real S>
 Var<S> scale_shift(Var<S> x, Var<S> s, Var<S> t) {
   return detail::elementwise<S>(
-      "scale_shift", [](auto v, auto log_scale, auto shift) { return v * simd::exp<S>(log_scale) + shift; },
+      "scale_shift",
+      [](auto v, auto log_scale, auto shift) { return simd::mul_add<S>(v, simd::exp<S>(log_scale), shift); },
       std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(log_scale); },
                  [](auto g, auto y, auto, auto, auto shift) { return g * (y - shift); },
                  [](auto g, auto...) { return g; }),
