@@ -67,7 +67,7 @@ TEST_CASE("evaluation: bad input", "[layers]") {
   CHECK(message(Array<double>::Zero(0, 4)) == "inverse: x has 4 columns, this flow has dimension 3");
   CHECK(thrown_message<invalid_argument>([&] { diffeo::forward(flow, Array<double>::Zero(2, 2)); }) ==
         "forward: z has 2 columns, this flow has dimension 3");
-  CHECK(message(x, -1) == "threads is -1, expected 0 (all) or a positive number");
+  CHECK(contains(message(x, -1), "threads is -1, expected 0 (all) or a positive number"));
   x(66, 2) = std::numeric_limits<double>::quiet_NaN();
   x(68, 0) = std::numeric_limits<double>::infinity();
   CHECK(message(x) == "inverse: x is nan at (row 66, column 2), expected finite values");
