@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/layers/coupling.hpp>
 #include <diffeo/layers/mask.hpp>
 
 #include "../catch.hpp"
@@ -54,4 +55,12 @@ TEST_CASE("masks: bad input", "[layers]") {
     CHECK(thrown_message<invalid_argument>([&] { Mask::keep_first_half(dim); }) == expected);
     CHECK(thrown_message<invalid_argument>([&] { Mask::keep_second_half(dim); }) == expected);
   }
+}
+
+TEST_CASE("mask: one put together by hand is checked", "[layers]") {
+  const auto message = [](const Mask& mask) { return thrown_message<invalid_argument>([&] { mask.check(); }); };
+  CHECK(message({{0}, {0}}) == "mask: coordinate 0 is listed twice");
+  CHECK(message({{0}, {2}}) == "mask: coordinate 2 is out of the range 0 to 1");
+  CHECK(contains(thrown_message<invalid_argument>([] { diffeo::make_coupling<float>({{0}, {0}}, {}, 1); }), "twice"));
+  CHECK_NOTHROW(Mask{{2, 0}, {1}}.check());
 }

@@ -89,6 +89,8 @@ TEMPLATE_TEST_CASE("recipes: bad input", "[layers]", float, double) {
   };
   CHECK(message(1, {}) == "real_nvp: dimension 1 leaves a coupling nothing to condition on, expected at least 2");
   CHECK(contains(message(0, {}), "real_nvp: dimension 0"));
+  CHECK(contains(message(-1, {}), "real_nvp: dimension -1"));
+  CHECK(contains(thrown_message<invalid_argument>([] { diffeo::nice<S>(-1); }), "nice: dimension -1"));
   CHECK(message(2, {.layers = 0}) == "real_nvp: 0 layers, expected at least 1");
   CHECK(contains(message(2, {.layers = -2}), "-2 layers"));
   CHECK(message(2, {.log_scale_bound = 0}) == "real_nvp: log_scale_bound is 0, expected > 0");

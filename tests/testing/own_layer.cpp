@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The layer that README.md shows, as its reader would test it.
+#include <diffeo/testing/flow_laws.hpp>
 #include "../catch.hpp"
 #include "../package/stretch.hpp"
-#include <diffeo/testing/flow_laws.hpp>
 
 TEMPLATE_TEST_CASE("the layer of the README obeys the laws", "[readme]", float, double) {
   static_assert(diffeo::Flow<Stretch<TestType>>);

@@ -104,6 +104,7 @@ Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::
   const Index outputs = Transform::parameters_per_coordinate * static_cast<Index>(mask.moved.size());
   require(inputs > 0 && outputs > 0, "make_coupling: the mask keeps ", inputs, " and moves ", mask.moved.size(),
           " coordinates, expected at least one of each");
+  mask.check();
   return {std::move(mask), make_mlp<S>(inputs, outputs, network, seed, stream), transform};
 }
 

@@ -14,6 +14,17 @@ struct Mask {
 
   Index dim() const { return static_cast<Index>(kept.size() + moved.size()); }
 
+  /// Throws invalid_argument unless kept and moved together hold each of 0 ... dim()-1 once.
+  void check() const {
+    std::vector<bool> seen(static_cast<std::size_t>(dim()), false);
+    for (const std::vector<Index>* list : {&kept, &moved})
+      for (const Index j : *list) {
+        require(j >= 0 && j < dim(), "mask: coordinate ", j, " is out of the range 0 to ", dim() - 1);
+        require(!seen[static_cast<std::size_t>(j)], "mask: coordinate ", j, " is listed twice");
+        seen[static_cast<std::size_t>(j)] = true;
+      }
+  }
+
   /// Moves the listed coordinates, in that order, and keeps the others. Throws invalid_argument unless there is at
   /// least one of each and the list holds distinct coordinates of 0 ... dim-1.
   static Mask moving(Index dim, std::vector<Index> moved) {

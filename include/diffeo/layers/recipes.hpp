@@ -52,15 +52,15 @@ Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const 
 template <Real S>
 RealNvp<S> real_nvp(Index dim, const CouplingFlowOptions& options = {}) {
   require(options.log_scale_bound > 0, "real_nvp: log_scale_bound is ", options.log_scale_bound, ", expected > 0");
-  return RealNvp<S>(detail::couplings<S>("real_nvp", dim, options, AffineTransform{options.log_scale_bound}),
-                    Standardize<S>::identity(dim));
+  auto couplings = detail::couplings<S>("real_nvp", dim, options, AffineTransform{options.log_scale_bound});
+  return RealNvp<S>(std::move(couplings), Standardize<S>::identity(dim));
 }
 
 /// NICE of dimension dim, likewise.
 template <Real S>
 Nice<S> nice(Index dim, const CouplingFlowOptions& options = {}) {
-  return Nice<S>(detail::couplings<S>("nice", dim, options, AdditiveTransform{}),
-                 DiagonalScale<S>{Array<S>::Zero(1, dim)}, Standardize<S>::identity(dim));
+  auto couplings = detail::couplings<S>("nice", dim, options, AdditiveTransform{});
+  return Nice<S>(std::move(couplings), DiagonalScale<S>{Array<S>::Zero(1, dim)}, Standardize<S>::identity(dim));
 }
 
 /// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
