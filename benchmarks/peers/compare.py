@@ -56,13 +56,13 @@ def peers(python, script):
 
 
 def compile_flags(program):
-    """Flags of optimisation, machine and OpenMP, from the compilation database of the build."""
+    """Flags of optimisation and machine, from the compilation database of the build."""
     for folder in pathlib.Path(program).resolve().parents:
         database = folder / "compile_commands.json"
         if database.exists():
             for entry in json.loads(database.read_text()):
                 if entry["file"].endswith("benchmarks/main.cpp"):
-                    flags = [w for w in shlex.split(entry["command"]) if re.match(r"-(O|m|fopenmp)", w)]
+                    flags = [w for w in shlex.split(entry["command"]) if re.match(r"-(O|m)", w)]
                     return " ".join(dict.fromkeys(flags))
     return "unknown flags"
 

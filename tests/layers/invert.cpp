@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/diagonal_scale.hpp>
+#include <diffeo/layers/evaluate.hpp>
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/standardize.hpp>
 
@@ -52,4 +54,12 @@ TEST_CASE("invert exchanges the directions", "[layers]") {
   CHECK((c.log_det == d.log_det).all());
   CHECK(inverted.dim() == 3);
   CHECK((diffeo::parameters(inverted) == diffeo::parameters(coupling)).all());
+}
+
+TEST_CASE("invert: twice is a flow of its own", "[layers]") {
+  const diffeo::DiagonalScale<double> scale{diffeo::Array<double>::Constant(1, 2, 0.5)};
+  const auto twice = diffeo::Invert(diffeo::Invert(scale));
+  static_assert(std::is_same_v<decltype(twice), const diffeo::Invert<diffeo::Invert<diffeo::DiagonalScale<double>>>>);
+  const diffeo::Array<double> z = diffeo::Array<double>::Ones(3, 2);
+  CHECK((diffeo::forward(twice, z).value == diffeo::forward(scale, z).value).all());
 }

@@ -8,15 +8,13 @@
 #include <diffeo/core/error.hpp>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
-#endif
-#if defined(_OPENMP)
-#include <omp.h>
 #endif
 
 /// Threads of the standard library. They wait for each other by a short spin and then asleep: at the barriers of an
@@ -25,12 +23,8 @@ namespace diffeo {
 
 namespace detail {
 
-// Processors that this process may use, at most OMP_NUM_THREADS where that is set; 1 within an OpenMP region of the
-// program's own, which has spread its threads already.
+// Processors that this process may use, at most OMP_NUM_THREADS where that is set.
 inline int available_threads() {
-#if defined(_OPENMP)
-  if (omp_in_parallel()) return 1;
-#endif
   int count = static_cast<int>(std::thread::hardware_concurrency());
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -56,9 +50,14 @@ inline int thread_count(int requested) {
 /// Threads that are kept for many rounds of work. One round at a time; not to be shared between threads.
 class ThreadPool {
  public:
-  /// The calling thread is one of the `threads` (at least 1).
+  /// The calling thread is one of the `threads` (at least 1). Where the system refuses more threads there are fewer.
   explicit ThreadPool(int threads) {
-    for (int worker = 1; worker < threads; ++worker) helpers_.emplace_back([this, worker] { serve(worker); });
+    helpers_.reserve(static_cast<std::size_t>(std::max(0, threads - 1)));
+    try {
+      for (int worker = 1; worker < threads; ++worker) helpers_.emplace_back([this, worker] { serve(worker); });
+    } catch (const std::system_error&) {
+      // Results do not depend on the number of threads.
+    }
   }
   ~ThreadPool() {
     if (helpers_.empty()) return;

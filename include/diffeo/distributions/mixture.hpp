@@ -25,9 +25,10 @@ struct GaussianMixture {
   {
     require(components >= 1 && dim >= 1, "gaussian mixture: ", components, " components of dimension ", dim,
             ", expected at least 1 of each");
+    require(spread >= 0 && std::isfinite(spread), "gaussian mixture: spread is ", spread, ", expected >= 0");
     GaussianMixture mixture{Array<Scalar>::Zero(1, components), Array<Scalar>(components, dim),
                             Array<Scalar>::Zero(components, dim)};
-    fill_normal(view(mixture.means), seed, 0);
+    fill_normal(view(mixture.means), seed, means_stream);
     mixture.means *= spread;
     return mixture;
   }
@@ -83,7 +84,8 @@ struct GaussianMixture {
   }
 
  private:
-  static constexpr std::uint64_t component_stream = 0x6d69787475726521;  // apart from the streams of coordinates
+  // Apart from each other and from the streams of coordinates and of weights.
+  static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121;
 };
 
 }  // namespace diffeo

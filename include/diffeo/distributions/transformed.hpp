@@ -21,6 +21,7 @@ struct SampleAndLogProb {
 template <class Base, class FlowType>
 struct TransformedDistribution {
   using Scalar = typename FlowType::Scalar;
+  static_assert(std::is_same_v<Scalar, typename Base::Scalar>, "base and flow are of different scalars");
 
   Base base;
   FlowType flow;
@@ -55,7 +56,7 @@ struct TransformedDistribution {
   }
 
   /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
-  /// or infinity.
+  /// or infinity. Far out the result may be -infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
     detail::require_batch<Scalar>("log_prob: x", x, dim(), "flow");
@@ -107,9 +108,11 @@ struct TransformedDistribution {
   }
 
  private:
+  static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;  // apart from those of initial weights
+
   Var<Scalar> latent(Tape<Scalar>& tape, Index first, Index count, std::uint64_t seed) const {
     const Var<Scalar> z = tape.make(count, dim(), false);
-    base.sample_into(tape.mutable_value(z), seed, 0, first);
+    base.sample_into(tape.mutable_value(z), seed, latent_stream, first);
     return z;
   }
 };

@@ -33,6 +33,7 @@ struct UniformBox {
   static UniformBox cube(Index dim, Scalar low, Scalar high)
     requires Real<T>
   {
+    require(dim >= 1, "uniform box: dimension ", dim, ", expected at least 1");
     return from(Array<Scalar>::Constant(1, dim, low), Array<Scalar>::Constant(1, dim, high));
   }
 

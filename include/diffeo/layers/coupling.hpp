@@ -32,6 +32,10 @@ struct AffineTransform {
 
   double log_scale_bound = 1.5;
 
+  void check() const {
+    require(log_scale_bound > 0, "coupling: log_scale_bound is ", log_scale_bound, ", expected > 0");
+  }
+
   template <Traced X>
   Transformed<X> forward(const X& b, const X& parameters) const {
     const X s = log_scale(b, parameters, 1);
@@ -105,6 +109,7 @@ Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::
   require(inputs > 0 && outputs > 0, "make_coupling: the mask keeps ", inputs, " and moves ", mask.moved.size(),
           " coordinates, expected at least one of each");
   mask.check();
+  if constexpr (requires { transform.check(); }) transform.check();
   return {std::move(mask), make_mlp<S>(inputs, outputs, network, seed, stream), transform};
 }
 

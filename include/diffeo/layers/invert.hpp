@@ -41,5 +41,7 @@ struct Invert {
 
 template <class L>
 Invert(L) -> Invert<L>;
+template <class L>
+Invert(Invert<L>) -> Invert<Invert<L>>;  // and not a copy
 
 }  // namespace diffeo

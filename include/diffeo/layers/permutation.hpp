@@ -30,6 +30,7 @@ struct Permutation {
   }
   /// Last coordinate first.
   static Permutation reverse(Index dim) {
+    require(dim >= 0, "permutation: dimension ", dim, ", expected at least 0");
     std::vector<Index> order(static_cast<std::size_t>(dim));
     for (std::size_t j = 0; j < order.size(); ++j) order[j] = dim - 1 - static_cast<Index>(j);
     return from(std::move(order));

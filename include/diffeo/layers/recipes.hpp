@@ -77,10 +77,12 @@ FlowSequence<Layers...> standardized(FlowSequence<Layers...> flow, const Eigen::
 
 /// Recipes for data (N x D): the flow of its dimension, standardised to it.
 template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
 auto real_nvp(const Data& data, const CouplingFlowOptions& options = {}) {
   return standardized(real_nvp<typename Data::Scalar>(data.cols(), options), data);
 }
 template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
 auto nice(const Data& data, const CouplingFlowOptions& options = {}) {
   return standardized(nice<typename Data::Scalar>(data.cols(), options), data);
 }

@@ -36,6 +36,7 @@ struct Standardize {
   static Standardize identity(Index dim)
     requires Real<T>
   {
+    require(dim >= 1, "standardize: dimension ", dim, ", expected at least 1");
     return from(Array<Scalar>::Zero(1, dim), Array<Scalar>::Ones(1, dim));
   }
 

@@ -172,7 +172,7 @@ void product(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start st
   columns(std::integral_constant<int, 1>{});
 }
 
-/// out (assigned, or added to) = a' * b for a: N x K, b: N x M, where K or M is small. Registers run along the rows;
+/// out (assigned, or added to) = a' * b for a: N x K, b: N x M, meant for small K or M. Registers run along the rows;
 /// the sum over the lanes comes last.
 template <class S>
 void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const S> b) {

@@ -483,19 +483,19 @@ class FlowLawCheck {
 /// Checks the laws of a flow at its present parameters, which should be well away from any special place such as the
 /// identity. Laws are checked in both directions:
 ///
-/// | law                              | how |
-/// |----------------------------------|--------------------------------------------------------------------------------|
-/// | round trips                      | from N(0, 1), or x of the flow's own location and spread, and `tail` times as
-/// far | | log_det adds up to 0             | at the same points | | log_det is that of the Jacobian  | D <= 6: dense
-/// Jacobian by Dual and by central differences, LU                  | | rows are independent             | bit for bit:
-/// rows alone and in batches of 15 sizes at many offsets             | | threads do not matter            | bit for
-/// bit: 1, 2 and 3 threads                                                | | 0 rows and 1 row work            | on
-/// arrays and recorded, with a backward sweep                                  | | recording does not matter        |
-/// values on arrays and on a tape agree                                           | | tangents | of value and log_det,
-/// a random direction per row, against central differences  | | gradients                        | of value and
-/// log_det, with respect to parameters and input, against central differences along random directions | | density
-/// integrates to 1          | D <= 2: with a standard normal base, on a grid                                 | |
-/// parameters                       | can be read, changed in a copy, and set back                                   |
+/// | law                             | how                                                                 |
+/// |---------------------------------|---------------------------------------------------------------------|
+/// | round trips                     | from N(0, 1), or x of the flow's own location, and `tail` times out |
+/// | log_det adds up to 0            | at the same points                                                  |
+/// | log_det is that of the Jacobian | D <= 6: dense, by Dual and by central differences, LU               |
+/// | rows are independent            | bit for bit: alone and in batches of 15 sizes at many offsets       |
+/// | threads do not matter           | bit for bit: 1, 2 and 3 threads                                     |
+/// | 0 rows and 1 row work           | on arrays and recorded, with a backward sweep                       |
+/// | recording does not matter       | values on arrays and on a tape agree                                |
+/// | tangents                        | of value and log_det, one random direction a row                    |
+/// | gradients                       | of value and log_det, by parameters and input, random directions    |
+/// | density integrates to 1         | D <= 2: with a standard normal base, on a grid                      |
+/// | parameters                      | can be read, changed in a copy, and set back                        |
 ///
 /// Central differences are always taken in double, and a float flow is held against itself in double: it needs
 /// rebind<double>(). Tangents are checked of flows that take Dual in both directions. Nothing is thrown; an exception

@@ -24,11 +24,11 @@
 ///     REQUIRE(check_tangent_gradients(op, std::vector{a, b}).max_error < 1e-6);     // gradients of Dual's tangents
 namespace diffeo::testing {
 
-/// | option     | type          | default                                                                  |
-/// |------------|---------------|--------------------------------------------------------------------------|
-/// | directions | int           | 2 random directions for each input and each parameter array              |
-/// | step       | double        | 0: the cube root of the rounding error, where the two errors of a central difference
-/// balance | | seed       | std::uint64_t | 0, of directions and weights                                             |
+/// | option     | type          | default                                                     |
+/// |------------|---------------|-------------------------------------------------------------|
+/// | directions | int           | 2 random directions for each input and each parameter array |
+/// | step       | double        | 0: the cube root of the rounding error, where both errors of a difference balance |
+/// | seed       | std::uint64_t | 0, of directions and weights                                |
 struct GradientCheckOptions {
   int directions = 2;
   double step = 0;

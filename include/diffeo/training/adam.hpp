@@ -13,6 +13,8 @@ namespace diffeo {
 /// | beta1, beta2 | double | 0.9, 0.999: decay of the two moments                                               |
 /// | epsilon      | double | 1e-8                                                                               |
 /// | weight_decay | double | 0; above 0 decoupled from the gradient: AdamW (Loshchilov & Hutter 2019, algorithm 2) |
+///
+/// Weight decay takes all parameters alike, biases and log-scales too.
 struct AdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;

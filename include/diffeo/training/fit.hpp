@@ -23,7 +23,7 @@ namespace diffeo {
 /// | validation_every    | long          | 100 steps                                                             |
 /// | patience            | long          | 0: off; else stop after so many validations without improvement       |
 /// | seed                | std::uint64_t | 0, of the split, the order of rows and noise                          |
-/// | threads             | int           | 0: all                                                                |
+/// | threads             | int           | 0: all; at most one for every 128 rows of the batch is used           |
 /// | progress            | bool          | true: a bar on stderr, if that is a terminal                          |
 struct FitOptions {
   long steps = 2000;
@@ -136,9 +136,11 @@ bool goes_on(F& callback, const FitProgress& progress) {
 /// Trains the model on an objective, by Adam on shuffled minibatches. Each callback is called after every step with a
 /// FitProgress; one that returns false ends the training. With validation the parameters of the lowest validation loss
 /// are kept. Whatever happens the model ends with finite parameters: a loss or gradient that is not finite stops the
-/// training with the last good ones. Throws invalid_argument for options out of range; the model is then as before.
+/// training with the last good ones. While it runs the model holds its initial parameters or those of the last
+/// validation, and keeps them when a callback throws. Throws invalid_argument for options out of range; the model is
+/// then as before.
 template <class Model, class O, class... Callbacks>
-  requires Objective<O, Model>
+  requires Objective<O, Model> && (!std::is_const_v<Model>)
 FitReport fit(Model& model, const O& objective, const FitOptions& options, Callbacks&&... callbacks) {
   options.check();
   using Clock = std::chrono::steady_clock;
@@ -211,8 +213,9 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
 /// Fits the model to the rows of any Eigen expression (N x D) by maximum likelihood. Throws invalid_argument for the
 /// wrong number of columns, fewer than two rows, NaN or infinity (with row and column), and options out of range.
 template <class Model, class Derived, class... Callbacks>
-FitReport fit(Model& model, const Eigen::DenseBase<Derived>& data, const FitOptions& options = {},
-              Callbacks&&... callbacks) {
+  requires Objective<MaximumLikelihood<typename Model::Scalar>, Model> && (!std::is_const_v<Model>)
+FitReport
+    fit(Model& model, const Eigen::DenseBase<Derived>& data, const FitOptions& options = {}, Callbacks&&... callbacks) {
   using S = typename Model::Scalar;
   require(data.rows() > 0, "fit: data is empty, expected at least 2 rows");
   require(data.cols() == model.dim(), "fit: data has ", data.cols(), " columns, this flow has dimension ", model.dim());

@@ -19,6 +19,7 @@ class MaximumLikelihood {
   const Array<S>& data() const { return *data_; }
 
   template <class Model>
+    requires requires(const Model& model, const Var<S>& x) { model.log_prob(x); }
   Var<S> loss(const Model& model, Tape<S>& tape, const Minibatch& batch) const {
     const Var<S> x = tape.make(static_cast<Index>(batch.rows.size()), data_->cols(), false);
     const View<S> to = tape.mutable_value(x);

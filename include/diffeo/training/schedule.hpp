@@ -15,7 +15,7 @@ enum class Schedule { constant, cosine };
 /// |---------------|----------|----------------------------------------------------------------------------|
 /// | learning_rate | double   | 2e-3, the highest                                                          |
 /// | schedule      | Schedule | cosine: half a wave down to final_fraction (Loshchilov & Hutter 2017, eq. 5) |
-/// | final_fraction | double  | 0, of learning_rate, at the last step of cosine                             |
+/// | final_fraction | double  | 0, of learning_rate, which cosine approaches after the last step            |
 /// | warmup_steps  | long     | 0: steps of linear growth before                                           |
 struct LearningRate {
   double learning_rate = 2e-3;

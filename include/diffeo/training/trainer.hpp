@@ -21,7 +21,7 @@ namespace diffeo {
 /// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters |
 /// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   |
 /// | seed       | std::uint64_t | 0, of the order of rows and of noise                               |
-/// | threads    | int           | 0: all                                                             |
+/// | threads    | int           | 0: all; at most one for every 128 rows of the batch is used        |
 struct TrainerOptions {
   Index batch = 512;
   AdamOptions adam = {};

@@ -100,26 +100,12 @@ constexpr bool slope_from_result(Activation a) { return a != Activation::silu &&
 // The same for those activations alone.
 template <Real S, class F>
 decltype(auto) with_slope(Activation a, const F& f) {
-  using enum Activation;
-  switch (a) {
-    case tanh:
-      return f(ActivationKernel<S, tanh>{});
-    case relu:
-      return f(ActivationKernel<S, relu>{});
-    case leaky_relu:
-      return f(ActivationKernel<S, leaky_relu>{});
-    case elu:
-      return f(ActivationKernel<S, elu>{});
-    case selu:
-      return f(ActivationKernel<S, selu>{});
-    case softplus:
-      return f(ActivationKernel<S, softplus>{});
-    case silu:
-    case sin:
-    case identity:
-      break;
-  }
-  return f(ActivationKernel<S, identity>{});
+  return with_activation<S>(a, [&f]<Activation A>(ActivationKernel<S, A>) {
+    if constexpr (slope_from_result(A))
+      f(ActivationKernel<S, A>{});
+    else
+      f(ActivationKernel<S, Activation::identity>{});
+  });
 }
 
 }  // namespace detail
