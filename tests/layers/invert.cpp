@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-#include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/evaluate.hpp>
+#include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/standardize.hpp>
 
