@@ -45,7 +45,7 @@ TEMPLATE_TEST_CASE("the mean of the exact log density is the best score", "[toy2
     const Index n = name == "2spirals" ? 10000 : 40000;
     const Array<double> log_p = toy2d::log_prob<double>(name, toy2d::sample<TestType>(name, n, 3));
     const double mean = log_p.mean(), error = std::sqrt((log_p - mean).square().mean() / double(n));
-    CHECK(std::abs(mean - toy2d::best_log_prob(name)) < 3 * error);
+    CHECK(std::abs(mean - toy2d::best_log_prob(name)) < 3 * error + 2e-5);  // to which the best score is known
   }
 }
 

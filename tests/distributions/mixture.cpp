@@ -97,8 +97,8 @@ TEMPLATE_TEST_CASE("a mixture fitted to two clusters finds them", "[distribution
   truth.means << -3, 0, 2, 4;
   truth.log_scales << S(-0.7), 0, S(0.3), S(-1);
   const Array<S> data = draw(truth, 4000, 1);
-  auto m = GaussianMixture<S>::random(2, 2, 3);
-  diffeo::fit(m, data, {.steps = 500, .batch = 256, .rate = {.learning_rate = 0.05}, .threads = 1});
+  auto m = GaussianMixture<S>::random(2, 2, 3, 3);
+  diffeo::fit(m, data, {.steps = 1000, .batch = 256, .rate = {.learning_rate = 0.05}, .threads = 1});
   const Index first = m.means(0, 0) < m.means(1, 0) ? 0 : 1;  // which component took the left cluster
   CHECK(m.logits(0, 1 - first) - m.logits(0, first) == Approx(std::log(0.7 / 0.3)).margin(0.15));
   for (Index k = 0; k < 2; ++k) {

@@ -26,6 +26,9 @@ struct TransformedDistribution {
   Base base;
   FlowType flow;
 
+  /// The random stream that samples are drawn from; apart from those of initial weights.
+  static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;
+
   TransformedDistribution() = default;
   /// Throws invalid_argument when the dimensions differ.
   TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) {
@@ -108,8 +111,6 @@ struct TransformedDistribution {
   }
 
  private:
-  static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;  // apart from those of initial weights
-
   Var<Scalar> latent(Tape<Scalar>& tape, Index first, Index count, std::uint64_t seed) const {
     const Var<Scalar> z = tape.make(count, dim(), false);
     base.sample_into(tape.mutable_value(z), seed, latent_stream, first);
