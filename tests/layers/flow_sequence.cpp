@@ -21,17 +21,6 @@ using diffeo::Repeated;
 using diffeo::Standardize;
 using diffeo::Var;
 
-namespace {
-// Goes one way only.
-struct Generator {
-  using Scalar = float;
-  template <diffeo::Traced X>
-  diffeo::Transformed<X> forward(const X& z) const {
-    return {z, z};
-  }
-};
-}  // namespace
-
 static_assert(diffeo::Flow<FlowSequence<Coupling<float>>>);
 static_assert(diffeo::Flow<FlowSequence<Coupling<double>, Permutation<double>, DiagonalScale<double>>>);
 static_assert(diffeo::Flow<FlowSequence<FlowSequence<Coupling<float>>, Repeated<Permutation<float>>>>);

@@ -13,17 +13,6 @@ using diffeo::Invert;
 using diffeo::Mask;
 using diffeo::Var;
 
-namespace {
-// Goes one way only.
-struct Generator {
-  using Scalar = float;
-  template <diffeo::Traced X>
-  diffeo::Transformed<X> forward(const X& z) const {
-    return {z, z};
-  }
-};
-}  // namespace
-
 static_assert(diffeo::Flow<Invert<diffeo::Coupling<float>>>);
 static_assert(diffeo::Flow<Invert<diffeo::Coupling<double>>>);
 static_assert(diffeo::Flow<Invert<Invert<diffeo::Coupling<double>>>>);

@@ -6,6 +6,15 @@
 
 #include "../catch.hpp"
 
+// A layer that goes one way only.
+struct Generator {
+  using Scalar = float;
+  template <diffeo::Traced X>
+  diffeo::Transformed<X> forward(const X& z) const {
+    return {z, z};
+  }
+};
+
 // What the tests of layers share.
 
 /// The layer with random parameters, well away from the identity.
