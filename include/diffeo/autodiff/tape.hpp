@@ -104,6 +104,11 @@ class Tape {
   }
   Var<S> constant(const Array<S>& x) { return constant(view(x)); }
 
+  /// A value that lies in memory of the caller, which must outlive it: the output of an op that has nothing to compute.
+  Var<S> alias(View<const S> x, bool requires_grad) {
+    return node({const_cast<S*>(x.data), x.rows, x.cols, x.stride}, requires_grad);  // values of ops are read only
+  }
+
   /// A constant copied from any Eigen expression.
   template <class Derived>
   Var<S> copy(const Eigen::DenseBase<Derived>& x) {

@@ -27,6 +27,7 @@ constexpr Initialisation default_initialisation(Activation a) {
     case Activation::leaky_relu:
     case Activation::elu:
     case Activation::silu:
+    case Activation::lip_swish:
     case Activation::softplus:
       return Initialisation::he_normal;
     case Activation::identity:

@@ -8,11 +8,12 @@
 namespace diffeo {
 
 /// identity; tanh; relu; leaky_relu (slope 0.01); elu (alpha 1, Clevert et al. 2015); selu (Klambauer et al. 2017);
-/// silu x sigmoid(x) (Elfwing et al. 2017); softplus log(1 + exp x); sin (Sitzmann et al. 2020).
-enum class Activation { identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin };
+/// silu x sigmoid(x) (Elfwing et al. 2017); softplus log(1 + exp x); sin (Sitzmann et al. 2020); lip_swish silu / 1.1,
+/// whose slope is below 1 (Chen et al. 2019, section 3.3, with beta = 1).
+enum class Activation { identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin, lip_swish };
 
 inline constexpr std::string_view activation_names[] = {"identity", "tanh", "relu",     "leaky_relu", "elu",
-                                                        "selu",     "silu", "softplus", "sin"};
+                                                        "selu",     "silu", "softplus", "sin",        "lip_swish"};
 
 inline std::string_view to_string(Activation a) { return activation_names[static_cast<std::size_t>(a)]; }
 
@@ -21,9 +22,16 @@ namespace detail {
 inline constexpr double leaky_slope = 0.01;
 inline constexpr double selu_scale = 1.0507009873554804934193349852946;
 inline constexpr double selu_alpha = 1.6732632423543772848170429916717;
+inline constexpr double lip_swish_scale = 1 / 1.1;
+
+// An activation at one point, with its first two derivatives.
+template <Real S>
+struct ActivationDerivatives {
+  simd::Vec<S> value, slope, curvature;
+};
 
 // Values and derivatives on registers. `slope` takes the result y, from which the derivative of these follows; those of
-// silu and sin do not.
+// silu, lip_swish and sin do not.
 template <Real S, Activation A>
 struct ActivationKernel {
   using V = simd::Vec<S>;
@@ -41,6 +49,8 @@ struct ActivationKernel {
       return S(selu_scale) * (x > S(0) ? x : S(selu_alpha) * simd::expm1<S>(x));
     else if constexpr (A == Activation::silu)
       return x * simd::sigmoid<S>(x);
+    else if constexpr (A == Activation::lip_swish)
+      return S(lip_swish_scale) * x * simd::sigmoid<S>(x);
     else if constexpr (A == Activation::softplus)
       return simd::log1p_exp<S>(x);
     else if constexpr (A == Activation::sin)
@@ -65,6 +75,38 @@ struct ActivationKernel {
     else
       return g;
   }
+
+  static ActivationDerivatives<S> derivatives(V x) {
+    const V one = simd::broadcast<S>(1);
+    if constexpr (A == Activation::tanh) {
+      const V y = simd::tanh<S>(x), slope = simd::mul_add<S>(-y, y, one);
+      return {y, slope, S(-2) * y * slope};
+    } else if constexpr (A == Activation::relu) {
+      return {simd::max<S>(V{}, x), x > S(0) ? one : V{}, V{}};
+    } else if constexpr (A == Activation::leaky_relu) {
+      const V slope = x > S(0) ? one : simd::broadcast<S>(S(leaky_slope));
+      return {x * slope, slope, V{}};
+    } else if constexpr (A == Activation::elu) {
+      const V e = simd::expm1<S>(x);
+      return {x > S(0) ? x : e, x > S(0) ? one : e + S(1), x > S(0) ? V{} : e + S(1)};
+    } else if constexpr (A == Activation::selu) {
+      const V e = S(selu_alpha) * simd::expm1<S>(x), steep = e + S(selu_alpha);
+      return {S(selu_scale) * (x > S(0) ? x : e), S(selu_scale) * (x > S(0) ? one : steep),
+              S(selu_scale) * (x > S(0) ? V{} : steep)};
+    } else if constexpr (A == Activation::silu || A == Activation::lip_swish) {
+      constexpr S scale = A == Activation::silu ? S(1) : S(lip_swish_scale);
+      const V s = simd::sigmoid<S>(x), rest = S(1) - s, y = scale * x * s, scaled = scale * s;
+      return {y, simd::mul_add<S>(y, rest, scaled), scaled * rest * simd::mul_add<S>(x, rest - s, S(2) * one)};
+    } else if constexpr (A == Activation::softplus) {
+      const V s = simd::sigmoid<S>(x);
+      return {simd::log1p_exp<S>(x), s, s * (S(1) - s)};
+    } else if constexpr (A == Activation::sin) {
+      const V y = simd::sin<S>(x);
+      return {y, simd::cos<S>(x), -y};
+    } else {
+      return {x, one, V{}};
+    }
+  }
 };
 
 // Calls f with the kernel of an activation as a type.
@@ -88,6 +130,8 @@ decltype(auto) with_activation(Activation a, const F& f) {
       return f(ActivationKernel<S, softplus>{});
     case sin:
       return f(ActivationKernel<S, sin>{});
+    case lip_swish:
+      return f(ActivationKernel<S, lip_swish>{});
     case identity:
       break;
   }
@@ -95,7 +139,9 @@ decltype(auto) with_activation(Activation a, const F& f) {
 }
 
 // Whether the derivative follows from the result.
-constexpr bool slope_from_result(Activation a) { return a != Activation::silu && a != Activation::sin; }
+constexpr bool slope_from_result(Activation a) {
+  return a != Activation::silu && a != Activation::lip_swish && a != Activation::sin;
+}
 
 // The same for those activations alone.
 template <Real S, class F>
@@ -162,6 +208,13 @@ Dual<X> silu(const Dual<X>& x) {
   return x * sigmoid(x);
 }
 
+/// x sigmoid(x) / 1.1.
+template <Traced X>
+X lip_swish(const X& x) {
+  using S = typename X::Scalar;
+  return silu(x) * S(detail::lip_swish_scale);
+}
+
 /// The activation chosen at run time, applied elementwise.
 template <Traced X>
 X activate(Activation a, const X& x) {
@@ -182,10 +235,26 @@ X activate(Activation a, const X& x) {
       return softplus(x);
     case Activation::sin:
       return sin(x);
+    case Activation::lip_swish:
+      return lip_swish(x);
     case Activation::identity:
       break;
   }
   return x;
+}
+
+/// The largest |slope| of the activation anywhere: its Lipschitz constant.
+constexpr double lipschitz_constant(Activation a) {
+  switch (a) {
+    case Activation::selu:
+      return detail::selu_scale * detail::selu_alpha;
+    case Activation::silu:
+      return 1.0998393202;  // at x = 2.3994, rounded up
+    case Activation::lip_swish:
+      return 1.0998393202 * detail::lip_swish_scale;
+    default:
+      return 1;
+  }
 }
 
 }  // namespace diffeo

@@ -44,6 +44,56 @@ void transpose_and_sum(View<const S> g, S* transposed, Index across, S* bias, bo
   }
 }
 
+// What y = x W' + b gives to its weights and bias (none: an empty Var), where g is the adjoint of y (N x M): w is M x K
+// where `out_by_in`, else K x M.
+template <Real S>
+void add_weight_gradients(Tape<S>& t, Var<S> w, Var<S> b, bool out_by_in, View<const S> g, View<const S> x) {
+  constexpr Index lanes = simd::lanes<S>;
+  const Index rows = g.rows, ins = x.cols, outs = g.cols;
+  const bool of_bias = b && b.requires_grad();
+  if (ins < 4 || outs < 4 || rows == 1) {
+    if (of_bias) add_grad_sum(b, g);
+    if (!w.requires_grad()) return;
+    const GradTarget<S> target = t.grad_target(w);
+    if (out_by_in)
+      math::product_of_transposed<S>(target.grad, target.assign, g, x);
+    else
+      math::product_of_transposed<S>(target.grad, target.assign, x, g);
+    return;
+  }
+  if (!of_bias && !w.requires_grad()) return;
+  const Index across = (outs + lanes - 1) / lanes * lanes;
+  const typename Tape<S>::Temporary transposed(t, across * ((rows + lanes - 1) / lanes * lanes));
+  GradTarget<S> bias{};
+  if (of_bias) bias = t.grad_target(b);
+  transpose_and_sum<S>(g, transposed.data(), across, bias.grad.data, bias.assign);
+  if (!w.requires_grad()) return;
+  const GradTarget<S> target = t.grad_target(w);
+  const View<const S> left{transposed.data(), outs, rows, across};
+  const math::Strided<S> samples{x.data, 1, x.stride};
+  if (out_by_in) {
+    math::product<S>(target.grad, left, samples, nullptr, target.assign ? math::Start::zero : math::Start::accumulate);
+    return;
+  }
+  const typename Tape<S>::Temporary turned(t, across * ins);
+  const View<S> grad{turned.data(), outs, ins, across};
+  math::product<S>(grad, left, samples, nullptr, math::Start::zero);
+  if (target.assign)
+    as_eigen(target.grad) = as_eigen(grad).transpose();
+  else
+    as_eigen(target.grad) += as_eigen(grad).transpose();
+}
+
+// The weights as right operand of x W', and of the product back, g W.
+template <Real S>
+math::Strided<S> forth(View<const S> w, bool out_by_in) {
+  return out_by_in ? math::Strided<S>{w.data, w.stride, 1} : math::Strided<S>{w.data, 1, w.stride};
+}
+template <Real S>
+math::Strided<S> back(View<const S> w, bool out_by_in) {
+  return forth(w, !out_by_in);
+}
+
 // x (N x K) times the weights: w is M x K where `out_by_in`, else K x M. Bias 1 x M or none.
 template <Real S>
 Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) {
@@ -54,11 +104,8 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
           ", expected 1 x ", outer);
   const bool parameters = w.requires_grad() || (b && b.requires_grad());
   const Var<S> y = tape.make(x.rows(), outer, x.requires_grad() || parameters);
-  const View<const S> weights = w.value();
-  const math::Strided<S> right =
-      out_by_in ? math::Strided<S>{weights.data, weights.stride, 1} : math::Strided<S>{weights.data, 1, weights.stride};
   const View<S> out = tape.mutable_value(y);
-  math::product(with_padding(out, x.value()), x.value(), right, b ? b.value().data : nullptr,
+  math::product(with_padding(out, x.value()), x.value(), forth(w.value(), out_by_in), b ? b.value().data : nullptr,
                 b ? math::Start::bias : math::Start::zero);
   if (act != Activation::identity)
     with_activation<S>(act, [&](auto kernel) {
@@ -70,53 +117,16 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
   tape.on_backward({y}, [x, w, b, y, out_by_in, act, parameters] {
     Tape<S>& t = y.tape();
     const View<S> pre = t.mutable_grad(y);
-    const Index rows = y.rows(), ins = x.cols(), outs = y.cols();
-    constexpr Index lanes = simd::lanes<S>;
     if (act != Activation::identity)
       with_slope<S>(act, [&](auto kernel) {
         math::map(
             pre, [kernel](auto g, auto v) { return kernel.times_slope(g, v); }, static_cast<View<const S>>(pre),
             y.value());
       });
-    if (ins < 4 || outs < 4 || rows == 1 || !parameters) {
-      if (b) add_grad_sum(b, static_cast<View<const S>>(pre));
-      if (w.requires_grad()) {
-        const GradTarget<S> target = t.grad_target(w);
-        if (out_by_in)
-          math::product_of_transposed<S>(target.grad, target.assign, pre, x.value());
-        else
-          math::product_of_transposed<S>(target.grad, target.assign, x.value(), pre);
-      }
-    } else {
-      const Index across = (outs + lanes - 1) / lanes * lanes;
-      const typename Tape<S>::Temporary transposed(t, across * ((rows + lanes - 1) / lanes * lanes));
-      GradTarget<S> bias{};
-      if (b && b.requires_grad()) bias = t.grad_target(b);
-      transpose_and_sum<S>(pre, transposed.data(), across, bias.grad.data, bias.assign);
-      if (w.requires_grad()) {
-        const GradTarget<S> target = t.grad_target(w);
-        const View<const S> left{transposed.data(), outs, rows, across};
-        const math::Strided<S> samples{x.value().data, 1, x.value().stride};
-        if (out_by_in) {
-          math::product<S>(target.grad, left, samples, nullptr,
-                           target.assign ? math::Start::zero : math::Start::accumulate);
-        } else {
-          const typename Tape<S>::Temporary turned(t, across * ins);
-          const View<S> grad{turned.data(), outs, ins, across};
-          math::product<S>(grad, left, samples, nullptr, math::Start::zero);
-          if (target.assign)
-            as_eigen(target.grad) = as_eigen(grad).transpose();
-          else
-            as_eigen(target.grad) += as_eigen(grad).transpose();
-        }
-      }
-    }
+    if (parameters) add_weight_gradients(t, w, b, out_by_in, View<const S>(pre), x.value());
     if (x.requires_grad()) {
       const GradTarget<S> target = t.grad_target(x);
-      const View<const S> u = w.value();
-      const math::Strided<S> back =
-          out_by_in ? math::Strided<S>{u.data, 1, u.stride} : math::Strided<S>{u.data, u.stride, 1};
-      math::product<S>(with_padding(target.grad, View<const S>(pre)), pre, back, nullptr,
+      math::product<S>(with_padding(target.grad, View<const S>(pre)), pre, back(w.value(), out_by_in), nullptr,
                        target.assign ? math::Start::zero : math::Start::accumulate);
     }
   });
@@ -136,7 +146,7 @@ Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::ide
       detail::slope_from_result(act) || !(x.requires_grad() || weights.requires_grad() || bias.requires_grad());
   const Var<S> y = detail::product_op(x, weights, true, bias, fused ? act : Activation::identity);
   if (fused) return y;
-  return act == Activation::sin ? sin(y) : silu(y);
+  return activate(act, y);
 }
 template <class X, class W, class B>
 Dual<X> affine(const Dual<X>& x, const W& w, const B& b, Activation act = Activation::identity) {

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/affine.hpp>
+#include <diffeo/autodiff/ops/columns.hpp>
+#include <diffeo/math/linear_solve.hpp>
+
+/// Whole Jacobians through dense networks: one pass that carries the value and its derivatives along several
+/// directions, and differentiates in reverse like everything else.
+namespace diffeo {
+
+/// A value of N rows and C columns with its derivatives along k directions, in one block of the tape: k + 1 blocks one
+/// below the other, each of N rows padded to `pitch`. What lies in the padding is undefined.
+template <Real S>
+struct MultiDual {
+  Var<S> blocks;  ///< (k + 1) pitch x C
+  Index rows = 0;
+  Index directions = 0;
+
+  Index cols() const { return blocks.cols(); }
+  Index pitch() const { return blocks.rows() / (directions + 1); }
+  Tape<S>& tape() const { return blocks.tape(); }
+};
+
+namespace detail {
+
+// Block k of the stack: 0 is the value, k > 0 the derivatives along direction k - 1.
+template <class T, Real S>
+View<T> stacked(View<T> blocks, const MultiDual<S>& of, Index k, Index rows) {
+  return {blocks.data + k * of.pitch(), rows, blocks.cols, blocks.stride};
+}
+
+template <Real S>
+MultiDual<S> make_multi_dual(Tape<S>& tape, Index rows, Index cols, Index directions, bool requires_grad) {
+  const Index pitch = std::max(simd::lanes<S>, (rows + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
+  return {tape.make((directions + 1) * pitch, cols, requires_grad), rows, directions};
+}
+
+// The argument of a network's hidden layer. Behind the first dense layer the derivative along direction j is column j
+// of its weights for every row, and is not stored.
+template <Real S>
+struct HiddenInput {
+  Var<S> value;  // N x K where `seeds` is set
+  Var<S> seeds;  // K x directions
+  MultiDual<S> stack;
+
+  bool seeded() const { return static_cast<bool>(seeds); }
+  Index rows() const { return seeded() ? value.rows() : stack.rows; }
+  Index cols() const { return seeded() ? value.cols() : stack.cols(); }
+  Index directions() const { return seeded() ? seeds.cols() : stack.directions; }
+  bool requires_grad() const {
+    return seeded() ? value.requires_grad() || seeds.requires_grad() : stack.blocks.requires_grad();
+  }
+  Tape<S>& tape() const { return seeded() ? value.tape() : stack.tape(); }
+};
+
+// Blocks of the activation and its derivatives, to multiply with weights.
+template <Real S>
+void activate_stack(Activation act, const HiddenInput<S>& in, View<S> out, Index pitch) {
+  const Index rows = in.rows(), directions = in.directions();
+  constexpr Index lanes = simd::lanes<S>;
+  with_activation<S>(act, [&](auto kernel) {
+    for (Index c = 0; c < in.cols(); ++c) {
+      S* to = out.col(c);
+      const S* x = in.seeded() ? in.value.value().col(c) : in.stack.blocks.value().col(c);
+      const Index step = in.seeded() ? 0 : in.stack.pitch();
+      const auto piece = [&](Index i, auto... n) {
+        const auto d = kernel.derivatives(simd::load<S>(x + i, n...));
+        simd::store<S>(to + i, d.value);
+        for (Index k = 1; k <= directions; ++k)
+          simd::store<S>(to + k * pitch + i, d.slope * (step ? simd::load<S>(x + k * step + i)
+                                                             : simd::broadcast<S>(in.seeds.value().col(k - 1)[c])));
+      };
+      Index i = 0;
+      for (; i + lanes <= rows; i += lanes) piece(i);
+      if (i < rows) piece(i, rows - i);
+    }
+  });
+}
+
+// From the adjoints of those blocks to that of the argument.
+template <Real S>
+void activate_stack_backward(Activation act, const HiddenInput<S>& in, View<const S> g, Index pitch) {
+  const Index rows = in.rows(), directions = in.directions();
+  constexpr Index lanes = simd::lanes<S>;
+  Tape<S>& t = in.tape();
+  GradTarget<S> value{}, seeds{};
+  if (!in.seeded()) value = t.grad_target(in.stack.blocks);
+  if (in.seeded() && in.value.requires_grad()) value = t.grad_target(in.value);
+  if (in.seeded() && in.seeds.requires_grad()) {
+    seeds = t.grad_target(in.seeds);
+    if (seeds.assign) math::map(seeds.grad, [] { return simd::Vec<S>{}; });
+  }
+  const Index step = in.seeded() ? 0 : in.stack.pitch();
+  constexpr Index most = 8;  // directions whose sums stay in registers
+  with_activation<S>(act, [&](auto kernel) {
+    for (Index c = 0; c < in.cols(); ++c) {
+      const S* x = in.seeded() ? in.value.value().col(c) : in.stack.blocks.value().col(c);
+      const S* from = g.col(c);
+      S* to = value.grad.data ? value.grad.col(c) : nullptr;
+      for (Index first = 1; first <= directions || first == 1; first += most) {
+        const Index count = std::min(most, directions + 1 - first);
+        simd::Vec<S> sums[std::size_t{most}] = {};
+        const auto piece = [&](Index i, auto... n) {
+          const auto d = kernel.derivatives(simd::load<S>(x + i, n...));
+          simd::Vec<S> total{};  // what the derivatives give to the value, but for the curvature
+          for (Index k = 0; k < count; ++k) {
+            const auto gk = simd::load<S>(from + (first + k) * pitch + i, n...);
+            if (step) {
+              S* at = to + (first + k) * step + i;
+              total = simd::mul_add<S>(gk, simd::load<S>(x + (first + k) * step + i, n...), total);
+              const auto give = d.slope * gk;
+              simd::store<S>(at, value.assign ? give : simd::load<S>(at, n...) + give, n...);
+            } else {
+              total = simd::mul_add<S>(gk, simd::broadcast<S>(in.seeds.value().col(first - 1 + k)[c]), total);
+              if (seeds.grad.data) sums[k] = simd::mul_add<S>(d.slope, gk, sums[k]);
+            }
+          }
+          if (!to) return;
+          simd::Vec<S> give = d.curvature * total;
+          if (first == 1) give = simd::mul_add<S>(d.slope, simd::load<S>(from + i, n...), give);
+          simd::store<S>(to + i, value.assign && first == 1 ? give : simd::load<S>(to + i, n...) + give, n...);
+        };
+        Index i = 0;
+        for (; i + lanes <= rows; i += lanes) piece(i);
+        if (i < rows) piece(i, rows - i);
+        if (seeds.grad.data)
+          for (Index k = 0; k < count; ++k) seeds.grad.col(first - 1 + k)[c] += simd::sum<S>(sums[k]);
+      }
+    }
+  });
+}
+
+// act(in) W' + b with derivatives. The activations are computed again on the way back, which costs less than to keep
+// them in memory.
+template <Real S>
+MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, Var<S> b) {
+  Tape<S>& tape = in.tape();
+  require(in.cols() == w.cols() && b.rows() == 1 && b.cols() == w.rows(), "affine: x has ", in.cols(),
+          " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
+  const Index directions = in.directions();
+  const MultiDual<S> y = make_multi_dual(tape, in.rows(), w.rows(), directions,
+                                         in.requires_grad() || w.requires_grad() || b.requires_grad());
+  const Index pitch = y.pitch();
+  const View<S> out = tape.mutable_value(y.blocks);
+  const auto padded_stride = Tape<S>::stride_for((directions + 1) * pitch);
+  {
+    const auto mark = tape.mark();
+    const View<S> a{tape.scratch(padded_stride * in.cols()), (directions + 1) * pitch, in.cols(), padded_stride};
+    activate_stack(act, in, a, pitch);
+    for (Index k = 0; k <= directions; ++k)
+      math::product<S>(stacked(out, y, k, pitch), stacked(View<const S>(a), y, k, pitch), forth(w.value(), true),
+                       k == 0 ? b.value().data : nullptr, k == 0 ? math::Start::bias : math::Start::zero);
+    tape.release(mark);
+  }
+  if (!y.blocks.requires_grad()) return y;
+
+  tape.on_backward({y.blocks}, [in, act, w, b, y, padded_stride] {
+    Tape<S>& t = y.tape();
+    const Index stack_rows = y.blocks.rows(), at = y.pitch(), n = y.directions;
+    const View<const S> g = y.blocks.grad();
+    const typename Tape<S>::Temporary memory(t, padded_stride * in.cols());
+    const View<S> a{memory.data(), stack_rows, in.cols(), padded_stride};
+    if (w.requires_grad() || b.requires_grad()) {
+      activate_stack(act, in, a, at);
+      for (Index k = 0; k <= n; ++k)
+        add_weight_gradients(t, w, k == 0 ? b : Var<S>{}, true, stacked(g, y, k, y.rows),
+                             stacked(View<const S>(a), y, k, y.rows));
+    }
+    if (!in.requires_grad()) return;
+    for (Index k = 0; k <= n; ++k)
+      math::product<S>(stacked(a, y, k, at), stacked(g, y, k, at), back(w.value(), true), nullptr, math::Start::zero);
+    activate_stack_backward(act, in, View<const S>(a), at);
+  });
+  return y;
+}
+
+}  // namespace detail
+
+/// The value of a MultiDual: N x C.
+template <Real S>
+Var<S> value_of(const MultiDual<S>& x) {
+  Tape<S>& tape = x.tape();
+  const Var<S> y = tape.make(x.rows, x.cols(), x.blocks.requires_grad());
+  math::map(
+      tape.mutable_value(y), [](auto v) { return v; }, detail::stacked(x.blocks.value(), x, 0, x.rows));
+  if (y.requires_grad())
+    tape.on_backward({y}, [x, y] {
+      const GradTarget<S> target = detail::zeroed_target(x.blocks);
+      math::map_add(
+          detail::stacked(target.grad, x, 0, x.rows), false, [](auto g) { return g; }, y.grad());
+    });
+  return y;
+}
+
+/// log|det(I + J)| of the Jacobian J = dg/dz that g (N x D with D directions) carries: N x 1.
+template <Real S>
+Var<S> log_det_identity_plus(const MultiDual<S>& g) {
+  Tape<S>& tape = g.tape();
+  const Index rows = g.rows, dim = g.cols(), pitch = g.pitch();
+  require(g.directions == dim, "log_det_identity_plus: ", dim, " columns and ", g.directions, " directions");
+  const Var<S> y = tape.make(rows, 1, g.blocks.requires_grad());
+  S* log_det = tape.scratch(pitch);
+  S* inverse = tape.scratch(pitch * dim * dim);
+  const View<const S> blocks = g.blocks.value();
+  math::invert_batch<S>(
+      rows, dim, [&](Index i, Index j) { return blocks.col(i) + (j + 1) * pitch; }, S(1),
+      [&](Index i, Index j) { return inverse + (i * dim + j) * pitch; }, log_det,
+      tape.scratch(math::invert_batch_workspace(dim)), tape.template storage<Index>(static_cast<std::size_t>(dim)));
+  std::copy_n(log_det, rows, tape.mutable_value(y).data);
+  if (y.requires_grad())
+    tape.on_backward({y}, [g, y, inverse] {
+      // d log|det A| = tr(A^-1 dA)
+      const GradTarget<S> target = detail::zeroed_target(g.blocks);
+      const Index at = g.pitch(), d = g.cols();
+      for (Index i = 0; i < d; ++i)
+        for (Index j = 0; j < d; ++j) {
+          S* to = target.grad.col(i) + (j + 1) * at;
+          simd::transform<S>(
+              g.rows, to, [](auto sum, auto seed, auto entry) { return simd::mul_add<S>(seed, entry, sum); }, to,
+              y.grad().data, inverse + (j * d + i) * at);
+        }
+    });
+  return y;
+}
+
+}  // namespace diffeo
