@@ -34,9 +34,10 @@ concept BaseDistribution = requires { typename B::Scalar; } && BaseDistributionO
 /// A base whose samples are differentiable functions of its parameters, as training towards a density without samples
 /// needs (Kingma & Welling 2014, section 2.4).
 ///
-/// | expression                                | type   | meaning                                                      |
+/// | expression                                | type   | meaning |
 /// |-------------------------------------------|--------|--------------------------------------------------------------|
-/// | b.draw(tape, rows, seed, stream, first)   | Var<S> | rows x D; row i depends on (seed, stream, first + i), up to rounding as sample_into has it |
+/// | b.draw(tape, rows, seed, stream, first)   | Var<S> | rows x D; row i depends on (seed, stream, first + i), up to
+/// rounding as sample_into has it |
 ///
 /// Models: StandardNormal, DiagonalNormal, with arrays or tape variables. The component of a GaussianMixture is no
 /// differentiable function of the weights.

@@ -78,7 +78,7 @@ struct FitReport {
   std::vector<long> validation_step;    ///< steps after which the validation loss was taken
   std::vector<double> validation_loss;  ///< that loss
   double best_validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN without validation
-  long best_step = 0;  ///< after which step it was reached; these parameters were kept
+  long best_step = 0;   ///< after which step it was reached; these parameters were kept
   std::string failure;  ///< after non_finite: what the objective has to say about it; may be empty
 
   /// Mean of the last losses, at most 100.

@@ -10,11 +10,11 @@ namespace diffeo {
 
 /// A piece of a minibatch that an objective computes losses for.
 struct Minibatch {
-  std::span<const Index> rows;                     ///< which rows of the objective's data, one per loss
-  Index first = 0;                                 ///< position of the first loss in the whole minibatch
-  std::uint64_t step = 0;                          ///< number of the training step
-  std::uint64_t seed = 0;                          ///< of the noise an objective may need: draw it by (seed, step, first + i)
-  Index count = static_cast<Index>(rows.size());   ///< losses wanted; objectives that draw their samples have no rows
+  std::span<const Index> rows;  ///< which rows of the objective's data, one per loss
+  Index first = 0;              ///< position of the first loss in the whole minibatch
+  std::uint64_t step = 0;       ///< number of the training step
+  std::uint64_t seed = 0;       ///< of the noise an objective may need: draw it by (seed, step, first + i)
+  Index count = static_cast<Index>(rows.size());  ///< losses wanted; objectives that draw their samples have no rows
 };
 
 /// What training makes small: the mean over a minibatch of one loss per row.
@@ -24,8 +24,9 @@ struct Minibatch {
 /// | o.size()                       | Index  | rows of data to choose minibatches from                             |
 /// | O::draws_samples               | bool   | true, in place of size(): there are no rows, samples are drawn      |
 /// | o.loss(model, tape, batch)     | Var<S> | batch.count x 1 losses; `model` holds arrays or tape variables      |
-/// | o.loss(model, detached, tape, batch) | Var<S> | or this: `detached` is the same model with constants, through which no gradient reaches the parameters |
-/// | o.explain(model, tape, batch)  | std::string | optional: why a loss is not finite, empty when there is no more to say. Asked after such a step |
+/// | o.loss(model, detached, tape, batch) | Var<S> | or this: `detached` is the same model with constants, through
+/// which no gradient reaches the parameters | | o.explain(model, tape, batch)  | std::string | optional: why a loss is
+/// not finite, empty when there is no more to say. Asked after such a step |
 ///
 /// A loss is a function of its own row and noise alone, because minibatches are cut into tiles that never meet.
 /// Models: MaximumLikelihood, ReverseKl.
@@ -37,10 +38,9 @@ concept DrawsSamples = requires { requires bool(O::draws_samples); };
 namespace detail {
 
 template <class O, class Model>
-concept HasLoss =
-    requires(const O& o, const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) {
-      { o.loss(model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
-    };
+concept HasLoss = requires(const O& o, const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) {
+  { o.loss(model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
+};
 template <class O, class Model>
 concept HasDetachedLoss =
     requires(const O& o, const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) {

@@ -43,8 +43,8 @@ struct ReverseKlOptions {
 ///     log q(x) - log p~(x)
 ///
 /// is made small in the mean, p~ the target's unnormalised density. That mean is KL(q || p) - log Z, the negative
-/// evidence lower bound, and it is what a training reports, at every step: while the weight beta of the target grows, its
-/// gradient is that of log q(x) - beta log p~(x), the reported loss still that with beta = 1.
+/// evidence lower bound, and it is what a training reports, at every step: while the weight beta of the target grows,
+/// its gradient is that of log q(x) - beta log p~(x), the reported loss still that with beta = 1.
 ///
 /// The gradient reaches the parameters through x and through q itself. The second part has mean zero, but not variance
 /// zero. With path_derivative it is left out: log q is evaluated at x by a copy of the model with constant parameters

@@ -20,10 +20,10 @@ namespace diffeo {
 /// | batch      | Index         | 512 rows a step, at most the rows there are                        |
 /// | adam       | AdamOptions   |                                                                    |
 /// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | clip_ratio | double        | 0: off; else gradients are scaled down to this multiple of the running mean of their norms |
-/// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   |
-/// | seed       | std::uint64_t | 0, of the order of rows and of noise                               |
-/// | threads    | int           | 0: all; at most one for every 128 rows of the batch is used        |
+/// | clip_ratio | double        | 0: off; else gradients are scaled down to this multiple of the running mean of their
+/// norms | | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   | | seed |
+/// std::uint64_t | 0, of the order of rows and of noise                               | | threads    | int           |
+/// 0: all; at most one for every 128 rows of the batch is used        |
 struct TrainerOptions {
   Index batch = 512;
   AdamOptions adam = {};
@@ -44,8 +44,8 @@ struct TrainerOptions {
 };
 
 /// Steps of stochastic gradient descent on a copy of a model's parameters. A minibatch is cut into shards, and these
-/// into tiles, by its size and by the memory that a row takes, which the first step finds out; the shards' gradients are
-/// added in one order, so that the number of threads does not change a bit. After the first few steps nothing is
+/// into tiles, by its size and by the memory that a row takes, which the first step finds out; the shards' gradients
+/// are added in one order, so that the number of threads does not change a bit. After the first few steps nothing is
 /// allocated.
 template <class Model, class O>
   requires Objective<O, Model>
