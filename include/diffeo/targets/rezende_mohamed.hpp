@@ -8,17 +8,15 @@
 #include <numbers>
 
 /// The four test energies of Rezende & Mohamed 2015, table 1 (https://arxiv.org/abs/1505.05770), as log-densities -U(z)
-/// of the plane, with
+/// of the plane. With s(x) = exp(-x^2 / 2), w1 = sin(2 pi z1 / 4), w2 = 3 s((z1 - 1) / 0.6) and
+/// w3 = 3 sigmoid((z1 - 1) / 0.3):
 ///
-///     w1(z) = sin(2 pi z1 / 4),  w2(z) = 3 exp(-((z1 - 1) / 0.6)^2 / 2),  w3(z) = 3 sigmoid((z1 - 1) / 0.3)
-///
-/// | target | U(z)                                                                                             | log Z
-/// |
-/// |--------|--------------------------------------------------------------------------------------------------|--------|
-/// | U1     | ((|z| - 2) / 0.4)^2 / 2 - log(exp(-((z1 - 2) / 0.6)^2 / 2) + exp(-((z1 + 2) / 0.6)^2 / 2))       | 1.8775
-/// | | U2     | ((z2 - w1) / 0.4)^2 / 2 | 2.1429 | | U3     | -log(exp(-((z2 - w1) / 0.35)^2 / 2) + exp(-((z2 - w1 +
-/// w2) / 0.35)^2 / 2))                       | 2.7025 | | U4     | -log(exp(-((z2 - w1) / 0.4)^2 / 2) + exp(-((z2 - w1
-/// + w3) / 0.35)^2 / 2))                        | 2.7608 |
+/// | target | U(z)                                                                            | log Z  |
+/// |--------|---------------------------------------------------------------------------------|--------|
+/// | U1     | ((|z| - 2) / 0.4)^2 / 2 - log(s((z1 - 2) / 0.6) + s((z1 + 2) / 0.6))             | 1.8775 |
+/// | U2     | ((z2 - w1) / 0.4)^2 / 2                                                         | 2.1429 |
+/// | U3     | -log(s((z2 - w1) / 0.35) + s((z2 - w1 + w2) / 0.35))                             | 2.7025 |
+/// | U4     | -log(s((z2 - w1) / 0.4) + s((z2 - w1 + w3) / 0.35))                              | 2.7608 |
 ///
 /// U2 to U4 do not fall off along z1, so they are no densities. Here they are confined to the box [-4, 4]^2 by
 ///
@@ -61,7 +59,7 @@ Var<S> ring_with_two_modes(Var<S> x) {
   const auto radius = [](auto a, auto b) { return simd::sqrt<S>(simd::mul_add<S>(a, a, b * b)); };
   // Times a coordinate: minus the derivative of the ring's part. At the centre, where there is none, 0.
   const auto pull = [radius, ring](auto a, auto b) {
-    const auto r = simd::max<S>(simd::broadcast<S>(std::numeric_limits<S>::min()), radius(a, b));
+    const auto r = simd::max<S>(simd::broadcast<S>(std::numeric_limits<S>::epsilon()), radius(a, b));
     return ring * (S(2) - r) / r;
   };
   return diffeo::detail::elementwise<S>(

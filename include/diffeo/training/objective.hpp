@@ -10,28 +10,15 @@ namespace diffeo {
 
 /// A piece of a minibatch that an objective computes losses for.
 struct Minibatch {
-  std::span<const Index> rows;  ///< which rows of the objective's data, one per loss
-  Index first = 0;              ///< position of the first loss in the whole minibatch
-  std::uint64_t step = 0;       ///< number of the training step
-  std::uint64_t seed = 0;       ///< of the noise an objective may need: draw it by (seed, step, first + i)
+  std::span<const Index> rows = {};  ///< which rows of the objective's data, one per loss
+  Index first = 0;                   ///< position of the first loss in the whole minibatch
+  std::uint64_t step = 0;            ///< number of the training step
+  std::uint64_t seed = 0;            ///< of the noise an objective may need: draw it by (seed, step, first + i)
   Index count = static_cast<Index>(rows.size());  ///< losses wanted; objectives that draw their samples have no rows
 };
 
-/// What training makes small: the mean over a minibatch of one loss per row.
-///
-/// | expression                     | type   | meaning                                                             |
-/// |--------------------------------|--------|---------------------------------------------------------------------|
-/// | o.size()                       | Index  | rows of data to choose minibatches from                             |
-/// | O::draws_samples               | bool   | true, in place of size(): there are no rows, samples are drawn      |
-/// | o.loss(model, tape, batch)     | Var<S> | batch.count x 1 losses; `model` holds arrays or tape variables      |
-/// | o.loss(model, detached, tape, batch) | Var<S> | or this: `detached` is the same model with constants, through
-/// which no gradient reaches the parameters | | o.explain(model, tape, batch)  | std::string | optional: why a loss is
-/// not finite, empty when there is no more to say. Asked after such a step |
-///
-/// A loss is a function of its own row and noise alone, because minibatches are cut into tiles that never meet.
-/// Models: MaximumLikelihood, ReverseKl.
-///
-/// That there are no rows is said and not left out, so that a forgotten size() is an error.
+/// Marks an objective that draws its samples, so that there are no rows. It is said and not left out: a forgotten
+/// size() is an error.
 template <class O>
 concept DrawsSamples = requires { requires bool(O::draws_samples); };
 
@@ -49,6 +36,18 @@ concept HasDetachedLoss =
 
 }  // namespace detail
 
+/// What training makes small: the mean over a minibatch of one loss per row.
+///
+/// | expression                           | type        | meaning                                              |
+/// |--------------------------------------|-------------|------------------------------------------------------|
+/// | o.size()                             | Index       | rows of data to choose minibatches from              |
+/// | O::draws_samples                     | bool        | true, in place of size(): there are no rows          |
+/// | o.loss(model, tape, batch)           | Var<S>      | batch.count x 1; model of arrays or of tape variables |
+/// | o.loss(model, detached, tape, batch) | Var<S>      | or this: `detached` is the model made of constants   |
+/// | o.explain(model, tape, batch)        | std::string | optional: why a loss is not finite; may be empty     |
+///
+/// A loss is a function of its own row and noise alone, because minibatches are cut into tiles that never meet.
+/// Models: MaximumLikelihood, ReverseKl.
 template <class O, class Model>
 concept Objective = (DrawsSamples<O> || requires(const O& o) {
                       { o.size() } -> std::convertible_to<Index>;

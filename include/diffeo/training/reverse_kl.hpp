@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/ops/surrogate.hpp>
@@ -10,6 +9,7 @@
 #include <diffeo/training/objective.hpp>
 #include <sstream>
 #include <string>
+#include <utility>
 
 namespace diffeo {
 
@@ -51,7 +51,7 @@ struct ReverseKlOptions {
 /// (Roeder, Wu & Duvenaud 2017, algorithm 1), which costs the inverse of the flow, and the gradient's variance is zero
 /// where q = p. Worth it where q can come close to p; while it is far away the variance may also be larger.
 ///
-/// Sample i of step t depends on (seed, t, i) alone. The target must outlive the objective.
+/// Sample i of step t depends on (seed, t, i) alone.
 ///
 ///     const auto gaussian = [](const auto& x) { return diffeo::sum_cols(diffeo::square(x)) * -0.5F; };
 ///     diffeo::fit(model, diffeo::ReverseKl(gaussian), {.steps = 2000, .batch = 1024});
@@ -64,7 +64,7 @@ class ReverseKl {
  public:
   static constexpr bool draws_samples = true;
 
-  explicit ReverseKl(const T& target, const ReverseKlOptions& options = {}) : target_(&target), options_(options) {
+  explicit ReverseKl(T target, const ReverseKlOptions& options = {}) : target_(std::move(target)), options_(options) {
     options.check();
   }
 
@@ -117,10 +117,10 @@ class ReverseKl {
 
   template <class Model, Real S>
   Var<S> evaluate(const Model& model, Var<S> x) const {
-    if constexpr (requires { target_->dim(); })
-      require(target_->dim() == model.dim(), "reverse_kl: the target has dimension ", target_->dim(), ", the flow ",
+    if constexpr (requires { target_.dim(); })
+      require(target_.dim() == model.dim(), "reverse_kl: the target has dimension ", target_.dim(), ", the flow ",
               model.dim());
-    const Var<S> y = (*target_)(x);
+    const Var<S> y = target_(x);
     require(y.rows() == x.rows() && y.cols() == 1, "reverse_kl: the target returned ", y.rows(), " x ", y.cols(),
             " values for ", x.rows(), " samples, expected ", x.rows(), " x 1");
     return y;
@@ -135,7 +135,7 @@ class ReverseKl {
     }
   }
 
-  const T* target_;
+  T target_;
   ReverseKlOptions options_;
 };
 
