@@ -11,6 +11,7 @@
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/autodiff/ops/surrogate.hpp>
 #include <diffeo/autodiff/parameter.hpp>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/autodiff/tiles.hpp>
@@ -23,6 +24,7 @@
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/mixture.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
@@ -45,10 +47,16 @@
 #include <diffeo/nn/init.hpp>
 #include <diffeo/nn/linear.hpp>
 #include <diffeo/nn/mlp.hpp>
+#include <diffeo/targets/banana.hpp>
+#include <diffeo/targets/eight_schools.hpp>
+#include <diffeo/targets/funnel.hpp>
+#include <diffeo/targets/rezende_mohamed.hpp>
+#include <diffeo/targets/target.hpp>
 #include <diffeo/training/adam.hpp>
 #include <diffeo/training/fit.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/objective.hpp>
 #include <diffeo/training/progress.hpp>
+#include <diffeo/training/reverse_kl.hpp>
 #include <diffeo/training/schedule.hpp>
 #include <diffeo/training/trainer.hpp>

@@ -130,4 +130,24 @@ auto lift(Tape<typename M::Scalar>& tape, const M& model, typename M::Scalar* va
   return lifted;
 }
 
+/// The same structure with constants for parameters: of what is computed with it, no gradient reaches the parameters.
+/// Otherwise as lift().
+template <class M>
+auto lift_detached(Tape<typename M::Scalar>& tape, const M& model, const typename M::Scalar* values) {
+  using S = typename M::Scalar;
+  auto lifted = model.template rebind<Var<S>>();
+  Index at = 0;
+  detail::visit(
+      [&](const auto& from, auto& to) {
+        if constexpr (detail::is_buffer<std::remove_cvref_t<decltype(from)>>) {
+          to.value = tape.persistent_constant(view(from.value));
+        } else {
+          to = tape.persistent_constant({values + at, from.rows(), from.cols(), from.rows()});
+          at += from.size();
+        }
+      },
+      model, lifted);
+  return lifted;
+}
+
 }  // namespace diffeo

@@ -223,10 +223,14 @@ class Tape {
     arena_.reset();
     records_.clear();
     free_.clear();
+    scratch_bytes_ = 0;
   }
 
   /// Uninitialised memory until reset() or release().
-  S* scratch(Index n) { return arena_.allocate<S>(static_cast<std::size_t>(n)); }
+  S* scratch(Index n) {
+    scratch_bytes_ += n * static_cast<Index>(sizeof(S));
+    return arena_.allocate<S>(static_cast<std::size_t>(n));
+  }
 
   /// The same for other trivial types.
   template <class T>
@@ -240,6 +244,9 @@ class Tape {
 
   /// Number of recorded operations.
   std::size_t size() const { return records_.size(); }
+
+  /// Bytes of values and adjoints since reset(), padding included; what the operations themselves take is not.
+  Index scratch_bytes() const { return scratch_bytes_; }
 
  private:
   using Node = typename Var<S>::Node;
@@ -297,6 +304,7 @@ class Tape {
   }
 
   Arena arena_;
+  Index scratch_bytes_ = 0;
   std::vector<Record> records_;
   std::vector<FreeBlock> free_;
   std::deque<Node> parameters_;

@@ -13,6 +13,17 @@ namespace diffeo {
 template <Real S>
 inline constexpr Index tile_rows = 64;
 
+/// Rows of a tile for computations whose values and adjoints take that many bytes a row, at most `most` rows: a power
+/// of two from tile_rows to 1024. Each op costs some 30 nanoseconds beside its work on the rows, so small models want
+/// long tiles, as long as these stay in the second cache level.
+template <Real S>
+Index tile_rows_for(Index bytes_per_row, Index most) {
+  constexpr Index longest = 1024, budget = Index{512} << 10;
+  Index rows = tile_rows<S>;
+  while (2 * rows <= std::min(longest, most) && 2 * rows * bytes_per_row <= budget) rows *= 2;
+  return rows;
+}
+
 /// Calls f(tape, first, count) for consecutive tiles that cover 0 ... rows-1, on `threads` threads (0: all). The tape
 /// is empty at each call.
 template <Real S, class F>

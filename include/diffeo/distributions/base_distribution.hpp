@@ -31,6 +31,20 @@ concept BaseDistributionOf =
 template <class B>
 concept BaseDistribution = requires { typename B::Scalar; } && BaseDistributionOf<B, typename B::Scalar>;
 
+/// A base whose samples are differentiable functions of its parameters, as training towards a density without samples
+/// needs (Kingma & Welling 2014, section 2.4).
+///
+/// | expression                              | type   | meaning                                                    |
+/// |-----------------------------------------|--------|------------------------------------------------------------|
+/// | b.draw(tape, rows, seed, stream, first) | Var<S> | rows x D; row i depends on (seed, stream, first + i)       |
+///
+/// Models: StandardNormal, DiagonalNormal, with arrays or tape variables; rows are those of sample_into, up to
+/// rounding. The component of a GaussianMixture is no differentiable function of the weights.
+template <class B>
+concept ReparametrisedBase = requires(const B& b, Tape<typename B::Scalar>& tape, Index n, std::uint64_t seed) {
+  { b.draw(tape, n, seed, seed, n) } -> std::same_as<Var<typename B::Scalar>>;
+};
+
 namespace detail {
 
 inline constexpr double log_two_pi = 1.8378770664093454835606594728112;

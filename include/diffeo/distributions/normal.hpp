@@ -7,6 +7,17 @@
 
 namespace diffeo {
 
+namespace detail {
+
+template <Real S>
+Var<S> draw_normal(Tape<S>& tape, Index rows, Index dim, std::uint64_t seed, std::uint64_t stream, Index first_row) {
+  const Var<S> z = tape.make(rows, dim, false);
+  fill_normal(tape.mutable_value(z), seed, stream, first_row);
+  return z;
+}
+
+}  // namespace detail
+
 /// N(0, 1) in each of D coordinates.
 template <class T>
 class StandardNormal {
@@ -36,6 +47,9 @@ class StandardNormal {
   }
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
     fill_normal(z, seed, stream, first_row);
+  }
+  Var<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
+    return detail::draw_normal(tape, rows, dim_, seed, stream, first_row);
   }
 
  private:
@@ -83,6 +97,10 @@ struct DiagonalNormal {
       auto column = as_eigen(z.cols_block(j, 1));
       column = column * std::exp(log_scale(0, j)) + mean(0, j);
     }
+  }
+  Var<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
+    const Var<Scalar> noise = detail::draw_normal(tape, rows, dim(), seed, stream, first_row);
+    return noise * exp(as_var(tape, log_scale)) + as_var(tape, mean);
   }
 };
 

@@ -14,6 +14,13 @@ struct SampleAndLogProb {
   Array<S> log_prob;  ///< N x 1
 };
 
+/// The same on a tape.
+template <Real S>
+struct Draw {
+  Var<S> sample;
+  Var<S> log_prob;
+};
+
 /// The distribution of x = flow.forward(z) for z from the base:
 /// log p(x) = log p_z(inverse(x)) + log|det d inverse / d x|. A plain value: copy it, assign it, move it to another
 /// thread. Methods that take arrays accept any Eigen expression and work in tiles on `threads` threads (0: all);
@@ -49,6 +56,16 @@ struct TransformedDistribution {
     lifted.base = base.template rebind<U>();
     lifted.flow = flow.template rebind<U>();
     return lifted;
+  }
+
+  /// `rows` traced samples with their log-densities, both functions of the parameters: sample i depends on
+  /// (seed, stream, first + i).
+  Draw<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first) const
+    requires ReparametrisedBase<Base> && HasForward<FlowType, Var<Scalar>>
+  {
+    const Var<Scalar> z = base.draw(tape, rows, seed, stream, first);
+    const Transformed<Var<Scalar>> x = flow.forward(z);
+    return {x.value, base.log_prob(z) - x.log_det};
   }
 
   /// Log-density of traced samples: N x D -> N x 1.

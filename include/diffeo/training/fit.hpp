@@ -78,7 +78,8 @@ struct FitReport {
   std::vector<long> validation_step;    ///< steps after which the validation loss was taken
   std::vector<double> validation_loss;  ///< that loss
   double best_validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN without validation
-  long best_step = 0;  ///< after which step it was reached; these parameters were kept
+  long best_step = 0;   ///< after which step it was reached; these parameters were kept
+  std::string failure;  ///< after non_finite: what the objective has to say about it; may be empty
 
   /// Mean of the last losses, at most 100.
   double final_loss() const {
@@ -92,7 +93,9 @@ inline std::ostream& operator<<(std::ostream& out, const FitReport& report) {
   out << report.steps << " steps in " << report.seconds << " s, loss " << report.final_loss();
   if (!report.validation_loss.empty())
     out << ", best validation loss " << report.best_validation_loss << " after step " << report.best_step;
-  return out << " (" << to_string(report.reason) << ")";
+  out << " (" << to_string(report.reason);
+  if (!report.failure.empty()) out << ": " << report.failure;
+  return out << ")";
 }
 
 /// What a callback is told after each step.
@@ -107,6 +110,7 @@ struct FitProgress {
 
 /// Mean loss of an objective over the given rows, without gradients.
 template <class Model, class O>
+  requires(!DrawsSamples<O>)
 double mean_loss(const Model& model, const O& objective, std::span<const Index> rows, std::uint64_t seed = 0,
                  int threads = 0) {
   using S = typename Model::Scalar;
@@ -115,7 +119,7 @@ double mean_loss(const Model& model, const O& objective, std::span<const Index> 
   for_each_tile<S>(count, threads, [&](Tape<S>& tape, Index first, Index n) {
     const Minibatch batch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), first, 0, seed};
     losses[static_cast<std::size_t>(first / tile_rows<S>)] =
-        as_eigen(objective.loss(model, tape, batch).value()).template cast<double>().sum();
+        as_eigen(detail::loss_of(objective, model, model, tape, batch).value()).template cast<double>().sum();
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(count);
 }
@@ -137,10 +141,10 @@ bool goes_on(F& callback, const FitProgress& progress) {
 
 /// Trains the model on an objective, by Adam on shuffled minibatches. Each callback is called after every step with a
 /// FitProgress; one that returns false ends the training. With validation the parameters of the lowest validation loss
-/// are kept. Whatever happens the model ends with finite parameters: a loss or gradient that is not finite stops the
-/// training with the last good ones. While it runs the model holds its initial parameters or those of the last
-/// validation, and keeps them when a callback throws. Throws invalid_argument for options out of range; the model is
-/// then as before.
+/// are kept; an objective that draws its samples has nothing to hold out. Whatever happens the model ends with finite
+/// parameters: a loss or gradient that is not finite stops the training with the last good ones. While it runs the
+/// model holds its initial parameters or those of the last validation, and keeps them when a callback throws. Throws
+/// invalid_argument for options out of range; the model is then as before.
 template <class Model, class O, class... Callbacks>
   requires Objective<O, Model> && (!std::is_const_v<Model>)
 FitReport fit(Model& model, const O& objective, const FitOptions& options, Callbacks&&... callbacks) {
@@ -149,27 +153,37 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
   const auto start = Clock::now();
   const auto elapsed = [start] { return std::chrono::duration<double>(Clock::now() - start).count(); };
 
-  constexpr std::uint64_t split_stream = 0x73706c6974212121;  // apart from those of the trainer
-  std::vector<Index> held_out, rows = permutation(objective.size(), options.seed, split_stream);
-  if (options.validation_fraction > 0) {
-    const auto count = static_cast<Index>(options.validation_fraction * static_cast<double>(rows.size()) + 0.5);
-    require(count >= 1 && count < objective.size(), "fit: validation_fraction ", options.validation_fraction, " of ",
-            objective.size(), " rows leaves nothing to validate or to train on");
-    held_out.assign(rows.end() - count, rows.end());
-    rows.resize(rows.size() - static_cast<std::size_t>(count));
+  const TrainerOptions trainer_options{options.batch,     options.adam, options.clip_norm, options.clip_ratio,
+                                       options.ema_decay, options.seed, options.threads};
+  std::vector<Index> held_out;
+  std::optional<Trainer<Model, O>> training;
+  if constexpr (DrawsSamples<O>) {
+    require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
+            ", but this objective draws its samples and has no rows to hold out");
+    training.emplace(model, objective, trainer_options);
+  } else {
+    constexpr std::uint64_t split_stream = 0x73706c6974212121;  // apart from those of the trainer
+    std::vector<Index> rows = permutation(objective.size(), options.seed, split_stream);
+    if (options.validation_fraction > 0) {
+      const auto count = static_cast<Index>(options.validation_fraction * static_cast<double>(rows.size()) + 0.5);
+      require(count >= 1 && count < objective.size(), "fit: validation_fraction ", options.validation_fraction, " of ",
+              objective.size(), " rows leaves nothing to validate or to train on");
+      held_out.assign(rows.end() - count, rows.end());
+      rows.resize(rows.size() - static_cast<std::size_t>(count));
+    }
+    training.emplace(model, objective, std::move(rows), trainer_options);
   }
-  Trainer<Model, O> trainer(
-      model, objective, std::move(rows),
-      {options.batch, options.adam, options.clip_norm, options.clip_ratio, options.ema_decay, options.seed, options.threads});
+  Trainer<Model, O>& trainer = *training;
 
   FitReport report;
   // So that steps allocate nothing, within reason.
   report.loss.reserve(static_cast<std::size_t>(std::min(options.steps, 1L << 22)));
   auto best = trainer.result();
   long without_improvement = 0;
-  const auto validate = [&] {
+  // Generic, so that it is compiled for objectives with rows alone.
+  [[maybe_unused]] const auto validate = [&](const auto& rows) {
     set_parameters(model, trainer.result());
-    const double loss = mean_loss(model, objective, held_out, options.seed, options.threads);
+    const double loss = mean_loss(model, objective, rows, options.seed, options.threads);
     report.validation_step.push_back(report.steps);
     report.validation_loss.push_back(loss);
     if (std::isfinite(loss) && !(loss >= report.best_validation_loss)) {  // which is NaN at first
@@ -188,6 +202,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
     const double loss = trainer.step(rate);
     if (!std::isfinite(loss)) {
       report.reason = StopReason::non_finite;
+      report.failure = trainer.failure();
       break;
     }
     report.loss.push_back(loss);
@@ -199,8 +214,9 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
       report.reason = StopReason::callback;
       break;
     }
-    if (!held_out.empty() && (report.steps % options.validation_every == 0 || report.steps == options.steps)) {
-      validate();
+    if constexpr (!DrawsSamples<O>) {
+      if (held_out.empty() || (report.steps % options.validation_every != 0 && report.steps != options.steps)) continue;
+      validate(held_out);
       if (options.patience > 0 && without_improvement >= options.patience) {
         report.reason = StopReason::early_stopping;
         break;

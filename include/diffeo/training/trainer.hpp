@@ -10,6 +10,7 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace diffeo {
@@ -19,10 +20,10 @@ namespace diffeo {
 /// | batch      | Index         | 512 rows a step, at most the rows there are                        |
 /// | adam       | AdamOptions   |                                                                    |
 /// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | clip_ratio | double        | 0: off; else gradients are scaled down to this multiple of the running mean of their norms |
-/// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   |
-/// | seed       | std::uint64_t | 0, of the order of rows and of noise                               |
-/// | threads    | int           | 0: all; at most one for every 128 rows of the batch is used        |
+/// | clip_ratio | double        | 0: off; else gradients are scaled down to this multiple of the running mean of their
+/// norms | | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   | | seed |
+/// std::uint64_t | 0, of the order of rows and of noise                               | | threads    | int           |
+/// 0: all; at most one for every 128 rows of the batch is used        |
 struct TrainerOptions {
   Index batch = 512;
   AdamOptions adam = {};
@@ -43,8 +44,9 @@ struct TrainerOptions {
 };
 
 /// Steps of stochastic gradient descent on a copy of a model's parameters. A minibatch is cut into shards, and these
-/// into tiles, by its size alone; the shards' gradients are added in one order, so that the number of threads does not
-/// change a bit. After the first few steps nothing is allocated.
+/// into tiles, by its size and by the memory that a row takes, which the first step finds out; the shards' gradients
+/// are added in one order, so that the number of threads does not change a bit. After the first few steps nothing is
+/// allocated.
 template <class Model, class O>
   requires Objective<O, Model>
 class Trainer {
@@ -54,46 +56,35 @@ class Trainer {
   /// The objective's rows `rows` are trained on. Model (its structure and buffers) and objective must outlive the
   /// trainer. Throws invalid_argument for options out of range or no rows.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const TrainerOptions& options)
-      : objective_(objective),
-        options_(options),
-        order_(std::move(rows)),
-        batch_(std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
-        shards_(std::clamp<Index>((batch_ + shard_rows - 1) / shard_rows, 1, max_shards)),
-        values_(parameters(model)),
-        previous_(values_),
-        adam_(values_.size(), options.adam),
-        pool_(std::min(thread_count(options.threads), static_cast<int>(shards_))) {
-    options.check();
+    requires(!DrawsSamples<O>)
+      : Trainer(model, objective, std::move(rows), options, 0) {
     require(!order_.empty(), "fit: no rows to train on");
-    chosen_.resize(static_cast<std::size_t>(batch_));
-    gradients_.resize(values_.size(), shards_);
-    shard_loss_.resize(static_cast<std::size_t>(shards_));
-    block_norm_.resize(static_cast<std::size_t>(blocks()));
-    seeds_ = Array<S>::Constant(tile_rows<S>, 1, S(1) / static_cast<S>(batch_));
-    if (options.ema_decay > 0) average_ = values_;
-    for (int w = 0; w < pool_.size(); ++w) workers_.push_back(std::make_unique<Worker>(model, values_.data()));
-    cursor_ = order_.size();  // the first step shuffles
   }
+  /// For an objective that draws its samples, options.batch of them a step.
+  Trainer(const Model& model, const O& objective, const TrainerOptions& options)
+    requires DrawsSamples<O>
+      : Trainer(model, objective, {}, options, 0) {}
 
   /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
   /// parameters go back to those before the last step; when the step would make a parameter not finite, it is not
   /// taken. Either way the result is not finite.
   double step(double learning_rate) {
-    choose_rows();
-    pool_.run(shards_, [this](Index shard, int worker) {
+    if constexpr (!DrawsSamples<O>) choose_rows();
+    pool_->run(shards_, [this](Index shard, int worker) {
       shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
     });
     const double loss = std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
-    pool_.run(blocks(), [this](Index block, int) { add_shards(block); });
+    pool_->run(blocks(), [this](Index block, int) { add_shards(block); });
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
+      if constexpr (explains) explain();
       values_ = previous_;
       return loss + gradient_norm_;
     }
     adam_.begin_step(learning_rate);
     const double scale = clip();
-    pool_.run(blocks(), [&](Index block, int) {
+    pool_->run(blocks(), [&](Index block, int) {
       const auto [begin, end] = block_range(block);
       std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
       block_norm_[static_cast<std::size_t>(block)] =
@@ -104,6 +95,7 @@ class Trainer {
       return std::numeric_limits<double>::quiet_NaN();
     }
     if (average_.size() > 0) move_average();
+    if (step_ == 1) divide(tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2));
     return loss;
   }
 
@@ -113,20 +105,50 @@ class Trainer {
   /// Norm of the last step's gradient before clipping.
   double gradient_norm() const { return gradient_norm_; }
   Index batch() const { return batch_; }
+  /// Rows of a tile, from the second step on what suits the model.
+  Index tile() const { return tile_; }
+  /// What the objective has to say about a loss that was not finite; may be empty.
+  const std::string& failure() const { return failure_; }
 
  private:
   using Lifted = decltype(lift(std::declval<Tape<S>&>(), std::declval<const Model&>(), nullptr, nullptr));
 
+  static constexpr bool detaches = detail::HasDetachedLoss<O, Lifted>;
+  static constexpr bool explains = requires(const O& o, const Lifted& model, Tape<S>& tape, const Minibatch& batch) {
+    { o.explain(model, tape, batch) } -> std::convertible_to<std::string>;
+  };
+
   // What one thread works with.
   struct Worker {
-    Worker(const Model& model, S* values) : lifted(lift(tape, model, values, nullptr)) {}
+    Worker(const Model& model, S* values) : lifted(lift(tape, model, values, nullptr)) {
+      if constexpr (detaches) detached.emplace(lift_detached(tape, model, values));
+    }
     Tape<S> tape;
     Lifted lifted;
+    std::optional<Lifted> detached;
   };
+
+  // The last argument tells it from the public ones.
+  Trainer(const Model& model, const O& objective, std::vector<Index> rows, const TrainerOptions& options, int)
+      : objective_(objective),
+        options_(options),
+        order_(std::move(rows)),
+        batch_(DrawsSamples<O> ? options.batch : std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
+        values_(parameters(model)),
+        previous_(values_),
+        adam_(values_.size(), options.adam) {
+    options.check();
+    if constexpr (!DrawsSamples<O>) chosen_.resize(static_cast<std::size_t>(batch_));
+    block_norm_.resize(static_cast<std::size_t>(blocks()));
+    if (options.ema_decay > 0) average_ = values_;
+    divide(tile_rows<S>);
+    for (int w = 0; w < pool_->size(); ++w) workers_.push_back(std::make_unique<Worker>(model, values_.data()));
+    cursor_ = order_.size();  // the first step shuffles
+  }
 
   // Rows of the minibatch that share a gradient, and how many such gradients there may be. More shards serve more
   // threads; each costs a pass over the parameters.
-  static constexpr Index shard_rows = 2 * tile_rows<S>;
+  static constexpr Index least_shard_rows = 2 * tile_rows<S>;
   static constexpr Index max_shards = 32;
   // Parameters that one task of the update covers.
   static constexpr Index block_size = Index{1} << 13;
@@ -136,6 +158,20 @@ class Trainer {
 
   std::pair<Index, Index> block_range(Index block) const {
     return {block * block_size, std::min(values_.size(), (block + 1) * block_size)};
+  }
+
+  // Cuts the minibatch into tiles of that many rows, and into shards. At the second call there are no more shards than
+  // at the first, nor threads.
+  void divide(Index tile) {
+    const Index shard_rows = std::max(least_shard_rows, tile);
+    const Index shards = std::clamp<Index>((batch_ + shard_rows - 1) / shard_rows, 1, max_shards);
+    const int threads = std::min(thread_count(options_.threads), static_cast<int>(shards));
+    if (tile != tile_) seeds_ = Array<S>::Constant(tile, 1, S(1) / static_cast<S>(batch_));
+    if (shards != shards_) gradients_.resize(values_.size(), shards);
+    if (!pool_ || threads < pool_->size()) pool_.emplace(threads);
+    tile_ = tile;
+    shards_ = shards;
+    shard_loss_.resize(static_cast<std::size_t>(shards));
   }
 
   // What the gradient is multiplied by. The running mean is of norms after clipping: a burst of steep steps must not
@@ -152,7 +188,7 @@ class Trainer {
   void move_average() {
     // Early averages forget faster, so that the start does not linger.
     const double done = static_cast<double>(step_), decay = std::min(options_.ema_decay, (1 + done) / (10 + done));
-    pool_.run(blocks(), [&](Index block, int) {
+    pool_->run(blocks(), [&](Index block, int) {
       const auto [begin, end] = block_range(block);
       auto average = average_.middleRows(begin, end - begin);
       average += static_cast<S>(1 - decay) * (values_.middleRows(begin, end - begin) - average);
@@ -172,25 +208,43 @@ class Trainer {
     }
   }
 
+  Minibatch minibatch(Index first, Index count, long step) const {
+    const std::span<const Index> rows(chosen_);
+    if constexpr (DrawsSamples<O>)
+      return {{}, first, static_cast<std::uint64_t>(step), options_.seed, count};
+    else
+      return {rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), first,
+              static_cast<std::uint64_t>(step), options_.seed};
+  }
+
   // Gradient and summed loss of one shard.
   double run_shard(Worker& worker, Index shard) {
     Tape<S>& tape = worker.tape;
     tape.redirect_parameter_grads(gradients_.col(shard).data());
     const Index first = batch_ * shard / shards_, last = batch_ * (shard + 1) / shards_;
     double total = 0;
-    for (Index at = first; at < last; at += tile_rows<S>) {
-      const Index count = std::min(tile_rows<S>, last - at);
+    for (Index at = first; at < last; at += tile_) {
+      const Index count = std::min(tile_, last - at);
       tape.reset();
-      const std::span<const Index> rows(chosen_);
-      const Var<S> loss =
-          objective_.loss(worker.lifted, tape,
-                          Minibatch{rows.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(count)), at,
-                                    static_cast<std::uint64_t>(step_), options_.seed});
+      const Var<S> loss = detail::loss_of(objective_, worker.lifted, detaches ? *worker.detached : worker.lifted, tape,
+                                          minibatch(at, count, step_));
+      require(loss.rows() == count && loss.cols() == 1, "fit: the objective returned ", loss.rows(), " x ", loss.cols(),
+              " losses, expected ", count, " x 1");
       total += as_eigen(loss.value()).template cast<double>().sum();
       tape.backward(loss, {seeds_.data(), count, 1, count});
+      if (at == 0 && step_ == 0) bytes_per_row_ = tape.scratch_bytes() / count;
     }
     tape.finish_parameter_grads();
     return total;
+  }
+
+  // Asks the objective about the step that has just failed, tile by tile until it has an answer.
+  void explain() {
+    Worker& worker = *workers_.front();
+    for (Index at = 0; at < batch_ && failure_.empty(); at += tile_) {
+      worker.tape.reset();
+      failure_ = objective_.explain(worker.lifted, worker.tape, minibatch(at, std::min(tile_, batch_ - at), step_ - 1));
+    }
   }
 
   // Adds the shards' gradients of one block of parameters into the first shard's.
@@ -207,14 +261,15 @@ class Trainer {
   std::vector<Index> order_, chosen_;
   std::size_t cursor_ = 0;
   std::uint64_t epoch_ = 0;
-  Index batch_ = 0, shards_ = 1;
+  Index batch_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
   long step_ = 0;
   Array<S> values_, previous_, average_, gradients_, seeds_;
   Adam<S> adam_;
   std::vector<double> shard_loss_, block_norm_;
   double gradient_norm_ = 0, mean_norm_ = 0;
+  std::string failure_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  ThreadPool pool_;  // last: its threads end before what they work on
+  std::optional<ThreadPool> pool_;  // last: its threads end before what they work on
 };
 
 }  // namespace diffeo

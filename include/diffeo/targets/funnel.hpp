@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/autodiff/ops/columns.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/targets/target.hpp>
+#include <numbers>
+
+namespace diffeo::targets {
+
+/// The funnel of Neal 2003 ("Slice sampling", section 8): v ~ N(0, 3^2), the first column, and D - 1 others that are
+/// N(0, exp(v)) each. Neal has D = 10. Its log-density less the constant, so that log Z = (D / 2) log(2 pi) + log 3.
+class Funnel {
+ public:
+  /// Throws invalid_argument for dim < 2.
+  explicit Funnel(Index dim = 2) : dim_(dim) {
+    require(dim >= 2, "targets::Funnel: dimension ", dim, ", expected at least 2");
+  }
+
+  Index dim() const { return dim_; }
+  double log_z() const { return 0.5 * static_cast<double>(dim_) * std::log(2 * std::numbers::pi) + std::log(3.0); }
+
+  /// N x D -> N x 1. Throws invalid_argument for another number of columns.
+  template <Traced X>
+  X operator()(const X& x) const {
+    using S = typename X::Scalar;
+    require(x.cols() == dim_, "targets::Funnel: x has ", x.cols(), " columns, this target has dimension ", dim_);
+    const X v = cols(x, 0, 1);
+    const X spread = sum_cols(square(cols(x, 1, dim_ - 1))) * exp(-v);
+    return (square(v) * S(1.0 / 9) + spread + v * static_cast<S>(dim_ - 1)) * S(-0.5);
+  }
+
+ private:
+  Index dim_;
+};
+
+}  // namespace diffeo::targets
