@@ -18,6 +18,7 @@ namespace diffeo {
 /// | rate                | LearningRate  | 2e-3, cosine                                                          |
 /// | adam                | AdamOptions   |                                                                       |
 /// | clip_norm           | double        | 0: off                                                                |
+/// | clip_ratio          | double        | 0: off; see TrainerOptions                                            |
 /// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps   |
 /// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out     |
 /// | validation_every    | long          | 100 steps                                                             |
@@ -31,6 +32,7 @@ struct FitOptions {
   LearningRate rate = {};
   AdamOptions adam = {};
   double clip_norm = 0;
+  double clip_ratio = 0;
   double ema_decay = 0;
   double validation_fraction = 0;
   long validation_every = 100;
@@ -156,9 +158,9 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
     held_out.assign(rows.end() - count, rows.end());
     rows.resize(rows.size() - static_cast<std::size_t>(count));
   }
-  Trainer<Model, O> trainer(
-      model, objective, std::move(rows),
-      {options.batch, options.adam, options.clip_norm, options.ema_decay, options.seed, options.threads});
+  Trainer<Model, O> trainer(model, objective, std::move(rows),
+                            {options.batch, options.adam, options.clip_norm, options.clip_ratio, options.ema_decay,
+                             options.seed, options.threads});
 
   FitReport report;
   // So that steps allocate nothing, within reason.

@@ -14,18 +14,20 @@
 
 namespace diffeo {
 
-/// | option     | type          | default                                                            |
-/// |------------|---------------|--------------------------------------------------------------------|
-/// | batch      | Index         | 512 rows a step, at most the rows there are                        |
-/// | adam       | AdamOptions   |                                                                    |
-/// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   |
-/// | seed       | std::uint64_t | 0, of the order of rows and of noise                               |
-/// | threads    | int           | 0: all; at most one for every 128 rows of the batch is used        |
+/// | option     | type          | default                                                                  |
+/// |------------|---------------|--------------------------------------------------------------------------|
+/// | batch      | Index         | 512 rows a step, at most the rows there are                              |
+/// | adam       | AdamOptions   |                                                                          |
+/// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters  |
+/// | clip_ratio | double        | 0: off; else to this multiple of the running mean of the norms before    |
+/// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay          |
+/// | seed       | std::uint64_t | 0, of the order of rows and of noise                                     |
+/// | threads    | int           | 0: all; at most one for every 128 rows of the batch is used              |
 struct TrainerOptions {
   Index batch = 512;
   AdamOptions adam = {};
   double clip_norm = 0;
+  double clip_ratio = 0;
   double ema_decay = 0;
   std::uint64_t seed = 0;
   int threads = 0;
@@ -33,6 +35,8 @@ struct TrainerOptions {
   void check() const {
     require(batch >= 1, "fit: batch is ", batch, ", expected at least 1");
     require(clip_norm >= 0 && std::isfinite(clip_norm), "fit: clip_norm is ", clip_norm, ", expected >= 0");
+    require(clip_ratio == 0 || (clip_ratio >= 1 && std::isfinite(clip_ratio)), "fit: clip_ratio is ", clip_ratio,
+            ", expected 0 or >= 1");
     require(ema_decay >= 0 && ema_decay < 1, "fit: ema_decay is ", ema_decay, ", expected 0 <= ema_decay < 1");
     adam.check();
   }
@@ -88,8 +92,7 @@ class Trainer {
       return loss + gradient_norm_;
     }
     adam_.begin_step(learning_rate);
-    const double scale =
-        options_.clip_norm > 0 && gradient_norm_ > options_.clip_norm ? options_.clip_norm / gradient_norm_ : 1;
+    const double scale = clip();
     pool_.run(blocks(), [&](Index block, int) {
       const auto [begin, end] = block_range(block);
       std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
@@ -133,6 +136,17 @@ class Trainer {
 
   std::pair<Index, Index> block_range(Index block) const {
     return {block * block_size, std::min(values_.size(), (block + 1) * block_size)};
+  }
+
+  // What the gradient is multiplied by. The running mean is of norms after clipping: a burst of steep steps must not
+  // raise the bar for the next.
+  double clip() {
+    double limit = options_.clip_norm > 0 ? options_.clip_norm : std::numeric_limits<double>::infinity();
+    if (options_.clip_ratio > 0 && mean_norm_ > 0) limit = std::min(limit, options_.clip_ratio * mean_norm_);
+    const double norm = std::min(gradient_norm_, limit);
+    // A plain mean at first, of about the last hundred steps later.
+    mean_norm_ += std::max(0.01, 1 / static_cast<double>(step_)) * (norm - mean_norm_);
+    return norm < gradient_norm_ ? norm / gradient_norm_ : 1;
   }
 
   void move_average() {
@@ -198,7 +212,7 @@ class Trainer {
   Array<S> values_, previous_, average_, gradients_, seeds_;
   Adam<S> adam_;
   std::vector<double> shard_loss_, block_norm_;
-  double gradient_norm_ = 0;
+  double gradient_norm_ = 0, mean_norm_ = 0;
   std::vector<std::unique_ptr<Worker>> workers_;
   ThreadPool pool_;  // last: its threads end before what they work on
 };
