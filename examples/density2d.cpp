@@ -41,7 +41,8 @@ struct Settings {
   Index batch = 512;
   double learning_rate = 2e-3;  // falling to 0 as half a cosine wave
   double weight_decay = 0;
-  double clip_norm = 0;  // gradients are scaled down to this norm; 0: never
+  double clip_norm = 0;   // gradients are scaled down to this norm; 0: never
+  double clip_ratio = 0;  // or to this multiple of the running mean of their norms
   // Share of the points to fit. With it, the parameters of the lowest validation loss are kept, and the training ends
   // after so many validations without a lower one (0: never).
   double validation_fraction = 0;
@@ -60,7 +61,7 @@ Settings toy_settings() {
   settings.first_scale = 2;
   settings.last_scale = 0.05;
   settings.steps = 11000;
-  settings.clip_norm = 50;
+  settings.clip_ratio = 1.2;
   return settings;
 }
 
@@ -218,6 +219,7 @@ Outcome fit_flow(Flow flow, const Run& run) {
                                 .rate = {.learning_rate = settings.learning_rate},
                                 .adam = {.weight_decay = settings.weight_decay},
                                 .clip_norm = settings.clip_norm,
+                                .clip_ratio = settings.clip_ratio,
                                 .validation_fraction = settings.validation_fraction,
                                 .validation_every = std::max(1L, settings.steps / 60),
                                 .patience = settings.patience,

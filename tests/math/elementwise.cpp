@@ -216,7 +216,9 @@ TEMPLATE_TEST_CASE("a lane does not depend on its neighbours", "", float, double
         const std::size_t n = std::min(count, x.size() - first);
         std::vector<S> part(n + 1, S(5));
         f.apply(Index(n), part.data(), x.data() + first);
-        same = same && std::memcmp(part.data(), whole.data() + first, n * sizeof(S)) == 0;
+        for (std::size_t k = 0; k < n; ++k)  // but for the sign of a NaN, which compilers leave open
+          same = same && (std::memcmp(&part[k], &whole[first + k], sizeof(S)) == 0 ||
+                          (std::isnan(part[k]) && std::isnan(whole[first + k])));
         same = same && part[n] == 5;
       }
     }

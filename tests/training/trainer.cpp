@@ -70,6 +70,28 @@ TEST_CASE("a step follows the mean gradient of the minibatch", "[training]") {
   CHECK((diffeo::parameters(d) == before).all());  // the model itself is not touched
 }
 
+TEST_CASE("gradients are clipped relative to those before", "[training]") {
+  const Array<double> x = some_data<double>(700);
+  const MaximumLikelihood<double> objective(x);
+  auto d = DiagonalNormal<double>::standard(2);
+  d.mean << 0.3, 1;
+  // Steps proportional to the gradient.
+  const diffeo::AdamOptions linear{.beta1 = 0, .epsilon = 1e9};
+  for (const double ratio : {0.0, 1.5}) {
+    CAPTURE(ratio);
+    NormalTrainer<double> trainer(d, objective, all_rows(700),
+                                  {.batch = 700, .adam = linear, .clip_ratio = ratio, .threads = 1});
+    trainer.step(-2e9);  // uphill, where it is steeper
+    const Array<double> start = trainer.result();
+    const double first = trainer.gradient_norm();
+    CHECK((start - diffeo::parameters(d)).matrix().norm() == Approx(2 * first).epsilon(1e-6));  // nothing came before
+    trainer.step(1e9);
+    const double second = trainer.gradient_norm();
+    CHECK(second > 2 * first);
+    CHECK((trainer.result() - start).matrix().norm() == Approx(ratio > 0 ? ratio * first : second).epsilon(1e-6));
+  }
+}
+
 TEMPLATE_TEST_CASE("averaged weights", "[training]", float, double) {
   using S = TestType;
   const Array<S> x = some_data<S>(300);
@@ -127,6 +149,8 @@ TEST_CASE("trainer: bad options", "[training]") {
   CHECK(contains(message({.batch = -5}), "fit: batch is -5"));
   CHECK(contains(message({.clip_norm = -1}), "fit: clip_norm is -1"));
   CHECK(contains(message({.clip_norm = nan}), "fit: clip_norm is nan"));
+  CHECK(contains(message({.clip_ratio = 0.5}), "fit: clip_ratio is 0.5"));
+  CHECK(contains(message({.clip_ratio = nan}), "fit: clip_ratio is nan"));
   CHECK(contains(message({.ema_decay = 1}), "fit: ema_decay is 1"));
   CHECK(contains(message({.ema_decay = -0.5}), "fit: ema_decay is -0.5"));
   CHECK(contains(message({.adam = {.beta2 = 1}}), "beta2"));
