@@ -54,6 +54,55 @@ void visit(const F& f, A& a, B&... b) {
 
 }  // namespace detail
 
+/// How far parameters have moved since what is computed from them was brought up to date.
+enum class ParameterChange {
+  any,         ///< anywhere: what is computed must be a function of the parameters alone
+  small_step,  ///< by a step of training: may start from what was computed last
+};
+
+namespace detail {
+
+template <class T>
+struct Refreshes {
+  template <class U>
+  static constexpr bool of_parts() {
+    if constexpr (is_vector<U>)
+      return Refreshes<typename U::value_type>::value;
+    else if constexpr (is_tuple<U>)
+      return []<class... P>(std::type_identity<std::tuple<P...>>) {
+        return (Refreshes<std::remove_cvref_t<P>>::value || ...);
+      }(std::type_identity<U>{});
+    else if constexpr (is_parameter<U> || is_buffer<U>)
+      return false;
+    else
+      return Refreshes<decltype(U::fields(std::declval<U&>()))>::value;
+  }
+  static constexpr bool value = requires(T& t) { t.refresh(ParameterChange::any); } || of_parts<T>();
+};
+
+}  // namespace detail
+
+/// Whether a structure holds parts with something computed from parameters: they offer refresh(ParameterChange), which
+/// brings it up to date.
+template <class M>
+inline constexpr bool refreshes = detail::Refreshes<M>::value;
+
+/// Brings all that is computed from parameters up to date. set_parameters() does so itself; call it after parameters
+/// were changed by hand.
+template <class M>
+void refresh(M& model, ParameterChange change = ParameterChange::any) {
+  if constexpr (detail::is_vector<M>) {
+    if constexpr (refreshes<M>)
+      for (auto& part : model) refresh(part, change);
+  } else if constexpr (detail::is_tuple<M>) {
+    std::apply([&](auto&... parts) { (refresh(parts, change), ...); }, model);
+  } else if constexpr (refreshes<M>) {
+    auto fields = M::fields(model);
+    refresh(fields, change);
+    if constexpr (requires { model.refresh(change); }) model.refresh(change);
+  }
+}
+
 /// Calls f on every parameter (an array or Var) of a structure.
 template <class M, class F>
 void for_each_parameter(M& model, const F& f) {
@@ -97,9 +146,10 @@ auto parameters(const M& model) {
   return flat;
 }
 
-/// Sets the trainable values from a flat vector. Throws invalid_argument when the length differs.
+/// Sets the trainable values from a flat vector, and brings up to date what depends on them. Throws invalid_argument
+/// when the length differs.
 template <class M>
-void set_parameters(M& model, const Array<typename M::Scalar>& flat) {
+void set_parameters(M& model, const Array<typename M::Scalar>& flat, ParameterChange change = ParameterChange::any) {
   require(flat.size() == parameter_count(model), "set_parameters: ", flat.size(), " values, the model has ",
           parameter_count(model));
   Index at = 0;
@@ -107,6 +157,7 @@ void set_parameters(M& model, const Array<typename M::Scalar>& flat) {
     std::copy_n(flat.data() + at, p.size(), p.data());
     at += p.size();
   });
+  refresh(model, change);
 }
 
 /// The same structure with tape variables for parameters. Their values are those at `values`, a flat vector in the

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/nn/mlp.hpp>
@@ -19,32 +20,61 @@ struct SpectralNormReport {
 
 namespace detail {
 
-/// Largest singular value of w by power iteration on w'w from `right` (1 x K), which ends as its right singular vector,
-/// and `left` (1 x M) as the left one.
+template <class S>
+auto as_vector(Array<S>& x) {
+  return Eigen::Map<Eigen::Matrix<S, Eigen::Dynamic, 1>>(x.data(), x.size());
+}
+
+// (w'w)^(2^squarings) or (ww')^..., whichever is smaller, over its trace; and log(trace) / 2^squarings of the power.
+struct GramPower {
+  Eigen::MatrixXd matrix;
+  double log_trace = 0;  // -infinity for a zero matrix
+};
+template <Real S>
+GramPower gram_power(const Array<S>& w, int squarings) {
+  const Eigen::MatrixXd wide = w.template cast<double>().matrix();
+  GramPower gram;
+  if (wide.rows() < wide.cols())
+    gram.matrix = wide * wide.transpose();
+  else
+    gram.matrix = wide.transpose() * wide;
+  double power = 1;
+  for (int k = 0;; ++k, power *= 2) {
+    const double trace = gram.matrix.trace();
+    gram.log_trace += std::log(trace) / power;
+    if (!(trace > 0)) return gram;
+    gram.matrix /= trace;
+    if (k == squarings) return gram;
+    gram.matrix = (gram.matrix * gram.matrix).eval();
+  }
+}
+
+/// Largest singular value of w by power iteration from `right` (1 x K), which ends as its right singular vector, and
+/// `left` (1 x M) as the left one. Stops when the estimate's relative growth from one half-step to the next is at most
+/// `tolerance`.
 template <Real S>
 SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& right, double tolerance,
                                    long max_iterations) {
   const auto matrix = w.matrix();
+  auto u = as_vector(left), v = as_vector(right);
   SpectralNormReport report;
-  const double length = static_cast<double>(right.matrix().norm());
-  if (!(length > 0)) right.setOnes();
-  right /= static_cast<S>(right.matrix().norm());
-  double norm = 0;
+  const S length = v.norm();
+  if (!(length > 0)) v.setOnes();
+  v /= length > 0 ? length : v.norm();
   for (report.iterations = 1; report.iterations <= max_iterations; ++report.iterations) {
-    left.matrix().transpose().noalias() = matrix * right.matrix().transpose();
-    const double stretched = static_cast<double>(left.matrix().norm());
-    if (!(stretched > 0)) {  // a zero matrix, or a right vector in its kernel
-      report.norm = 0;
+    u.noalias() = matrix * v;
+    const S stretched = u.norm();
+    if (!(stretched > 0)) {  // a zero matrix, or NaN
       report.converged = stretched == 0;
       return report;
     }
-    left /= static_cast<S>(stretched);
-    right.matrix().noalias() = left.matrix() * matrix;
-    norm = static_cast<double>(right.matrix().norm());
-    right /= static_cast<S>(norm);
-    // Both |w v| and |w' u| are lower bounds that grow from half-step to half-step.
-    report.change = (norm - stretched) / norm;
-    report.norm = norm;
+    u /= stretched;
+    v.noalias() = matrix.transpose() * u;
+    const S norm = v.norm();
+    v /= norm;
+    // |w v| and then |w' u| are bounds from below that grow.
+    report.change = std::abs(static_cast<double>(norm - stretched)) / static_cast<double>(norm);
+    report.norm = static_cast<double>(norm);
     if (report.change <= tolerance) {
       report.converged = true;
       return report;
@@ -54,26 +84,28 @@ SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& 
   return report;
 }
 
+/// The same from a start that depends on w alone and has all but converged, unless singular values are closer than one
+/// part in ten thousand.
+template <Real S>
+SpectralNormReport power_iteration_from_scratch(const Array<S>& w, Array<S>& left, Array<S>& right, double tolerance,
+                                                long max_iterations) {
+  const GramPower gram = gram_power(w, 14);
+  Index largest = 0;
+  gram.matrix.diagonal().maxCoeff(&largest);
+  const Eigen::VectorXd start = gram.matrix.col(largest);
+  if (w.rows() < w.cols())
+    as_vector(right) = w.matrix().transpose() * start.template cast<S>();
+  else
+    as_vector(right) = start.template cast<S>();
+  return power_iteration(w, left, right, tolerance, max_iterations);
+}
+
 /// An upper bound of the largest singular value of w, at most 0.1 % above it for up to 1000 rows or columns:
 /// trace((w'w)^p)^(1 / 2p) for p = 2^12.
 template <Real S>
 double spectral_norm_bound(const Array<S>& w) {
-  using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic>;
-  const Matrix wide = w.template cast<double>().matrix();
-  Matrix gram = wide.rows() < wide.cols() ? Matrix(wide * wide.transpose()) : Matrix(wide.transpose() * wide);
-  double log_scale = 0;  // of gram, as a power of w'w
-  double power = 1;
-  for (int k = 0;; ++k) {
-    const double trace = gram.trace();
-    if (!(trace > 0)) return trace == 0 ? 0 : std::numeric_limits<double>::quiet_NaN();
-    gram /= trace;
-    log_scale += std::log(trace) / power;
-    if (k == 12) break;
-    const Matrix squared = gram * gram;
-    gram = squared;
-    power *= 2;
-  }
-  return std::exp(0.5 * log_scale) * (1 + 1e-6);  // rounding of the products
+  constexpr double rounding = 1 + 1e-9;  // of the products
+  return std::exp(0.5 * gram_power(w, 12).log_trace) * rounding;
 }
 
 }  // namespace detail
@@ -93,6 +125,9 @@ struct SpectralLinear {
   Buffer<T> left;     ///< left singular vector, 1 x M
   Buffer<T> right;    ///< right singular vector, 1 x K
   double bound = 1;
+  double step_tolerance = 1e-4;  ///< of the power iteration after a step of training
+  long step_iterations = 20;     ///< at most, after a step of training
+  SpectralNormReport last = {};
 
   template <class Self>
   static auto fields(Self& self) {
@@ -100,18 +135,19 @@ struct SpectralLinear {
   }
   template <class U>
   SpectralLinear<U> rebind() const {
-    return {{}, {}, {}, {}, {}, bound};
+    return {{}, {}, {}, {}, {}, bound, step_tolerance, step_iterations, last};
   }
 
-  /// Brings the bounded matrix up to date. `tolerance`: relative change of sigma at which the iteration stops.
-  SpectralNormReport refresh(double tolerance = default_tolerance, long max_iterations = 1000)
+  /// Brings the bounded matrix up to date: `converged` in `last` says whether sigma was found to tolerance.
+  void refresh(ParameterChange change)
     requires Real<T>
   {
-    const SpectralNormReport report =
-        detail::power_iteration(weight, left.value, right.value, tolerance, max_iterations);
+    constexpr double tight = std::is_same_v<Scalar, float> ? 1e-7 : 1e-15;
+    last = change == ParameterChange::any
+               ? detail::power_iteration_from_scratch(weight, left.value, right.value, tight, 100)
+               : detail::power_iteration(weight, left.value, right.value, step_tolerance, step_iterations);
     bounded.value = weight;
-    if (report.norm > bound) bounded.value *= static_cast<Scalar>(bound / report.norm);
-    return report;
+    if (last.norm > bound) bounded.value *= static_cast<Scalar>(bound / last.norm);
   }
 
   /// An upper bound of the spectral norm of the matrix in use, free of the power iteration's error.
@@ -131,8 +167,6 @@ struct SpectralLinear {
     tape.on_backward({y}, [y, w, u, v, limit = bound] { backward(y, w, u, v, limit); });
     return y;
   }
-
-  static constexpr double default_tolerance = 1e-4;
 
  private:
   // y = W min(1, c / sigma), sigma = u' W v with d sigma = u' dW v at the singular vectors.
@@ -181,27 +215,29 @@ struct SpectralMlp {
     return bound;
   }
 
+  Index inputs() const { return layers.front().weight.cols(); }
+  Index outputs() const { return layers.back().weight.rows(); }
+
   /// N x inputs -> N x outputs.
   template <Traced X>
   X operator()(X x) const {
+    auto& tape = innermost(x).tape();
     for (std::size_t i = 0; i < layers.size(); ++i)
-      x = affine(x, layers[i].matrix(innermost(x).tape()), layers[i].bias,
-                 i + 1 < layers.size() ? activation : Activation::identity);
+      x = affine(x, layers[i].matrix(tape), layers[i].bias, i + 1 < layers.size() ? activation : Activation::identity);
     return x;
   }
 
   /// The same with the whole Jacobian: one direction per input.
   MultiDual<Scalar> with_jacobian(Var<Scalar> x) const {
-    using S = Scalar;
-    Tape<S>& tape = x.tape();
-    const Var<S> first = layers[0].matrix(tape);
-    detail::HiddenInput<S> in{affine(x, first, layers[0].bias), first, {}};
-    for (std::size_t i = 1;; ++i) {
-      const MultiDual<S> y =
-          detail::hidden_product(in, activation, layers[i].matrix(tape), as_var(tape, layers[i].bias));
-      if (i + 1 == layers.size()) return y;
-      in = {{}, {}, y};
-    }
+    Tape<Scalar>& tape = x.tape();
+    return detail::dense_with_jacobian<Scalar>(x, activation, layers.size(), [&](std::size_t i) {
+      return std::pair(layers[i].matrix(tape), as_var(tape, layers[i].bias));
+    });
+  }
+
+  /// Matrix and bias of a layer as constants, whatever the parameters are.
+  std::pair<Var<Scalar>, Var<Scalar>> constants(Tape<Scalar>& tape, std::size_t i) const {
+    return {as_var(tape, layers[i].bounded), tape.constant(as_var(tape, layers[i].bias).value())};
   }
 
   double lipschitz_bound() const
@@ -212,5 +248,27 @@ struct SpectralMlp {
     return bound * std::pow(lipschitz_constant(activation), static_cast<double>(layers.size() - 1));
   }
 };
+
+/// A network of such layers with the Lipschitz constant `coefficient` at most, the same share of it for every layer.
+/// Throws invalid_argument for a coefficient that is not positive and for what make_mlp() refuses.
+template <Real S>
+SpectralMlp<S> make_spectral_mlp(Index inputs, Index outputs, const MlpOptions& options, double coefficient,
+                                 std::uint64_t seed, std::uint64_t stream = 0) {
+  require(coefficient > 0 && std::isfinite(coefficient), "make_spectral_mlp: coefficient is ", coefficient,
+          ", expected a positive number");
+  const Mlp<S> plain = make_mlp<S>(inputs, outputs, options, seed, stream);
+  SpectralMlp<S> bounded{{}, options.activation};
+  const auto count = static_cast<double>(plain.layers.size());
+  const double slope = std::pow(lipschitz_constant(options.activation), count - 1);
+  for (const Linear<S>& layer : plain.layers) {
+    SpectralLinear<S> linear{layer.weight, layer.bias, {layer.weight},
+                             {},           {},         std::pow(coefficient / slope, 1 / count)};
+    linear.left.value = Array<S>::Ones(1, layer.weight.rows());
+    linear.right.value = Array<S>::Ones(1, layer.weight.cols());
+    linear.refresh(ParameterChange::any);
+    bounded.layers.push_back(std::move(linear));
+  }
+  return bounded;
+}
 
 }  // namespace diffeo

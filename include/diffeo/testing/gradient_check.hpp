@@ -182,6 +182,7 @@ void add_parameters(Leaves<typename Model::Scalar>& leaves, const Model& model) 
 template <class Model, Real S>
 Model with_parameters(Model model, const std::vector<Array<S>>& leaves, std::size_t skip) {
   for_each_parameter(model, [&](auto& p) { p = leaves[skip++]; });
+  refresh(model);
   return model;
 }
 

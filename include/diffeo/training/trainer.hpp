@@ -80,6 +80,7 @@ class Trainer {
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
       if constexpr (explains) explain();
       values_ = previous_;
+      follow();
       return loss + gradient_norm_;
     }
     adam_.begin_step(learning_rate);
@@ -95,6 +96,7 @@ class Trainer {
       return std::numeric_limits<double>::quiet_NaN();
     }
     if (average_.size() > 0) move_average();
+    follow();
     if (step_ == 1) divide(tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2));
     return loss;
   }
@@ -130,7 +132,8 @@ class Trainer {
 
   // The last argument tells it from the public ones.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const TrainerOptions& options, int)
-      : objective_(objective),
+      : model_(model),
+        objective_(objective),
         options_(options),
         order_(std::move(rows)),
         batch_(DrawsSamples<O> ? options.batch : std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
@@ -142,7 +145,7 @@ class Trainer {
     block_norm_.resize(static_cast<std::size_t>(blocks()));
     if (options.ema_decay > 0) average_ = values_;
     divide(tile_rows<S>);
-    for (int w = 0; w < pool_->size(); ++w) workers_.push_back(std::make_unique<Worker>(model, values_.data()));
+    for (int w = 0; w < pool_->size(); ++w) workers_.push_back(std::make_unique<Worker>(model_, values_.data()));
     cursor_ = order_.size();  // the first step shuffles
   }
 
@@ -172,6 +175,11 @@ class Trainer {
     tile_ = tile;
     shards_ = shards;
     shard_loss_.resize(static_cast<std::size_t>(shards));
+  }
+
+  // What is computed from parameters follows them.
+  void follow() {
+    if constexpr (refreshes<Model>) set_parameters(model_, values_, ParameterChange::small_step);
   }
 
   // What the gradient is multiplied by. The running mean is of norms after clipping: a burst of steep steps must not
@@ -256,6 +264,8 @@ class Trainer {
     block_norm_[static_cast<std::size_t>(block)] = static_cast<double>(total.square().sum());
   }
 
+  // The parameters lie in values_; buffers are read from here, and follow where they depend on parameters.
+  std::conditional_t<refreshes<Model>, Model, const Model&> model_;
   const O& objective_;
   TrainerOptions options_;
   std::vector<Index> order_, chosen_;

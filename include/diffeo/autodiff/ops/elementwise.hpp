@@ -293,6 +293,11 @@ Var<S> step(Var<S> x) {
   return y;
 }
 
+template <class X>
+Dual<X> step(const Dual<X>& x) {
+  return {step(x.value), x.tangent * 0};
+}
+
 /// |x|; derivative -1 at 0 is taken as at negative x.
 template <Real S>
 Var<S> abs(Var<S> x) {

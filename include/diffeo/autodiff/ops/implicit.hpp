@@ -33,7 +33,7 @@ Var<S> implicit(View<const S> solution, Var<S> residual, const Solve& solve_tran
 
 /// What a residual of one unknown per element gives: its value and its derivative with respect to the unknown.
 template <class X>
-struct Residual {
+struct RootEquation {
   X value;
   X slope;
 };
@@ -57,15 +57,15 @@ Dual<X> with_zero_tangent(const X& x) {
 }  // namespace detail
 
 /// The same for equations that each hold one unknown: the elements of y solve residual(y, p...) = 0, where residual is
-/// written over the op vocabulary and returns a Residual, and `solution` was found by a solver. Operands p are values,
-/// at least one of type X, or parameters.
+/// written over the op vocabulary and returns a RootEquation, and `solution` was found by a solver. Operands p are
+/// values, at least one of type X, or parameters.
 template <Traced X, class R, class... P>
 X implicit_root(View<const typename X::Scalar> solution, const R& residual, const P&... p) {
   using S = typename X::Scalar;
   if constexpr (detail::is_dual<X>) {
     using Inner = decltype(X::value);
     const Inner y = implicit_root<Inner>(solution, residual, detail::without_tangent(p)...);
-    const Residual<X> moved = residual(detail::with_zero_tangent(y), p...);
+    const RootEquation<X> moved = residual(detail::with_zero_tangent(y), p...);
     return {y, -(moved.value.tangent / moved.slope.value)};
   } else {
     Tape<S>* tape = nullptr;
@@ -73,7 +73,7 @@ X implicit_root(View<const typename X::Scalar> solution, const R& residual, cons
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(operand)>, X>) tape = &operand.tape();
     };
     (look(p), ...);
-    const Residual<X> r = residual(tape->constant(solution), p...);
+    const RootEquation<X> r = residual(tape->constant(solution), p...);
     return implicit(solution, r.value, [slope = r.slope](View<const S> g, View<S> v) {
       math::map(
           v, [](auto x, auto s) { return x / s; }, g, slope.value());

@@ -175,6 +175,28 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
   return y;
 }
 
+template <Real S>
+Var<S> identity_matrix(Tape<S>& tape, Index size) {
+  const Var<S> y = tape.make(size, size, false);
+  as_eigen(tape.mutable_value(y)).matrix().setIdentity();
+  return y;
+}
+
+// A dense network of `count` layers with its Jacobian; layer(i) gives matrix and bias.
+template <Real S, class Layer>
+MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer) {
+  const auto [first, bias] = layer(std::size_t{0});
+  HiddenInput<S> in{affine(x, first, bias), first, {}};
+  if (count == 1)
+    return hidden_product(in, Activation::identity, identity_matrix(x.tape(), first.rows()), zeros(bias, first.rows()));
+  for (std::size_t i = 1;; ++i) {
+    const auto [w, b] = layer(i);
+    const MultiDual<S> y = hidden_product(in, act, w, b);
+    if (i + 1 == count) return y;
+    in = {{}, {}, y};
+  }
+}
+
 }  // namespace detail
 
 /// The value of a MultiDual: N x C.

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <diffeo/core/random.hpp>
+#include <diffeo/nn/linearised.hpp>
+#include <variant>
+
+/// Ways to the log-determinant log|det(I + J)| of a residual layer, J = dg/dz with |J| < 1. All give the value and the
+/// gradient; the estimates are deterministic given their seed.
+namespace diffeo {
+
+/// The dense Jacobian, all columns in one pass, and its determinant. Costs D + 1 passes through the network.
+struct ExactLogDet {};
+
+/// The power series tr(J) - tr(J^2) / 2 + ... cut after `terms` (i-ResNet: Behrmann et al. 2019, algorithm 2), traces
+/// by Hutchinson's v'J^k v with random signs v. Biased: what is cut is at most D L^(terms + 1) / ((terms + 1) (1 - L))
+/// in size, L the Lipschitz constant of g.
+struct PowerSeriesLogDet {
+  Index terms = 10;
+  Index probes = 1;
+  std::uint64_t seed = 0;
+
+  void check() const {
+    require(terms >= 1, "power series: terms is ", terms, ", expected at least 1");
+    require(probes >= 1, "power series: probes is ", probes, ", expected at least 1");
+  }
+};
+
+/// How many terms follow the exact ones: 1, 2, ... with the probabilities of a geometric distribution (parameter:
+/// chance to stop after each, 0 < p < 1), or 0, 1, ... of a Poisson one (parameter: mean > 0).
+enum class RouletteLength { geometric, poisson };
+
+/// The same series without bias (Residual Flows: Chen et al. 2019, eq. 6): `exact_terms`, then a random number of
+/// others, each divided by the chance that it is reached.
+struct RouletteLogDet {
+  Index exact_terms = 2;
+  RouletteLength length = RouletteLength::geometric;
+  double parameter = 0.5;
+  Index probes = 1;
+  std::uint64_t seed = 0;
+
+  void check() const {
+    require(exact_terms >= 0, "roulette: exact_terms is ", exact_terms, ", expected at least 0");
+    require(probes >= 1, "roulette: probes is ", probes, ", expected at least 1");
+    if (length == RouletteLength::geometric)
+      require(parameter > 0 && parameter < 1, "roulette: parameter is ", parameter, ", expected between 0 and 1");
+    else
+      require(parameter > 0 && parameter <= 100, "roulette: parameter is ", parameter,
+              ", expected a mean above 0 and at most 100");
+  }
+};
+
+using LogDetEstimator = std::variant<ExactLogDet, PowerSeriesLogDet, RouletteLogDet>;
+
+namespace detail {
+
+// Random bits of one sample for one layer: a function of the seed, the sample's own values and those of the layer, so
+// that a sample's estimate does not depend on its batch, and that a layer that learns draws anew.
+template <Real S>
+PhiloxEngine sample_engine(std::uint64_t seed, View<const S> z, Index row, View<const S> weights) {
+  using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
+  std::uint64_t hash = 0x9E3779B97F4A7C15;
+  const auto mix = [&hash](S value) {  // splitmix64
+    hash ^= std::bit_cast<Bits>(value);
+    hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9;
+    hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EB;
+    hash ^= hash >> 31;
+  };
+  for (Index j = 0; j < z.cols; ++j) mix(z.col(j)[row]);
+  for (Index i = 0; i < std::min<Index>(weights.rows, 4); ++i) mix(weights.col(0)[i]);
+  return PhiloxEngine(seed, hash);
+}
+
+// In (0, 1].
+inline double uniform(PhiloxEngine& engine) { return (static_cast<double>(engine() >> 11) + 1) * 0x1p-53; }
+
+// The weights of the terms of a series for one sample: term(k) is that of the k-th, from 1; 0 from `terms` + 1 on.
+class TermWeights {
+ public:
+  TermWeights() = default;
+  TermWeights(const PowerSeriesLogDet& series, PhiloxEngine&) : exact_(series.terms), terms_(series.terms) {}
+  TermWeights(const RouletteLogDet& roulette, PhiloxEngine& engine)
+      : exact_(roulette.exact_terms), length_(roulette.length), parameter_(roulette.parameter) {
+    const double u = uniform(engine);
+    Index extra = 1;
+    if (length_ == RouletteLength::geometric) {
+      extra = 1 + static_cast<Index>(std::log(u) / std::log1p(-parameter_));
+    } else {
+      for (extra = 0; extra < longest && u <= reached(extra + 1); ++extra) {
+      }
+    }
+    terms_ = exact_ + std::min(extra, longest);
+  }
+
+  Index terms() const { return terms_; }
+  double term(Index k) const { return k <= exact_ ? 1 : k <= terms_ ? 1 / reached(k - exact_) : 0; }
+
+ private:
+  static constexpr Index longest = 1000;  // the chance of more is below 1e-16 unless p < 0.04
+
+  // Probability of at least j terms after the exact ones.
+  double reached(Index j) const {
+    if (length_ == RouletteLength::geometric) return std::pow(1 - parameter_, static_cast<double>(j - 1));
+    double chance = std::exp(-parameter_), below = 0;    // of exactly i, and of fewer than j
+    if (static_cast<double>(j) > 2 * parameter_ + 20) {  // the sum from above keeps its digits
+      double log_chance =
+          -parameter_ + static_cast<double>(j) * std::log(parameter_) - std::lgamma(static_cast<double>(j) + 1);
+      double total = 0, factor = 1;
+      for (Index i = j; factor > 1e-17; ++i) {
+        total += factor;
+        factor *= parameter_ / static_cast<double>(i + 1);
+      }
+      return std::exp(log_chance) * total;
+    }
+    for (Index i = 0; i < j; ++i) {
+      below += chance;
+      chance *= parameter_ / static_cast<double>(i + 1);
+    }
+    return 1 - below;
+  }
+
+  Index exact_ = 0, terms_ = 0;
+  RouletteLength length_ = RouletteLength::geometric;
+  double parameter_ = 0.5;
+};
+
+/// One probe's share of an estimate: the value (N x 1), and v and u (N x D) with d(estimate) = v' dJ u.
+template <Real S>
+struct SeriesEstimate {
+  Var<S> value, probe, direction;
+};
+
+/// The series at the constant points z with probe number `probe`. `weights` is any matrix of the layer.
+template <Real S, class Estimator>
+void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<const S> z, View<const S> weights,
+                Index probe, const SeriesEstimate<S>& out) {
+  Tape<S>& tape = out.value.tape();
+  const Index rows = z.rows, dim = z.cols;
+  const View<S> value = tape.mutable_value(out.value), v = tape.mutable_value(out.probe),
+                u = tape.mutable_value(out.direction);
+  auto* terms = tape.template storage<TermWeights>(static_cast<std::size_t>(rows));
+  Index most = 0;
+  for (Index n = 0; n < rows; ++n) {
+    PhiloxEngine engine =
+        sample_engine<S>(estimator.seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe), z, n, weights);
+    std::uint64_t bits = 0;
+    for (Index j = 0; j < dim; ++j) {
+      if (j % 64 == 0) bits = engine();
+      v.col(j)[n] = (bits >> (j % 64)) & 1 ? S(1) : S(-1);
+    }
+    terms[n] = TermWeights(estimator, engine);
+    most = std::max(most, terms[n].terms());
+    value.data[n] = 0;
+    for (Index j = 0; j < dim; ++j) u.col(j)[n] = static_cast<S>(terms[n].term(1)) * v.col(j)[n];
+  }
+  Var<S> power = tape.make(rows, dim, false);  // J^k v
+  math::map(
+      tape.mutable_value(power), [](auto x) { return x; }, View<const S>(v));
+  for (Index k = 1; k <= most; ++k) {
+    const auto mark = tape.mark();
+    const View<const S> next = jacobian.forward(power).value();
+    math::map(
+        tape.mutable_value(power), [](auto x) { return x; }, next);
+    tape.release(mark);
+    const double sign = k % 2 == 1 ? 1 : -1;
+    for (Index n = 0; n < rows; ++n) {
+      if (k > terms[n].terms()) continue;
+      S trace = 0;
+      for (Index j = 0; j < dim; ++j) trace += v.col(j)[n] * power.value().col(j)[n];
+      value.data[n] += static_cast<S>(sign * terms[n].term(k) / static_cast<double>(k)) * trace;
+      const S next_weight = static_cast<S>(-sign * terms[n].term(k + 1));
+      for (Index j = 0; j < dim; ++j) u.col(j)[n] += next_weight * power.value().col(j)[n];
+    }
+  }
+}
+
+}  // namespace detail
+
+}  // namespace diffeo

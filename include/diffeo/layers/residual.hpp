@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/implicit.hpp>
+#include <diffeo/autodiff/ops/surrogate.hpp>
+#include <diffeo/layers/flow.hpp>
+#include <diffeo/layers/log_det_estimator.hpp>
+#include <diffeo/nn/spectral_norm.hpp>
+
+namespace diffeo {
+
+/// How the inverse of a residual layer is found.
+///
+/// | option         | type          | default |
+/// |----------------|---------------|----------------------------------------------------------------------------------|
+/// | tolerance      | double        | 0: as the arithmetic allows; else the largest |error| of a coordinate | |
+/// max_iterations | int           | 1000 evaluations of the network                                                  |
+/// | method         | InverseMethod | automatic: Newton for D <= 8, where its few large steps are faster by measurement
+/// |
+enum class InverseMethod { automatic, fixed_point, newton };
+
+struct ResidualInverseOptions {
+  double tolerance = 0;
+  int max_iterations = 1000;
+  InverseMethod method = InverseMethod::automatic;
+
+  void check() const {
+    require(tolerance >= 0 && std::isfinite(tolerance), "residual inverse: tolerance is ", tolerance,
+            ", expected finite and at least 0");
+    require(max_iterations >= 1, "residual inverse: max_iterations is ", max_iterations, ", expected at least 1");
+  }
+};
+
+/// x = z + g(z) with a network g whose Lipschitz constant is below 1 (i-ResNet: Behrmann et al. 2019; Residual Flows:
+/// Chen et al. 2019). forward is explicit; inverse is solved, by the contraction z = x - g(z) or by Newton's method
+/// with the exact Jacobian, and differentiated by the implicit function theorem.
+///
+/// While gradients are recorded log_det comes from `training`, else from `evaluation`. Tangents (Dual) take the exact
+/// log-determinant always.
+template <class T>
+struct Residual {
+  using Scalar = scalar_t<T>;
+
+  SpectralMlp<T> network;     ///< D -> D
+  double coefficient = 0.97;  ///< bound of the network's Lipschitz constant
+  LogDetEstimator training = ExactLogDet{};
+  LogDetEstimator evaluation = ExactLogDet{};
+  ResidualInverseOptions inverse_options = {};
+
+  Index dim() const { return network.inputs(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.network);
+  }
+  template <class U>
+  Residual<U> rebind() const {
+    return {network.template rebind<U>(), coefficient, training, evaluation, inverse_options};
+  }
+
+  /// An upper bound of the Lipschitz constant of g that holds whatever the power iteration did.
+  double lipschitz_bound() const
+    requires Real<T>
+  {
+    return network.lipschitz_bound();
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z) const {
+    check(z);
+    if constexpr (detail::is_dual<X>)
+      return exact_forward(z);
+    else
+      return std::visit([&](const auto& estimator) { return forward_by(estimator, z); },
+                        records(z) ? training : evaluation);
+  }
+
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const {
+    check(x);
+    const X z = solved(x);
+    return {z, -forward(z).log_det};
+  }
+
+ private:
+  using S = Scalar;
+
+  template <Traced X>
+  void check(const X& x) const {
+    require(x.cols() == dim(), "residual: x has ", x.cols(), " columns, this layer has dimension ", dim());
+  }
+
+  bool records(const Var<S>& z) const {
+    return z.requires_grad() || as_var(z.tape(), network.layers.front().weight).requires_grad();
+  }
+
+  // ---- log-determinants ----
+  Transformed<Var<S>> forward_by(const ExactLogDet&, const Var<S>& z) const {
+    const MultiDual<S> g = network.with_jacobian(z);
+    return {z + value_of(g), log_det_identity_plus(g)};
+  }
+
+  template <class Series>
+  Transformed<Var<S>> forward_by(const Series& series, const Var<S>& z) const {
+    series.check();
+    Tape<S>& tape = z.tape();
+    const Index rows = z.rows(), dim = z.cols();
+    const Var<S> estimate = zeros(z, 1), points = tape.constant(z.value());
+    const bool recorded = records(z);
+    Var<S> value, source;
+    for (Index probe = 0; probe < series.probes; ++probe) {
+      const detail::SeriesEstimate<S> part{tape.make(rows, 1, false), tape.make(rows, dim, false),
+                                           tape.make(rows, dim, false)};
+      const auto mark = tape.mark();
+      const Linearised<S> jacobian(points, network.activation, network.layers.size(),
+                                   [&](std::size_t i) { return network.constants(tape, i); });
+      detail::sum_series(series, jacobian, points.value(), as_var(tape, network.layers.back().bounded).value(), probe,
+                         part);
+      tape.release(mark);
+      const S share = S(1) / static_cast<S>(series.probes);
+      math::map_add(
+          tape.mutable_value(estimate), false, [share](auto v) { return share * v; }, part.value.value());
+      if (!recorded) continue;
+      const Dual<Var<S>> g = network(Dual<Var<S>>{z, part.direction});
+      if (!value) value = g.value;
+      const Var<S> one = sum_cols(g.tangent * part.probe) * share;
+      source = source ? source + one : one;
+    }
+    if (!recorded) return {z + network(z), estimate};
+    return {z + value, with_gradient_of(estimate, source)};
+  }
+
+  // ---- tangents: the Jacobian and elimination, column by column, over the op vocabulary ----
+  // The matrix I + J is positive definite in the sense that v'(I + J)v > 0, so that elimination needs no pivots.
+  template <class X>
+  struct Elimination {
+    std::vector<std::vector<X>> a;  // upper triangle, and multipliers below
+    X log_det;
+  };
+  template <class X>
+  std::vector<std::vector<X>> identity_plus_jacobian(const X& z) const {
+    const Index d = dim();
+    std::vector<std::vector<X>> a(static_cast<std::size_t>(d));
+    for (Index j = 0; j < d; ++j) {
+      X direction = zeros(z, d);
+      auto seed = innermost(direction);
+      math::map(seed.tape().mutable_value(seed).cols_block(j, 1), [] { return simd::broadcast<S>(1); });
+      const X column = network(Dual<X>{z, direction}).tangent + direction;
+      for (Index i = 0; i < d; ++i) a[static_cast<std::size_t>(i)].push_back(cols(column, i, 1));
+    }
+    return a;
+  }
+  template <class X>
+  static X eliminate(std::vector<std::vector<X>>& a, std::vector<X>* right) {
+    const std::size_t d = a.size();
+    X log_det = log(abs(a[0][0]));
+    for (std::size_t k = 0; k < d; ++k) {
+      if (k > 0) log_det = log_det + log(abs(a[k][k]));
+      for (std::size_t i = k + 1; i < d; ++i) {
+        const X f = a[i][k] / a[k][k];
+        for (std::size_t j = k + 1; j < d; ++j) a[i][j] = a[i][j] - f * a[k][j];
+        if (right) (*right)[i] = (*right)[i] - f * (*right)[k];
+      }
+    }
+    return log_det;
+  }
+  template <class X>
+  Transformed<X> exact_forward(const X& z) const {
+    auto a = identity_plus_jacobian(z);
+    return {z + network(z), eliminate<X>(a, nullptr)};
+  }
+  template <class X>
+  X solve_tangent(const X& z, const X& right) const {
+    auto a = identity_plus_jacobian(z);
+    const auto d = static_cast<std::size_t>(dim());
+    std::vector<X> y;
+    for (std::size_t i = 0; i < d; ++i) y.push_back(cols(right, static_cast<Index>(i), 1));
+    eliminate(a, &y);
+    for (std::size_t i = d; i-- > 0;) {
+      for (std::size_t j = i + 1; j < d; ++j) y[i] = y[i] - a[i][j] * y[j];
+      y[i] = y[i] / a[i][i];
+    }
+    X all = y[0];
+    for (std::size_t i = 1; i < d; ++i) all = concat(all, y[i]);
+    return all;
+  }
+
+  // ---- the inverse ----
+  template <class X>
+  Dual<X> solved(const Dual<X>& x) const {
+    const X z = solved(x.value);
+    return {z, solve_tangent(z, x.tangent)};
+  }
+
+  Var<S> solved(const Var<S>& x) const {
+    Tape<S>& tape = x.tape();
+    const Var<S> z = tape.make(x.rows(), x.cols(), false);
+    solve(x.value(), z);
+    if (!records(x)) return z;
+    const Var<S> residual = z + network(z) - x;
+    if (newton()) {
+      const S* inverse = inverse_jacobian(z).data;
+      return implicit(z.value(), residual, [inverse](View<const S> g, View<S> v) {
+        const Index d = g.cols, at = Residual::padded(g.rows);
+        for (Index j = 0; j < d; ++j)
+          for (Index i = 0; i < d; ++i)
+            math::map_add(
+                v.cols_block(j, 1), i == 0, [](auto a, auto b) { return a * b; },
+                View<const S>{inverse + (i * d + j) * at, g.rows, 1, at}, g.cols_block(i, 1));
+      });
+    }
+    const Linearised<S> jacobian = linearised(z);
+    const int bound = inverse_options.max_iterations;
+    return implicit(z.value(), residual, [jacobian, x, bound](View<const S> g, View<S> v) {
+      solve_transposed(jacobian, x.tape(), g, v, bound);
+    });
+  }
+
+  static Index padded(Index rows) {
+    return std::max(simd::lanes<S>, (rows + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
+  }
+
+  bool newton() const {
+    constexpr Index largest = 8;
+    return inverse_options.method == InverseMethod::newton ||
+           (inverse_options.method == InverseMethod::automatic && dim() <= largest);
+  }
+
+  Linearised<S> linearised(const Var<S>& z) const {
+    return {z, network.activation, network.layers.size(),
+            [&](std::size_t i) { return network.constants(z.tape(), i); }};
+  }
+
+  MultiDual<S> constant_jacobian(const Var<S>& z) const {
+    return detail::dense_with_jacobian<S>(z, network.activation, network.layers.size(),
+                                          [&](std::size_t i) { return network.constants(z.tape(), i); });
+  }
+  Var<S> constant_value(Var<S> z) const {
+    for (std::size_t i = 0; i < network.layers.size(); ++i) {
+      const auto [w, b] = network.constants(z.tape(), i);
+      z = affine(z, w, b, i + 1 < network.layers.size() ? network.activation : Activation::identity);
+    }
+    return z;
+  }
+
+  // (I + J)^-1 at z, as D^2 columns of padded rows.
+  View<const S> inverse_jacobian(const Var<S>& z) const {
+    Tape<S>& tape = z.tape();
+    const Index d = dim(), at = padded(z.rows());
+    S* inverse = tape.scratch(at * d * d);
+    const auto mark = tape.mark();
+    invert(constant_jacobian(z), inverse);
+    tape.release(mark);
+    return {inverse, z.rows(), d * d, at};
+  }
+  static void invert(const MultiDual<S>& g, S* inverse) {
+    Tape<S>& tape = g.tape();
+    const Index d = g.cols(), at = g.pitch();
+    const View<const S> blocks = g.blocks.value();
+    math::invert_batch<S>(
+        g.rows, d, [&](Index i, Index j) { return blocks.col(i) + (j + 1) * at; }, S(1),
+        [&](Index i, Index j) { return inverse + (i * d + j) * at; }, tape.scratch(at),
+        tape.scratch(math::invert_batch_workspace(d)), tape.template storage<Index>(static_cast<std::size_t>(d)));
+  }
+
+  // z with z + g(z) = x. Each row goes by Newton steps where they bring the residual down, else by z = x - g(z), which
+  // always does, and stops by itself: an error of z is at most |residual| / (1 - coefficient).
+  void solve(View<const S> x, Var<S> z) const {
+    inverse_options.check();
+    Tape<S>& tape = z.tape();
+    const Index rows = x.rows, d = x.cols, at = padded(rows);
+    if (rows == 0) return;
+    const auto outer = tape.mark();
+    const View<S> best = tape.mutable_value(z), residual = tape.mutable_value(tape.make(rows, d, false)),
+                  trial = tape.mutable_value(tape.make(rows, d, false));
+    const bool by_newton = newton();
+    S* inverse = by_newton ? tape.scratch(at * d * d) : nullptr;
+    S* size = tape.scratch(rows);  // of the residual at the best point
+    auto* state = tape.template storage<RowState>(static_cast<std::size_t>(rows));
+    math::map(
+        trial, [](auto v) { return v; }, x);
+    std::fill_n(state, rows, RowState{});
+    std::fill_n(size, rows, std::numeric_limits<S>::infinity());
+    Index open = rows;
+    for (int iteration = 0; open > 0; ++iteration) {
+      if (iteration == inverse_options.max_iterations) {
+        for (Index n = 0; n < rows; ++n)
+          if (!state[n].done) throw convergence_error("residual inverse", n, static_cast<double>(size[n]), iteration);
+      }
+      const auto mark = tape.mark();
+      const Var<S> point = tape.constant(View<const S>(trial));
+      MultiDual<S> g;
+      View<const S> value;
+      if (by_newton) {
+        g = constant_jacobian(point);
+        invert(g, inverse);
+        value = detail::stacked(g.blocks.value(), g, 0, rows);
+      } else {
+        value = constant_value(point).value();
+      }
+      for (Index n = 0; n < rows; ++n)
+        if (!state[n].done && advance(n, x, value, trial, best, residual, size[n], inverse, at, state[n])) --open;
+      tape.release(mark);
+    }
+    tape.release(outer);
+  }
+
+  struct RowState {
+    bool done = false;
+    bool by_newton = false;  // how the trial point was reached
+  };
+
+  // Judges the trial point of a row, at which g is `value`, and sets the next one. True when the row is done.
+  bool advance(Index n, View<const S> x, View<const S> value, View<S> trial, View<S> best, View<S> residual, S& size,
+               const S* inverse, Index at, RowState& state) const {
+    const Index d = x.cols;
+    constexpr S eps = std::numeric_limits<S>::epsilon();
+    S found = 0, scale = 0;  // the norm in which g contracts
+    for (Index j = 0; j < d; ++j) {
+      const S r = trial.col(j)[n] + value.col(j)[n] - x.col(j)[n];
+      found += r * r;
+      scale = std::max({scale, std::abs(x.col(j)[n]), std::abs(trial.col(j)[n])});
+    }
+    found = std::sqrt(found);
+    if (found < size) {
+      size = found;
+      for (Index j = 0; j < d; ++j) {
+        best.col(j)[n] = trial.col(j)[n];
+        residual.col(j)[n] = trial.col(j)[n] + value.col(j)[n] - x.col(j)[n];
+      }
+      if (size <= eps * scale) return state.done = true;
+    } else if (state.by_newton) {
+      for (Index j = 0; j < d; ++j) trial.col(j)[n] = best.col(j)[n] - residual.col(j)[n];
+      state.by_newton = false;
+      return false;
+    } else {
+      // A contraction that no longer brings the residual down: what is left is rounding, or it is none.
+      if (!(size <= std::sqrt(eps) * std::max(S(1), scale)))
+        throw convergence_error("residual inverse", n, static_cast<double>(found), 1);
+      return state.done = true;
+    }
+    S step = 0;
+    for (Index j = 0; j < d; ++j) {
+      S move = residual.col(j)[n];
+      if (inverse) {
+        move = 0;
+        for (Index k = 0; k < d; ++k) move += inverse[(j * d + k) * at + n] * residual.col(k)[n];
+      }
+      trial.col(j)[n] = best.col(j)[n] - move;
+      step = std::max(step, std::abs(move));
+    }
+    state.by_newton = inverse != nullptr;
+    // A bound of the error for the contraction, the error itself to first order for Newton's method.
+    const double error =
+        inverse ? static_cast<double>(step) : static_cast<double>(size) / std::max(1 - coefficient, 1e-3);
+    if (error <= inverse_options.tolerance) {
+      if (inverse)
+        for (Index j = 0; j < d; ++j) best.col(j)[n] = trial.col(j)[n];
+      return state.done = true;
+    }
+    return false;
+  }
+
+  // v = (I + J')^-1 g by v = g - J'v.
+  static void solve_transposed(const Linearised<S>& jacobian, Tape<S>& tape, View<const S> g, View<S> v, int bound) {
+    math::map(
+        v, [](auto x) { return x; }, g);
+    for (int iteration = 0;; ++iteration) {
+      const auto mark = tape.mark();
+      const View<const S> moved = jacobian.transposed(tape.constant(View<const S>(v))).value();
+      S change = 0, scale = 0;
+      for (Index j = 0; j < g.cols; ++j)
+        for (Index n = 0; n < g.rows; ++n) {
+          const S next = g.col(j)[n] - moved.col(j)[n];
+          change = std::max(change, std::abs(next - v.col(j)[n]));
+          scale = std::max(scale, std::abs(next));
+          v.col(j)[n] = next;
+        }
+      tape.release(mark);
+      if (!(change > 4 * std::numeric_limits<S>::epsilon() * scale)) return;
+      if (iteration == bound)
+        throw convergence_error("residual inverse, gradient", 0, static_cast<double>(change), bound);
+    }
+  }
+};
+
+/// | option          | type            | default                                                      |
+/// |-----------------|-----------------|--------------------------------------------------------------|
+/// | hidden          | widths          | {128, 128}                                                   |
+/// | activation      | Activation      | lip_swish; tanh, elu and sin have slopes of at most 1 too    |
+/// | coefficient     | double          | 0.97: bound of the Lipschitz constant of g, between 0 and 1  |
+/// | last_scale      | double          | 0.01: factor on the last layer's weights                     |
+/// | training        | LogDetEstimator | ExactLogDet                                                  |
+/// | evaluation      | LogDetEstimator | ExactLogDet                                                  |
+/// | inverse         | ResidualInverseOptions |                                                       |
+struct ResidualOptions {
+  std::vector<Index> hidden = {128, 128};
+  Activation activation = Activation::lip_swish;
+  double coefficient = 0.97;
+  double last_scale = 0.01;
+  double first_scale = 1;
+  LogDetEstimator training = ExactLogDet{};
+  LogDetEstimator evaluation = ExactLogDet{};
+  ResidualInverseOptions inverse = {};
+
+  MlpOptions network() const {
+    return {.hidden = hidden, .activation = activation, .last_scale = last_scale, .first_scale = first_scale};
+  }
+};
+
+/// A fresh residual layer. Throws invalid_argument for dim < 1, a coefficient outside (0, 1), no hidden layer, and for
+/// options that an estimator or the network refuses.
+template <Real S>
+Residual<S> make_residual(Index dim, const ResidualOptions& options = {}, std::uint64_t seed = 0,
+                          std::uint64_t stream = 0) {
+  require(dim >= 1, "make_residual: dimension ", dim, ", expected at least 1");
+  require(options.coefficient > 0 && options.coefficient < 1, "make_residual: coefficient is ", options.coefficient,
+          ", expected between 0 and 1");
+  require(!options.hidden.empty(), "make_residual: no hidden layer, expected at least one");
+  options.inverse.check();
+  for (const LogDetEstimator* estimator : {&options.training, &options.evaluation})
+    std::visit(
+        [](const auto& e) {
+          if constexpr (requires { e.check(); }) e.check();
+        },
+        *estimator);
+  return {make_spectral_mlp<S>(dim, dim, options.network(), options.coefficient, seed, stream), options.coefficient,
+          options.training, options.evaluation, options.inverse};
+}
+
+}  // namespace diffeo
