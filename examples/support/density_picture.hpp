@@ -126,7 +126,8 @@ struct DensityPicture {
   diffeo::Array<float> data, samples;
   Frame frame;
   diffeo::Array<float> log_density;  ///< at frame.cells()
-  diffeo::Array<float> log_target;   ///< at frame.cells(), normalised; where it is given it takes the place of the data
+  diffeo::Array<float> log_target =
+      {};  ///< at frame.cells(), normalised; where it is given it takes the place of the data
 };
 
 namespace detail {
@@ -259,10 +260,11 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
          << "\n\n";
 
   if (curve.rows() > 0) {
-    // The first steps come from far off: they are left out of the range, which is found for losses.
+    // The first steps come from far off, more so while a target comes up: they are left out of the range, which is
+    // found for losses.
     const double sign = elbo ? -1 : 1;
     const Eigen::ArrayXd smoothed = sign * curve.col(2), loss = sign * curve.col(1);
-    double low = smoothed.minCoeff(), high = detail::quantile(loss, 0.97);
+    double low = smoothed.minCoeff(), high = detail::quantile(loss, elbo ? 0.8 : 0.97);
     for (const double v : report.validation_loss) low = std::min(low, v), high = std::max(high, v);
     if (picture.style.goal) low = std::min(low, *picture.style.goal);
     if (elbo) std::tie(low, high) = std::pair(-high, -low);
