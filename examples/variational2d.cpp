@@ -37,6 +37,7 @@ struct Options {
   std::string target = "U1", flow = "realnvp", out = "pictures";
   std::optional<Index> layers;
   std::optional<long> steps;
+  std::optional<int> tries;
   Index batch = 1024;
   std::uint64_t seed = 0;
   int threads = 0;
@@ -45,12 +46,29 @@ struct Options {
 
 // How a flow is fitted unless the command line says otherwise.
 struct Settings {
-  Index layers;
-  long steps;
-  double learning_rate;  // falling to 0 as half a cosine wave
-  double clip_ratio;     // see diffeo::TrainerOptions
-  bool path_derivative;  // see diffeo::ReverseKl
+  Index layers = 16;
+  long steps = 10000;
+  double learning_rate = 2e-3;   // falling to 0 as half a cosine wave
+  bool path_derivative = false;  // see diffeo::ReverseKl
+  int tries = 1;                 // trainings from different weights, of which the one with the highest ELBO counts
 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The flows of --flow.
+
+struct FlowChoice {
+  const char* name;
+  Settings settings;
+};
+constexpr FlowChoice flows[] = {
+    {"realnvp", {.path_derivative = true}},
+};
+
+// Calls f with a fresh flow.
+template <class F>
+auto with_flow(const FlowChoice&, Index layers, std::uint64_t seed, const F& f) {
+  return f(diffeo::real_nvp<float>(2, {.layers = layers, .network = {.hidden = {32, 32}}, .seed = seed}));
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Fitting.
@@ -64,7 +82,7 @@ struct Outcome {
 };
 
 template <class Flow, class Target>
-Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, const Options& options,
+Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, const Options& options, std::uint64_t seed,
                  const Points& cells) {
   diffeo::TransformedDistribution model(diffeo::StandardNormal<float>(2), std::move(flow));
   Outcome outcome;
@@ -77,12 +95,12 @@ Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, cons
                                {.steps = settings.steps,
                                 .batch = options.batch,
                                 .rate = {.learning_rate = settings.learning_rate},
-                                .clip_ratio = settings.clip_ratio,
-                                .seed = options.seed,
+                                .clip_ratio = 3,
+                                .seed = seed,
                                 .threads = options.threads});
 
-  outcome.estimate = diffeo::estimate_log_z(model, target, estimate_samples, options.seed, options.threads);
-  outcome.samples = model.sample(shown_samples, options.seed, options.threads);
+  outcome.estimate = diffeo::estimate_log_z(model, target, estimate_samples, seed, options.threads);
+  outcome.samples = model.sample(shown_samples, seed, options.threads);
   outcome.log_density = model.log_prob(cells, options.threads);
   outcome.log_target.resize(cells.rows(), 1);
   diffeo::for_each_tile<float>(cells.rows(), options.threads, [&](diffeo::Tape<float>& tape, Index first, Index count) {
@@ -92,38 +110,30 @@ Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, cons
   return outcome;
 }
 
-// The flows of --flow.
-struct FlowChoice {
-  const char* name;
-  Settings settings;
-};
-constexpr FlowChoice flows[] = {
-    {"realnvp", {.layers = 16, .steps = 10000, .learning_rate = 2e-3, .clip_ratio = 3, .path_derivative = true}},
-};
-
 template <class Target>
-Outcome fit_choice(const FlowChoice& choice, const Target& target, const Options& options, const Points& cells) {
-  Settings settings = choice.settings;
-  if (options.layers) settings.layers = *options.layers;
-  if (options.steps) settings.steps = *options.steps;
-  return fit_flow(
-      diffeo::real_nvp<float>(2, {.layers = settings.layers, .network = {.hidden = {32, 32}}, .seed = options.seed}),
-      target, settings, options, cells);
+Outcome fit_target(const FlowChoice& choice, const Settings& settings, const Options& options, const Points& cells) {
+  const Target target;
+  std::optional<Outcome> best;
+  for (int i = 0; i < settings.tries; ++i) {
+    const std::uint64_t seed =
+        options.seed * static_cast<std::uint64_t>(settings.tries) + static_cast<std::uint64_t>(i);
+    Outcome outcome = with_flow(choice, settings.layers, seed, [&](auto flow) {
+      return fit_flow(std::move(flow), target, settings, options, seed, cells);
+    });
+    if (settings.tries > 1) std::cout << "try " << i + 1 << ": ELBO " << fixed(outcome.estimate.elbo, 4) << std::endl;
+    if (!best || outcome.estimate.elbo > best->estimate.elbo) best = std::move(outcome);
+  }
+  return *std::move(best);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The targets of --target.
 
-template <class Target>
-Outcome fit_target(const FlowChoice& flow, const Options& options, const Points& cells) {
-  return fit_choice(flow, Target(), options, cells);
-}
-
 struct TargetChoice {
   const char* name;
   double log_z;
   support::Range x, y;  // of the picture
-  Outcome (*fit)(const FlowChoice&, const Options&, const Points& cells);
+  Outcome (*fit)(const FlowChoice&, const Settings&, const Options&, const Points& cells);
 };
 using namespace diffeo::targets;
 const TargetChoice targets[] = {
@@ -147,7 +157,11 @@ const auto& chosen(const Choices& choices, const std::string& name) {
 std::string study(const Options& options) {
   const TargetChoice& target = chosen(targets, options.target);
   const FlowChoice& flow = chosen(flows, options.flow);
-  const Index layers = options.layers.value_or(flow.settings.layers);
+  Settings settings = flow.settings;
+  settings.layers = options.layers.value_or(settings.layers);
+  settings.steps = options.steps.value_or(settings.steps);
+  settings.tries = options.tries.value_or(settings.tries);
+  const Index layers = settings.layers;
   // A folder that cannot be written is found before the training, not after.
   const std::filesystem::path folder = options.out;
   support::create_folder(folder);
@@ -156,7 +170,7 @@ std::string study(const Options& options) {
 
   const support::PictureStyle style{.same_units = true, .goal = -target.log_z, .elbo = true};
   const support::Frame frame(target.x, target.y, style);
-  const Outcome outcome = target.fit(flow, options, frame.cells());
+  const Outcome outcome = target.fit(flow, settings, options, frame.cells());
   const diffeo::FitReport& report = outcome.report;
   const diffeo::LogZEstimate& estimate = outcome.estimate;
   const double kl = target.log_z - estimate.elbo;
@@ -187,7 +201,7 @@ std::string study(const Options& options) {
   json.add("target", options.target).add("flow", flow.name).add("layers", layers);
   json.add("parameters", outcome.parameters).add("steps", report.steps).add("seconds", report.seconds);
   json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
-  json.add("loss", report.final_loss()).add("elbo", estimate.elbo).add("kl", kl);
+  json.add("tries", settings.tries).add("loss", report.final_loss()).add("elbo", estimate.elbo).add("kl", kl);
   json.add("log_z", estimate.log_z).add("log_z_error", estimate.log_z_error).add("log_z_exact", target.log_z);
   json.add("ess", estimate.ess).add("samples", estimate.samples).add("k_hat", estimate.k_hat);
   return json.text();
@@ -202,6 +216,9 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(flow_names));
   app.add_option("--layers", options.layers, "layers of the flow; by default what suits it")->check(at_least(1));
   app.add_option("--steps", options.steps, "training steps; by default what suits the flow")->check(at_least(0));
+  app.add_option("--tries", options.tries,
+                 "trainings from different weights, of which the best counts; by default what suits the flow")
+      ->check(at_least(1));
   app.add_option("--batch", options.batch, "samples a step, " + std::to_string(options.batch) + " by default")
       ->check(at_least(1));
   app.add_option("--seed", options.seed, "of weights and samples: 0 by default")->check(at_least(0));

@@ -126,8 +126,8 @@ struct DensityPicture {
   diffeo::Array<float> data, samples;
   Frame frame;
   diffeo::Array<float> log_density;  ///< at frame.cells()
-  diffeo::Array<float> log_target =
-      {};  ///< at frame.cells(), normalised; where it is given it takes the place of the data
+  /// At frame.cells(), normalised; where it is given it takes the place of the data.
+  diffeo::Array<float> log_target = {};
 };
 
 namespace detail {
