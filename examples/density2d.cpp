@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <diffeo/diffeo.hpp>
 #include <exception>
 #include <filesystem>
@@ -20,13 +19,18 @@
 #include <utility>
 #include <vector>
 
+#include "support/command_line.hpp"
 #include "support/density_picture.hpp"
 #include "support/json.hpp"
+#include "support/text.hpp"
 
 namespace {
 
 using diffeo::Array;
 using diffeo::Index;
+using support::at_least;
+using support::fixed;
+using support::grouped;
 using Points = Array<float>;  // N x 2
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -273,23 +277,6 @@ struct Options {
   bool swap = false, log_colour = false, json = false;
 };
 
-std::string fixed(double value, int digits) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
-}
-
-// 1234567 -> 1,234,567
-std::string grouped(Index value) {
-  const std::string digits = std::to_string(value);
-  std::string text;
-  for (std::size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
-    text += digits[i];
-  }
-  return text;
-}
-
 Points columns(const Points& points, bool swapped) { return swapped ? Points(points.rowwise().reverse()) : points; }
 
 // Longitude goes horizontally, as on maps.
@@ -328,9 +315,7 @@ std::string study(Problem problem, const Options& options) {
 
   // A folder that cannot be written is found before the training, not after.
   const std::filesystem::path folder = options.out;
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw diffeo::io_error(folder.string() + ": cannot create: " + error.message());
+  support::create_folder(folder);
   const std::string name = problem.name + "_" + flow.name;
   const bool swapped = swapped_axes(problem, options);
   std::array<std::string, 2> axes = problem.columns;
@@ -366,14 +351,7 @@ std::string study(Problem problem, const Options& options) {
                                   .frame = frame,
                                   .log_density = outcome.log_density};
   support::write_picture(folder, name, picture, report);
-  try {
-    support::gnuplot::draw(folder, name + ".gp", name + ".png");
-    std::cout << "picture: " << (folder / (name + ".png")).string() << '\n';
-  } catch (const support::gnuplot::not_found& missing) {
-    std::cout << "no picture, " << missing.what() << "; its script and data: " << (folder / (name + ".gp")).string()
-              << '\n';
-  }
-  std::cout << std::flush;
+  std::cout << support::draw_picture(folder, name) << std::endl;
 
   support::JsonObject json;
   json.add("data", problem.data).add("flow", flow.name).add("parameters", outcome.parameters);
@@ -383,16 +361,6 @@ std::string study(Problem problem, const Options& options) {
   if (problem.best) json.add("gap", *problem.best - score).add("kl", *problem.on_test - score);
   json.add("log_prob_per_s", outcome.log_prob_per_s).add("samples_per_s", outcome.samples_per_s);
   return json.text();
-}
-
-CLI::Validator at_least(int least) {
-  const auto check = [least](const std::string& text) {
-    constexpr double most = 1e9;
-    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
-    if (digits && std::stold(text) >= least && std::stold(text) <= most) return std::string();
-    return text + " is not a whole number from " + std::to_string(least) + " to 1000000000";
-  };
-  return {check, ""};
 }
 
 void add_options(CLI::App& app, Options& options) {

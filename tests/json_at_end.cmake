@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-# cmake -P json_at_end.cmake -- PROGRAM ARGUMENTS...
-# Runs the program; passes when it exits 0 and the last line of its standard output is a JSON object with the
-# keys that examples promise.
+# cmake -D keys=KEY,KEY... -P json_at_end.cmake -- PROGRAM ARGUMENTS...
+# Runs the program; passes when it exits 0 and the last line of its standard output is a JSON object with these keys.
 cmake_minimum_required(VERSION 3.25)
 
 set(command "")
@@ -22,7 +21,8 @@ string(JSON type ERROR_VARIABLE error TYPE "${last_line}")
 if(NOT type STREQUAL "OBJECT")
   message(FATAL_ERROR "The last line of output is no JSON object: ${last_line}")
 endif()
-foreach(key IN ITEMS data flow parameters steps seconds step_ms test_log_prob log_prob_per_s samples_per_s)
+string(REPLACE "," ";" keys "${keys}")
+foreach(key IN LISTS keys)
   string(JSON value ERROR_VARIABLE error GET "${last_line}" ${key})
   if(error)
     message(FATAL_ERROR "The JSON object has no ${key}: ${last_line}")

@@ -10,13 +10,15 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "files.hpp"
 #include "gnuplot.hpp"
 
-/// The picture of a fitted density in two dimensions: data, learned density and samples side by side, the training
-/// curve below.
+/// The picture of a fitted density in two dimensions: data or target density, learned density and samples side by side,
+/// the training curve below.
 namespace support {
 
 /// An interval of an axis.
@@ -45,6 +47,7 @@ struct PictureStyle {
   double panel = 400;          ///< pixels a square panel is wide
   double cell = 2;             ///< pixels a cell of the heat map is wide
   std::optional<double> goal;  ///< the best loss there can be, drawn into the training curve
+  bool elbo = false;           ///< the curve shows minus the loss, a lower bound of log Z
 };
 
 /// Layout, in pixels, and resolution.
@@ -123,18 +126,20 @@ struct DensityPicture {
   diffeo::Array<float> data, samples;
   Frame frame;
   diffeo::Array<float> log_density;  ///< at frame.cells()
+  /// At frame.cells(), normalised; where it is given it takes the place of the data.
+  diffeo::Array<float> log_target = {};
 };
 
 namespace detail {
 
 /// Step, loss, and the mean of the losses around it over a fiftieth of the training.
-inline diffeo::Array<double> training_curve(const diffeo::FitReport& report) {
+inline diffeo::Array<double> training_curve(const diffeo::FitReport& report, double sign) {
   const auto n = static_cast<diffeo::Index>(report.loss.size()), half = n / 100;
   diffeo::Array<double> curve(n, 3);
   const Eigen::Map<const Eigen::ArrayXd> loss(report.loss.data(), n);
   for (diffeo::Index i = 0; i < n; ++i) {
     const diffeo::Index first = std::max<diffeo::Index>(i - half, 0), last = std::min(i + half, n - 1);
-    curve.row(i) << double(i + 1), loss(i), loss.segment(first, last - first + 1).mean();
+    curve.row(i) << double(i + 1), sign * loss(i), sign * loss.segment(first, last - first + 1).mean();
   }
   return curve;
 }
@@ -177,16 +182,22 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
                           const diffeo::FitReport& report) {
   const auto file = [&](const char* part) { return name + "_" + part + ".csv"; };
   const std::vector<std::string> axes(picture.axes.begin(), picture.axes.end());
-  write_file(folder / file("data"), csv_text(axes, picture.data));
+  const bool given = picture.log_target.size() > 0;
+  if (!given) write_file(folder / file("data"), csv_text(axes, picture.data));
   write_file(folder / file("samples"), csv_text(axes, picture.samples));
 
   const diffeo::Array<float> cells = picture.frame.cells();
-  diffeo::Array<float> density(cells.rows(), 3);
-  density << cells, picture.log_density;
-  write_file(folder / file("density"), csv_text({axes[0], axes[1], "log_density"}, density));
+  const auto write_cells = [&](const char* part, const diffeo::Array<float>& log_density) {
+    diffeo::Array<float> table(cells.rows(), 3);
+    table << cells, log_density;
+    write_file(folder / file(part), csv_text({axes[0], axes[1], "log_density"}, table));
+  };
+  write_cells("density", picture.log_density);
+  if (given) write_cells("target", picture.log_target);
 
-  const diffeo::Array<double> curve = detail::training_curve(report);
-  write_file(folder / file("training"), csv_text({"step", "loss", "smoothed"}, curve));
+  const bool elbo = picture.style.elbo;
+  const diffeo::Array<double> curve = detail::training_curve(report, elbo ? -1 : 1);
+  write_file(folder / file("training"), csv_text({"step", elbo ? "elbo" : "loss", "smoothed"}, curve));
   const auto validations = static_cast<diffeo::Index>(report.validation_loss.size());
   if (validations > 0) {
     diffeo::Array<double> table(validations, 2);
@@ -215,40 +226,52 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
          << literal(picture.title) << " at screen 0.5, screen " << number(1 - 20 / frame.total_height())
          << " center font 'Sans,14'\n"
          << "set xlabel " << literal(axes[0]) << "; set ylabel " << literal(axes[1]) << " offset 1\n"
-         << "set xrange " << detail::range(frame.x()) << "; set yrange " << detail::range(frame.y()) << "\n\n"
-         << frame.panel(0) << "set title " << literal(picture.data_title) << "\n"
-         << "plot '" << file("data") << "' skip 1 using 1:2 " << detail::points(picture.data.rows(), "1f3b73")
-         << "\nunset label 1\n\n";
+         << "set xrange " << detail::range(frame.x()) << "; set yrange " << detail::range(frame.y()) << "\n\n";
 
-  const Eigen::ArrayXd log_density = picture.log_density.cast<double>();
-  script << frame.panel(1) << frame.colour_box();
+  // Both densities share one scale of colours: the target's where there is one.
+  const Eigen::ArrayXd scaled = (given ? picture.log_target : picture.log_density).cast<double>();
+  std::string limits;
   if (picture.style.log_colour) {
     // Nine nats below the top is background.
-    const double top = detail::quantile(log_density, 0.999);
-    script << "set title 'learned log density (nats)'\nset cbrange " << detail::range({top - 9, top}) << "\nplot '"
-           << file("density") << "' skip 1 using 1:2:3 with image\n\n";
+    const double top = detail::quantile(scaled, 0.999);
+    limits = "set cbrange " + detail::range({top - 9, top}) + "\n";
   } else {
     // A thin ridge may be far higher than the rest: the highest cells share the last colour.
-    const double top = std::exp(detail::quantile(log_density, 0.998));
-    script << "set title 'learned density'\n";
-    if (std::isfinite(top) && top > 0) script << "set cbrange [0:" << number(top) << "]\n";
-    script << "plot '" << file("density") << "' skip 1 using 1:2:(exp($3)) with image\n\n";
+    const double top = std::exp(detail::quantile(scaled, 0.998));
+    if (std::isfinite(top) && top > 0) limits = "set cbrange [0:" + number(top) + "]\n";
   }
+  const auto plot_cells = [&](const char* part) {
+    return limits + "plot '" + file(part) + "' skip 1 using 1:2:" + (picture.style.log_colour ? "3" : "(exp($3))") +
+           " with image\n";
+  };
+  script << frame.panel(0) << "set title " << literal(picture.data_title) << "\n";
+  if (given)
+    script << "unset colorbox\n" << plot_cells("target") << "set colorbox\n";
+  else
+    script << "plot '" << file("data") << "' skip 1 using 1:2 " << detail::points(picture.data.rows(), "1f3b73")
+           << "\n";
+  script << "unset label 1\n\n"
+         << frame.panel(1) << frame.colour_box() << "set title '"
+         << (picture.style.log_colour ? "learned log density (nats)" : "learned density") << "'\n"
+         << plot_cells("density") << "\n";
 
   script << frame.panel(2) << "set title " << literal(picture.samples_title) << "\n"
          << "plot '" << file("samples") << "' skip 1 using 1:2 " << detail::points(picture.samples.rows(), "8b1a1a")
          << "\n\n";
 
   if (curve.rows() > 0) {
-    // The first steps fall from far above: they are left out of the range.
-    const Eigen::ArrayXd smoothed = curve.col(2), loss = curve.col(1);
-    double low = smoothed.minCoeff(), high = detail::quantile(loss, 0.97);
+    // The first steps come from far off, more so while a target comes up: they are left out of the range, which is
+    // found for losses.
+    const double sign = elbo ? -1 : 1;
+    const Eigen::ArrayXd smoothed = sign * curve.col(2), loss = sign * curve.col(1);
+    double low = smoothed.minCoeff(), high = detail::quantile(loss, elbo ? 0.8 : 0.97);
     for (const double v : report.validation_loss) low = std::min(low, v), high = std::max(high, v);
     if (picture.style.goal) low = std::min(low, *picture.style.goal);
+    if (elbo) std::tie(low, high) = std::pair(-high, -low);
     const double extra = 0.08 * std::max(high - low, 1e-3), tic = detail::round_step((high - low) / 4);
-    script << frame.curve()
-           << "unset title; set xlabel 'training step' offset 0,0.3; set ylabel 'loss (nats)'\n"
-              "set key top right horizontal; set grid ytics lc rgb '#dddddd'\n"
+    script << frame.curve() << "unset title; set xlabel 'training step' offset 0,0.3; set ylabel '"
+           << (elbo ? "ELBO" : "loss") << " (nats)'\nset key " << (elbo ? "bottom" : "top")
+           << " right horizontal; set grid ytics lc rgb '#dddddd'\n"
            << "set ytics " << number(tic) << "\n"
            << "set xrange [0:" << curve.rows() << "]; set yrange " << detail::range({low - extra, high + extra}) << "\n"
            << "plot '" << file("training") << "' skip 1 using 1:2 with lines lc rgb '#c8d2e6' title 'minibatch', \\\n"
@@ -257,11 +280,23 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
       script << ", \\\n  '" << file("validation")
              << "' skip 1 using 1:2 with linespoints pt 7 ps 0.5 lc rgb '#d95f02' title 'validation'";
     if (picture.style.goal)
-      script << ", \\\n  " << number(*picture.style.goal) << " with lines dt 2 lc rgb '#444444' title 'best possible'";
+      script << ", \\\n  " << number(sign * *picture.style.goal) << " with lines dt 2 lc rgb '#444444' title '"
+             << (elbo ? "log Z'" : "best possible'");
     script << "\n";
   }
   script << "unset multiplot\nset output\n";
   write_file(folder / (name + ".gp"), script.str());
+}
+
+/// Runs that script; returns what to tell the user about the picture.
+inline std::string draw_picture(const std::filesystem::path& folder, const std::string& name) {
+  try {
+    gnuplot::draw(folder, name + ".gp", name + ".png");
+    return "picture: " + (folder / (name + ".png")).string();
+  } catch (const gnuplot::not_found& missing) {
+    return std::string("no picture, ") + missing.what() +
+           "; its script and data: " + (folder / (name + ".gp")).string();
+  }
 }
 
 }  // namespace support

@@ -42,6 +42,13 @@ inline void write_file(const std::filesystem::path& path, std::string_view conte
   throw diffeo::io_error(path.string() + ": cannot write: " + reason);
 }
 
+/// Makes the folder and those above it. Throws io_error.
+inline void create_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw diffeo::io_error(folder.string() + ": cannot create: " + error.message());
+}
+
 /// The shortest text that reads back as the same number.
 template <class S>
 void append_number(std::string& text, S value) {

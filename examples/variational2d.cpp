@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+
+// Fits a flow to a density in the plane that is known up to a constant, without any data, estimates the constant, and
+// draws what it learned.
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <diffeo/diffeo.hpp>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/command_line.hpp"
+#include "support/density_picture.hpp"
+#include "support/json.hpp"
+#include "support/text.hpp"
+
+namespace {
+
+using diffeo::Array;
+using diffeo::Index;
+using support::at_least;
+using support::fixed;
+using Points = Array<float>;  // N x 2
+
+constexpr Index estimate_samples = 200'000;
+constexpr Index shown_samples = 10'000;
+
+struct Options {
+  std::string target = "U1", flow = "realnvp", out = "pictures";
+  std::optional<Index> layers;
+  std::optional<long> steps;
+  std::optional<int> tries;
+  Index batch = 1024;
+  std::uint64_t seed = 0;
+  int threads = 0;
+  bool json = false;
+};
+
+// How a flow is fitted unless the command line says otherwise.
+struct Settings {
+  Index layers = 16;
+  long steps = 10000;
+  double learning_rate = 2e-3;   // falling to 0 as half a cosine wave
+  bool path_derivative = false;  // see diffeo::ReverseKl
+  int tries = 1;                 // trainings from different weights, of which the one with the highest ELBO counts
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The flows of --flow.
+
+struct FlowChoice {
+  const char* name;
+  Settings settings;
+};
+constexpr FlowChoice flows[] = {
+    {"realnvp", {.path_derivative = true}},
+};
+
+// Calls f with a fresh flow.
+template <class F>
+auto with_flow(const FlowChoice&, Index layers, std::uint64_t seed, const F& f) {
+  return f(diffeo::real_nvp<float>(2, {.layers = layers, .network = {.hidden = {32, 32}}, .seed = seed}));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Fitting.
+
+struct Outcome {
+  Index parameters = 0;
+  diffeo::FitReport report;
+  diffeo::LogZEstimate estimate;
+  Points samples;
+  Array<float> log_target, log_density;  // at the cells of the picture
+};
+
+template <class Flow, class Target>
+Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, const Options& options, std::uint64_t seed,
+                 const Points& cells) {
+  diffeo::TransformedDistribution model(diffeo::StandardNormal<float>(2), std::move(flow));
+  Outcome outcome;
+  outcome.parameters = diffeo::parameter_count(model);
+
+  // The target comes up slowly over the first half, so that the flow spreads over all of it before it settles.
+  const diffeo::ReverseKl objective(
+      target, {.beta_start = 0.01, .anneal_steps = settings.steps / 2, .path_derivative = settings.path_derivative});
+  outcome.report = diffeo::fit(model, objective,
+                               {.steps = settings.steps,
+                                .batch = options.batch,
+                                .rate = {.learning_rate = settings.learning_rate},
+                                .clip_ratio = 3,
+                                .seed = seed,
+                                .threads = options.threads});
+
+  outcome.estimate = diffeo::estimate_log_z(model, target, estimate_samples, seed, options.threads);
+  outcome.samples = model.sample(shown_samples, seed, options.threads);
+  outcome.log_density = model.log_prob(cells, options.threads);
+  outcome.log_target.resize(cells.rows(), 1);
+  diffeo::for_each_tile<float>(cells.rows(), options.threads, [&](diffeo::Tape<float>& tape, Index first, Index count) {
+    outcome.log_target.middleRows(first, count) =
+        as_eigen(target(tape.copy(cells.middleRows(first, count))).value()) - static_cast<float>(target.log_z());
+  });
+  return outcome;
+}
+
+template <class Target>
+Outcome fit_target(const FlowChoice& choice, const Settings& settings, const Options& options, const Points& cells) {
+  const Target target;
+  std::optional<Outcome> best;
+  for (int i = 0; i < settings.tries; ++i) {
+    const std::uint64_t seed =
+        options.seed * static_cast<std::uint64_t>(settings.tries) + static_cast<std::uint64_t>(i);
+    Outcome outcome = with_flow(choice, settings.layers, seed, [&](auto flow) {
+      return fit_flow(std::move(flow), target, settings, options, seed, cells);
+    });
+    if (settings.tries > 1) std::cout << "try " << i + 1 << ": ELBO " << fixed(outcome.estimate.elbo, 4) << std::endl;
+    if (!best || outcome.estimate.elbo > best->estimate.elbo) best = std::move(outcome);
+  }
+  return *std::move(best);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The targets of --target.
+
+struct TargetChoice {
+  const char* name;
+  double log_z;
+  support::Range x, y;  // of the picture
+  Outcome (*fit)(const FlowChoice&, const Settings&, const Options&, const Points& cells);
+};
+using namespace diffeo::targets;
+const TargetChoice targets[] = {
+    {"U1", U1().log_z(), {-4, 4}, {-4, 4}, fit_target<U1>},
+    {"U2", U2().log_z(), {-5, 5}, {-5, 5}, fit_target<U2>},
+    {"U3", U3().log_z(), {-5, 5}, {-5, 5}, fit_target<U3>},
+    {"U4", U4().log_z(), {-5, 5}, {-5, 5}, fit_target<U4>},
+    {"banana", Banana().log_z(), {-9, 9}, {-6, 12}, fit_target<Banana>},
+    {"funnel", Funnel().log_z(), {-9, 9}, {-9, 9}, fit_target<Funnel>},
+};
+
+template <class Choices>
+const auto& chosen(const Choices& choices, const std::string& name) {
+  return *std::find_if(std::begin(choices), std::end(choices), [&](const auto& choice) { return name == choice.name; });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The program.
+
+// Fits, reports, draws; returns the line for --json.
+std::string study(const Options& options) {
+  const TargetChoice& target = chosen(targets, options.target);
+  const FlowChoice& flow = chosen(flows, options.flow);
+  Settings settings = flow.settings;
+  settings.layers = options.layers.value_or(settings.layers);
+  settings.steps = options.steps.value_or(settings.steps);
+  settings.tries = options.tries.value_or(settings.tries);
+  const Index layers = settings.layers;
+  // A folder that cannot be written is found before the training, not after.
+  const std::filesystem::path folder = options.out;
+  support::create_folder(folder);
+  const std::string name = options.target + "_" + flow.name + std::to_string(layers);
+  support::write_file(folder / (name + ".gp"), "");
+
+  const support::PictureStyle style{.same_units = true, .goal = -target.log_z, .elbo = true};
+  const support::Frame frame(target.x, target.y, style);
+  const Outcome outcome = target.fit(flow, settings, options, frame.cells());
+  const diffeo::FitReport& report = outcome.report;
+  const diffeo::LogZEstimate& estimate = outcome.estimate;
+  const double kl = target.log_z - estimate.elbo;
+
+  std::cout << flow.name << " of " << layers << " layers, " << support::grouped(outcome.parameters)
+            << " parameters: " << report << '\n'
+            << "reverse KL " << fixed(kl, 4) << " +- " << fixed(estimate.elbo_error, 4) << " nats\nlog Z "
+            << fixed(estimate.log_z, 4) << " +- " << fixed(estimate.log_z_error, 4) << ", exactly "
+            << fixed(target.log_z, 4) << "; effective sample size " << std::lround(estimate.ess) << " of "
+            << estimate.samples << ", Pareto k-hat " << fixed(estimate.k_hat, 2) << '\n';
+  if (!estimate.reliable()) std::cout << "warning: " << estimate.warning() << '\n';
+
+  support::DensityPicture picture{.title = options.target + ", " + flow.name + " of " + std::to_string(layers) +
+                                           " layers: reverse KL " + fixed(kl, 4) + " nats",
+                                  .data_title = "target density",
+                                  .samples_title = support::grouped(outcome.samples.rows()) + " samples of the model",
+                                  .axes = {"z1", "z2"},
+                                  .style = style,
+                                  .data = {},
+                                  .samples = outcome.samples,
+                                  .frame = frame,
+                                  .log_density = outcome.log_density,
+                                  .log_target = outcome.log_target};
+  support::write_picture(folder, name, picture, report);
+  std::cout << support::draw_picture(folder, name) << std::endl;
+
+  support::JsonObject json;
+  json.add("target", options.target).add("flow", flow.name).add("layers", layers);
+  json.add("parameters", outcome.parameters).add("steps", report.steps).add("seconds", report.seconds);
+  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
+  json.add("tries", settings.tries).add("loss", report.final_loss()).add("elbo", estimate.elbo).add("kl", kl);
+  json.add("log_z", estimate.log_z).add("log_z_error", estimate.log_z_error).add("log_z_exact", target.log_z);
+  json.add("ess", estimate.ess).add("samples", estimate.samples).add("k_hat", estimate.k_hat);
+  return json.text();
+}
+
+void add_options(CLI::App& app, Options& options) {
+  std::vector<std::string> target_names, flow_names;
+  for (const TargetChoice& target : targets) target_names.emplace_back(target.name);
+  for (const FlowChoice& flow : flows) flow_names.emplace_back(flow.name);
+  app.add_option("--target", options.target, "target density, " + options.target + " by default")
+      ->check(CLI::IsMember(target_names));
+  app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(flow_names));
+  app.add_option("--layers", options.layers, "layers of the flow; by default what suits it")->check(at_least(1));
+  app.add_option("--steps", options.steps, "training steps; by default what suits the flow")->check(at_least(0));
+  app.add_option("--tries", options.tries,
+                 "trainings from different weights, of which the best counts; by default what suits the flow")
+      ->check(at_least(1));
+  app.add_option("--batch", options.batch, "samples a step, " + std::to_string(options.batch) + " by default")
+      ->check(at_least(1));
+  app.add_option("--seed", options.seed, "of weights and samples: 0 by default")->check(at_least(0));
+  app.add_option("--threads", options.threads, "threads, all by default")->check(at_least(0));
+  app.add_option("--out", options.out, "folder for the picture, its script and data: " + options.out + " by default");
+  app.add_flag("--json", options.json, "end with the results as JSON");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Fits a normalizing flow to an unnormalised density in the plane by variational inference, and estimates the "
+      "density's integral Z by importance weighting.");
+  Options options;
+  add_options(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  try {
+    const std::string result = study(options);
+    if (options.json) std::cout << result << '\n';
+  } catch (const std::exception& error) {
+    std::cerr << "variational2d: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}
