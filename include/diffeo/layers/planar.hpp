@@ -272,7 +272,7 @@ struct Planar {
                                                                i, std::min(simd::lanes<S>, s.rows - i)));
     const auto residual = [](const auto& y, const auto& target, const auto& slope_at_0) {
       const auto h = tanh(y);
-      return Residual<std::remove_cvref_t<decltype(h)>>{h * slope_at_0 + (y - h) - target, determinant(h, slope_at_0)};
+      return RootEquation<std::remove_cvref_t<decltype(h)>>{h * slope_at_0 + (y - h) - target, determinant(h, slope_at_0)};
     };
     return implicit_root<X>(View<const S>(s), residual, t, rise);
   }

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/invert.hpp>
+#include <diffeo/layers/residual.hpp>
+
+#include "laws.hpp"
+
+namespace {
+
+using diffeo::Activation;
+using diffeo::Array;
+using diffeo::Index;
+using diffeo::invalid_argument;
+using diffeo::InverseMethod;
+using diffeo::make_residual;
+using diffeo::Residual;
+
+template <diffeo::Real S>
+Residual<S> random_residual(Index dim, const diffeo::ResidualOptions& options, std::uint64_t seed) {
+  return randomised(make_residual<S>(dim, options, seed), seed, 0.7);
+}
+
+static_assert(diffeo::Flow<Residual<float>> && diffeo::Flow<Residual<double>>);
+static_assert(diffeo::refreshes<Residual<float>>);
+
+template <diffeo::Real S>
+Array<S> normal(Index rows, Index cols) {
+  Array<S> x(rows, cols);
+  diffeo::fill_normal(diffeo::view(x), 21, 0);
+  return x;
+}
+
+template <class E, class F>
+std::string message_of(const F& f) {
+  try {
+    f();
+  } catch (const E& e) {
+    return e.what();
+  }
+  return "nothing thrown";
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("residual layers obey the laws", "[layers]", float, double) {
+  using S = TestType;
+  for (const Activation activation : {Activation::lip_swish, Activation::tanh, Activation::elu, Activation::sin}) {
+    const auto layer = random_residual<S>(2, {.hidden = {16, 9}, .activation = activation, .coefficient = 0.9}, 7);
+    require_laws("residual, " + std::string(to_string(activation)), layer);
+  }
+  for (const Index dim : {1, 3, 5})
+    require_laws("residual of another dimension", random_residual<S>(dim, {.hidden = {16, 9}}, 3));
+  require_laws("residual, one hidden layer", random_residual<S>(2, {.hidden = {20}}, 4));
+  require_laws("residual, solved by its contraction",
+               random_residual<S>(
+                   2, {.hidden = {16, 9}, .coefficient = 0.8, .inverse = {.method = InverseMethod::fixed_point}}, 5));
+}
+
+TEMPLATE_TEST_CASE("stacks of residual layers obey the laws", "[layers]", float, double) {
+  using S = TestType;
+  const auto stack = diffeo::repeat(8, [](Index i) {
+    return random_residual<S>(2, {.hidden = {10, 10}, .coefficient = 0.7}, static_cast<std::uint64_t>(i));
+  });
+  require_laws("8 residual layers", stack);
+  require_laws("8 residual layers, inverted", diffeo::Invert(stack));
+}
+
+TEMPLATE_TEST_CASE("the network's Lipschitz constant is bounded", "[layers]", float, double) {
+  using S = TestType;
+  for (const double coefficient : {0.3, 0.97}) {
+    const auto layer = random_residual<S>(3, {.hidden = {40, 40}, .coefficient = coefficient}, 2);
+    CHECK(layer.lipschitz_bound() <= coefficient * (1 + 1e-3));
+    CHECK(layer.lipschitz_bound() >= 0.9 * coefficient);  // weights that large are all scaled down
+    const Array<S> a = normal<S>(500, 3) * S(3), b = a + S(0.05) * normal<S>(500, 3).colwise().reverse();
+    diffeo::Tape<S> tape;
+    const Array<S> moved =
+        as_eigen(layer.network(tape.copy(a)).value()) - as_eigen(layer.network(tape.copy(b)).value());
+    const Array<S> ratio = moved.square().rowwise().sum().sqrt() / (a - b).square().rowwise().sum().sqrt();
+    CHECK(double(ratio.maxCoeff()) < coefficient);
+  }
+}
+
+TEMPLATE_TEST_CASE("the inverse is as exact as asked for, by either method", "[layers]", float, double) {
+  using S = TestType;
+  for (const InverseMethod method : {InverseMethod::newton, InverseMethod::fixed_point})
+    for (const double tolerance : {0.0, 1e-3, 1e-6}) {
+      auto layer = random_residual<S>(
+          2, {.hidden = {32, 32}, .coefficient = 0.97, .inverse = {.tolerance = tolerance, .method = method}}, 8);
+      CAPTURE(tolerance, method == InverseMethod::newton);
+      const Array<S> z = normal<S>(300, 2) * S(3), x = diffeo::forward(layer, z).value;
+      const Array<S> found = diffeo::inverse(layer, x).value, again = diffeo::forward(layer, found).value;
+      const double rounding = 60 * double(std::numeric_limits<S>::epsilon());
+      CHECK(double((found - z).abs().maxCoeff()) <= tolerance + 20 * rounding);  // 1 / (1 - 0.97) times rounding
+      CHECK(double((again - x).abs().maxCoeff()) <= 2 * tolerance + rounding);
+    }
+}
+
+TEST_CASE("an inverse that cannot be found is an error", "[layers]") {
+  auto layer = random_residual<double>(
+      2, {.hidden = {16}, .inverse = {.max_iterations = 3, .method = InverseMethod::fixed_point}}, 8);
+  const Array<double> x = normal<double>(5, 2);
+  CHECK_THROWS_AS(diffeo::inverse(layer, x), diffeo::convergence_error);
+  CHECK(message_of<diffeo::convergence_error>([&] { diffeo::inverse(layer, x); }).find("residual inverse: row 0") !=
+        std::string::npos);
+  // No contraction: the bounded matrices overwritten by hand.
+  layer = random_residual<double>(2, {.hidden = {16}, .inverse = {.method = InverseMethod::fixed_point}}, 8);
+  for (auto& linear : layer.network.layers) linear.bounded.value *= 10.0;
+  CHECK_THROWS_AS(diffeo::inverse(layer, x), diffeo::convergence_error);
+}
+
+TEST_CASE("changing and restoring parameters by hand needs refresh()", "[layers]") {
+  auto layer = random_residual<double>(2, {.hidden = {16}}, 8);
+  const Array<double> x = normal<double>(5, 2), before = diffeo::forward(layer, x).value;
+  layer.network.layers[0].weight *= 0.1;
+  CHECK((diffeo::forward(layer, x).value == before).all());
+  diffeo::refresh(layer);
+  CHECK((diffeo::forward(layer, x).value != before).any());
+}
+
+TEST_CASE("residual layers refuse absurd options", "[layers]") {
+  for (const double c : {0.0, 1.0, -0.5, 1.5, std::nan("")}) {
+    CAPTURE(c);
+    CHECK_THROWS_AS(make_residual<float>(2, {.coefficient = c}), invalid_argument);
+  }
+  CHECK(message_of<invalid_argument>([] { make_residual<float>(2, {.coefficient = 1}); }) ==
+        "make_residual: coefficient is 1, expected between 0 and 1");
+  CHECK_THROWS_AS(make_residual<float>(0), invalid_argument);
+  CHECK_THROWS_AS(make_residual<float>(2, {.hidden = {}}), invalid_argument);
+  CHECK_THROWS_AS(make_residual<float>(2, {.hidden = {8, 0}}), invalid_argument);
+  CHECK_THROWS_AS(make_residual<float>(2, {.inverse = {.tolerance = -1}}), invalid_argument);
+  CHECK_THROWS_AS(make_residual<float>(2, {.inverse = {.max_iterations = 0}}), invalid_argument);
+  const auto layer = make_residual<float>(2, {.hidden = {8}});
+  CHECK_THROWS_AS(diffeo::forward(layer, Array<float>::Zero(3, 3)), invalid_argument);
+  Array<float> bad = Array<float>::Zero(3, 2);
+  bad(1, 1) = std::nanf("");
+  CHECK_THROWS_AS(diffeo::inverse(layer, bad), invalid_argument);
+}
