@@ -208,4 +208,10 @@ TEST_CASE("planar: bad input", "[layers]") {
   bad(17, 1) = std::numeric_limits<double>::quiet_NaN();
   const auto text = thrown_message<diffeo::convergence_error>([&] { layer.inverse(tape.copy(bad)); });
   CHECK(contains(text, "planar inverse: row 17 did not converge"));
+  bad = Array<double>::Zero(200, 3);
+  layer.w.setConstant(2);
+  bad.row(170).setConstant(std::numeric_limits<double>::max());  // w.x overflows
+  for (const int threads : {1, 2})
+    CHECK(contains(thrown_message<diffeo::convergence_error>([&] { diffeo::inverse(layer, bad, threads); }),
+                   "planar inverse: row 170 did not converge"));
 }
