@@ -10,6 +10,7 @@
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/autodiff/ops/implicit.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/autodiff/ops/surrogate.hpp>
 #include <diffeo/autodiff/parameter.hpp>
@@ -37,12 +38,17 @@
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/mask.hpp>
 #include <diffeo/layers/permutation.hpp>
+#include <diffeo/layers/planar.hpp>
+#include <diffeo/layers/radial.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <diffeo/math/elementwise.hpp>
+#include <diffeo/math/fixed_point.hpp>
 #include <diffeo/math/matmul.hpp>
+#include <diffeo/math/planar.hpp>
 #include <diffeo/math/random_fill.hpp>
+#include <diffeo/math/root.hpp>
 #include <diffeo/math/simd.hpp>
 #include <diffeo/nn/init.hpp>
 #include <diffeo/nn/linear.hpp>

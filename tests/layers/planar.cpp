@@ -1,22 +1,217 @@
 // SPDX-License-Identifier: MIT
-#include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/data/toy2d.hpp>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/planar.hpp>
+#include <diffeo/layers/recipes.hpp>
+#include <diffeo/training/fit.hpp>
 
 #include "laws.hpp"
 
 using diffeo::Activation;
 using diffeo::Array;
 using diffeo::Index;
+using diffeo::invalid_argument;
 using diffeo::Planar;
 
 static_assert(diffeo::Flow<Planar<float>>);
 static_assert(diffeo::Flow<Planar<double>>);
+static_assert(diffeo::HasForward<Planar<double>, diffeo::Dual<diffeo::Var<double>>>);
 static_assert(diffeo::HasInverse<Planar<double>, diffeo::Dual<diffeo::Var<double>>>);
+
+namespace {
+
+// A stack of 8 with parameters around those of fresh layers: eight layers of wholly random ones are conditioned so
+// badly that differences of their results mean little.
+template <class S>
+auto random_stack(Index dim, Activation activation) {
+  auto stack = diffeo::repeat(
+      8, [&](Index i) { return diffeo::make_planar<S>(dim, activation, 1, static_cast<std::uint64_t>(i)); });
+  const Array<S> fresh = diffeo::parameters(stack);
+  diffeo::set_parameters(stack,
+                         Array<S>(fresh + S(0.4) * diffeo::testing::detail::normal_array<S>(fresh.rows(), 1, 2, 2)));
+  return stack;
+}
+
+// A layer with w.u = a, and |w| = length along the diagonal.
+template <class S>
+Planar<S> with_product(double a, Activation activation = Activation::tanh, double length = 1, Index dim = 3) {
+  const double w = length / std::sqrt(double(dim));
+  Array<S> u = Array<S>::Constant(1, dim, static_cast<S>(a / (w * double(dim))));
+  u(0, 0) += S(0.5);
+  u(0, 1) -= S(0.5);
+  return {u, Array<S>::Constant(1, dim, static_cast<S>(w)), Array<S>::Constant(1, 1, S(0.25)), activation};
+}
+
+}  // namespace
 
 TEMPLATE_TEST_CASE("planar: laws", "[layers]", float, double) {
   using S = TestType;
   for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
-    for (const Index dim : {1, 2, 5})
-      require_laws(std::string(to_string(activation)) + ", D = " + std::to_string(dim),
-                   randomised(diffeo::make_planar<S>(dim, activation), std::uint64_t(dim), 1.0));
+    for (const Index dim : {1, 2, 5}) {
+      const std::string name = std::string(to_string(activation)) + ", D = " + std::to_string(dim);
+      require_laws(name, randomised(diffeo::make_planar<S>(dim, activation), std::uint64_t(dim), 1.0));
+      require_laws("8 layers, " + name, random_stack<S>(dim, activation));
+    }
+}
+
+TEST_CASE("planar by hand", "[layers]") {
+  // w.u = log(e^1.5 - 1) makes w.u' = 0.5; w = (2, 0), u' = (0.25, 0) + what u has across w.
+  Planar<double> layer{Array<double>(1, 2), Array<double>(1, 2), Array<double>(1, 1)};
+  layer.u << std::log(std::expm1(1.5)) / 2, 1;
+  layer.w << 2, 0;
+  layer.b << -1;
+  Array<double> z(2, 2), expected(2, 2), log_det(2, 1);
+  z << 0.5, 3, 1, 1;
+  const double h = std::tanh(1.0);
+  expected << 0.5, 3, 1 + 0.25 * h, 1 + h;
+  log_det << std::log(1.5), std::log(1 + 0.5 * (1 - h * h));
+  const auto x = diffeo::forward(layer, z);
+  CHECK((x.value - expected).abs().maxCoeff() < 1e-15);
+  CHECK((x.log_det - log_det).abs().maxCoeff() < 1e-15);
+  layer.activation = Activation::leaky_relu;
+  z << 0.25, 3, 1, 1;
+  expected << 0.25 - 0.25 * 0.005, 3 - 0.005, 1.25, 2;
+  log_det << std::log(1.005), std::log(1.5);
+  const auto y = diffeo::forward(layer, z);
+  CHECK((y.value - expected).abs().maxCoeff() < 1e-15);
+  CHECK((y.log_det - log_det).abs().maxCoeff() < 1e-15);
+}
+
+TEMPLATE_TEST_CASE("planar: round trips where the map is nearly flat, or steep", "[layers]", float, double) {
+  using S = TestType;
+  const double eps = double(std::numeric_limits<S>::epsilon()), promised = sizeof(S) == 4 ? 1e-5 : 1e-12;
+  for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
+    // w.u' is within 1e-6 of -1 from -13.8 on.
+    for (const double a : {-100.0, -13.82, -5.0, 0.0, 10.0, 100.0})
+      for (const double length : {0.1, 1.0, 10.0}) {
+        INFO(to_string(activation) << ", w.u = " << a << ", |w| = " << length);
+        // Leaky relu as flat as e^-100 on one side has no images there that these numbers could tell apart.
+        if (activation == Activation::leaky_relu && a < -20) continue;
+        const auto layer = with_product<S>(a, activation, length);
+        const Array<S> z = diffeo::testing::detail::normal_array<S>(2000, 3, 1, 1);
+        const auto x = diffeo::forward(layer, z);
+        const auto back = diffeo::inverse(layer, x.value);
+        const auto again = diffeo::forward(layer, back.value);
+        const Array<double> to = x.value.template cast<double>(), from = z.template cast<double>();
+        const Array<double> error_x = (again.value.template cast<double>() - to).abs();
+        const Array<double> error_z = (back.value.template cast<double>() - from).abs();
+
+        // As the laws measure it, relative to the spread of x.
+        CHECK((error_x / to.abs().max(std::sqrt(to.square().mean()))).maxCoeff() < promised);
+        // What the header states, row by row.
+        const double softplus = std::max(a, 0.0) + std::log1p(std::exp(-std::abs(a)));
+        const double size_u = std::abs(softplus - 1) / length + 1, moved = length * size_u;
+        double worst_x = 0, worst_z = 0;
+        for (Index i = 0; i < z.rows(); ++i) {
+          const double size = std::sqrt(from.row(i).square().sum()), d = std::exp(double(x.log_det(i, 0)));
+          const double size_back = std::sqrt(back.value.row(i).template cast<double>().square().sum());
+          const double h = activation == Activation::tanh ? 1 : length * std::max(size, size_back) + 1;
+          worst_x = std::max(worst_x, error_x.row(i).maxCoeff() / ((size_back + size_u * h) * (1 + moved)));
+          worst_z = std::max(worst_z, error_z.row(i).maxCoeff() / ((size + size_u * h) * (1 + moved / d)));
+        }
+        CHECK(worst_x < 2 * eps);
+        CHECK(worst_z < 2 * eps);
+      }
+}
+
+TEMPLATE_TEST_CASE("planar: log-determinants do not cancel, overflow or underflow", "[layers]", float, double) {
+  using S = TestType;
+  const double eps = double(std::numeric_limits<S>::epsilon());
+  for (const double a : {-300.0, -100.0, -50.0, -13.82, -1.0, 1.0, 100.0, 1e4}) {
+    INFO("w.u = " << a);
+    // At s = 0 it is log(softplus(a)), whatever h.
+    Planar<S> layer{Array<S>::Constant(1, 1, S(a)), Array<S>::Ones(1, 1), Array<S>::Zero(1, 1)};
+    const double expected = a < -40 ? a : std::log(std::max(a, 0.0) + std::log1p(std::exp(-std::abs(a))));
+    const double allowed = 8 * eps * std::max(std::abs(expected), std::abs(a) < 40 ? std::abs(a) : 1);
+    const auto y = diffeo::forward(layer, Array<S>::Zero(1, 1));
+    CHECK(std::abs(double(y.log_det(0, 0)) - expected) <= allowed);
+    // In a stack, where the factors are multiplied up first.
+    const auto stack = diffeo::repeat(9, [&](Index) { return layer; });
+    CHECK(std::abs(double(diffeo::forward(stack, Array<S>::Zero(1, 1)).log_det(0, 0)) - 9 * expected) <= 20 * allowed);
+    // And with finite gradients.
+    Array<S> values = diffeo::parameters(stack), grads(values.rows(), 1);
+    diffeo::Tape<S> tape;
+    const auto lifted = diffeo::lift(tape, stack, values.data(), grads.data());
+    const auto recorded = lifted.forward(tape.variable(Array<S>::Constant(1, 1, S(0.5))));
+    const Array<S> one = Array<S>::Ones(1, 1);
+    tape.backward(recorded.log_det, diffeo::view(one));
+    CHECK(grads.allFinite());
+  }
+}
+
+TEMPLATE_TEST_CASE("planar: a stack as one op is the layers one after another", "[layers]", float, double) {
+  using S = TestType;
+  for (const Index count : {1, 3, 4, 5, 33}) {
+    const auto stack =
+        diffeo::repeat(count, [](Index i) { return diffeo::make_planar<S>(2, Activation::tanh, 7, std::uint64_t(i)); });
+    Array<S> x = diffeo::testing::detail::normal_array<S>(100, 2, 1, 1), log_det = Array<S>::Zero(100, 1);
+    const auto y = diffeo::forward(stack, x);
+    for (const auto& layer : stack.layers) {
+      const auto step = diffeo::forward(layer, x);
+      x = step.value;
+      log_det += step.log_det;
+    }
+    CHECK((y.value - x).abs().maxCoeff() < 100 * std::numeric_limits<S>::epsilon());
+    CHECK((y.log_det - log_det).abs().maxCoeff() < 100 * std::numeric_limits<S>::epsilon());
+    const auto back = diffeo::inverse(stack, y.value);
+    CHECK((back.log_det + log_det).abs().maxCoeff() < 1e4 * std::numeric_limits<S>::epsilon());
+  }
+  // One record, whatever the depth.
+  const auto stack = diffeo::repeat(5, [](Index) { return diffeo::make_planar<S>(2); });
+  diffeo::Tape<S> tape;
+  stack.forward(tape.variable(Array<S>::Ones(3, 2)));
+  CHECK(tape.size() == 1);
+}
+
+TEST_CASE("planar: maximum likelihood in generating orientation", "[layers][training]") {
+  const Array<float> data = diffeo::toy2d::sample<float>("moons", 2000, 1),
+                     test = diffeo::toy2d::sample<float>("moons", 2000, 2);
+  diffeo::TransformedDistribution model{diffeo::StandardNormal<float>(2), diffeo::planar(data, {.layers = 8})};
+  const double before = double(model.log_prob(test).mean());
+  const auto report = diffeo::fit(model, diffeo::MaximumLikelihood<float>(data),
+                                  {.steps = 300, .batch = 256, .rate = {.learning_rate = 1e-2}, .progress = false});
+  CHECK(report.reason == diffeo::StopReason::completed);
+  const double after = double(model.log_prob(test).mean());
+  INFO("before " << before << ", after " << after);
+  CHECK(after > before + 0.15);
+}
+
+TEST_CASE("planar: bad input", "[layers]") {
+  auto layer = diffeo::make_planar<double>(3);
+  diffeo::Tape<double> tape;
+  const auto narrow = tape.copy(Array<double>::Zero(4, 2)), x = tape.copy(Array<double>::Zero(4, 3));
+  const diffeo::Dual<diffeo::Var<double>> dual{x, x};
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  CHECK(message([&] { layer.forward(narrow); }) == "planar: x has 2 columns, this layer has dimension 3");
+  CHECK(message([&] { layer.inverse(narrow); }) == "planar: x has 2 columns, this layer has dimension 3");
+  for (const double w : {0.0, 1e-170, std::numeric_limits<double>::quiet_NaN()}) {
+    layer.w.setConstant(w);
+    CHECK(contains(message([&] { layer.forward(x); }), "expected w away from 0"));
+    CHECK(contains(message([&] { layer.inverse(x); }), "expected w away from 0"));
+    CHECK(contains(message([&] { layer.forward(dual); }), "expected w away from 0"));
+    CHECK(contains(message([&] { layer.inverse(dual); }), "expected w away from 0"));
+  }
+  layer = diffeo::make_planar<double>(3);
+  layer.activation = Activation::relu;
+  CHECK(message([&] { layer.forward(x); }) == "planar: activation relu, expected tanh or leaky_relu");
+  CHECK(message([&] { layer.inverse(dual); }) == "planar: activation relu, expected tanh or leaky_relu");
+  layer.activation = Activation::tanh;
+  layer.u.resize(1, 2);
+  CHECK(contains(message([&] { layer.forward(x); }), "planar: u is 1 x 2"));
+  CHECK(contains(message([] { diffeo::make_planar<float>(0); }), "make_planar: dimension 0"));
+  CHECK(contains(message([] { diffeo::make_planar<float>(2, Activation::sin); }), "activation sin"));
+
+  // The solver says which row it could not do.
+  layer = diffeo::make_planar<double>(3);
+  Array<double> bad = Array<double>::Zero(20, 3);
+  bad(17, 1) = std::numeric_limits<double>::quiet_NaN();
+  const auto text = thrown_message<diffeo::convergence_error>([&] { layer.inverse(tape.copy(bad)); });
+  CHECK(contains(text, "planar inverse: row 17 did not converge"));
+  bad = Array<double>::Zero(200, 3);
+  layer.w.setConstant(2);
+  bad.row(170).setConstant(std::numeric_limits<double>::max());  // w.x overflows
+  for (const int threads : {1, 2})
+    CHECK(contains(thrown_message<diffeo::convergence_error>([&] { diffeo::inverse(layer, bad, threads); }),
+                   "planar inverse: row 170 did not converge"));
 }

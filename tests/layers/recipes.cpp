@@ -82,6 +82,30 @@ TEST_CASE("recipes have the structure of their options", "[layers]") {
   CHECK((layers[0].conditioner.layers[0].weight != layers[2].conditioner.layers[0].weight).any());
 }
 
+TEMPLATE_TEST_CASE("planar and radial recipes", "[layers]", float, double) {
+  using S = TestType;
+  static_assert(diffeo::Flow<diffeo::PlanarFlow<S>>);
+  static_assert(diffeo::Flow<diffeo::RadialFlow<S>>);
+  Array<S> data = diffeo::testing::detail::normal_array<S>(50, 2, 1, 1);
+  data.col(1) = data.col(1) * S(4) + S(7);
+  require_laws("planar", diffeo::planar(data, {.layers = 5}));
+  require_laws("planar, leaky relu", diffeo::planar(data, {.layers = 5, .activation = diffeo::Activation::leaky_relu}));
+  require_laws("radial", diffeo::radial(data, {.layers = 5}));
+  const auto values = [](std::uint64_t seed) {
+    return diffeo::parameters(diffeo::planar<S>(3, {.layers = 2, .seed = seed}));
+  };
+  CHECK(values(1).rows() == 2 * 7);
+  CHECK((values(1) == values(1)).all());
+  CHECK((values(1) != values(2)).all());
+  CHECK((values(1).topRows(7) != values(1).bottomRows(7)).all());
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  CHECK(message([] { diffeo::planar<S>(2, {.layers = 0}); }) == "planar: 0 layers, expected at least 1");
+  CHECK(message([] { diffeo::planar<S>(0); }) == "planar: dimension 0, expected at least 1");
+  CHECK(contains(message([] { diffeo::planar<S>(2, {.activation = diffeo::Activation::elu}); }), "activation elu"));
+  CHECK(message([] { diffeo::radial<S>(2, {.layers = 0}); }) == "radial: 0 layers, expected at least 1");
+  CHECK(message([] { diffeo::radial<S>(-1); }) == "radial: dimension -1, expected at least 1");
+}
+
 TEMPLATE_TEST_CASE("recipes: bad input", "[layers]", float, double) {
   using S = TestType;
   const auto message = [](Index dim, const CouplingFlowOptions& options) {

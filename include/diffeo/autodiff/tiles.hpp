@@ -25,7 +25,7 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
 }
 
 /// Calls f(tape, first, count) for consecutive tiles that cover 0 ... rows-1, on `threads` threads (0: all). The tape
-/// is empty at each call.
+/// is empty at each call. The row that a convergence_error names becomes one of the whole.
 template <Real S, class F>
 void for_each_tile(Index rows, int threads, const F& f) {
   const Index tiles = (rows + tile_rows<S> - 1) / tile_rows<S>;
@@ -33,7 +33,11 @@ void for_each_tile(Index rows, int threads, const F& f) {
   const auto run = [&](Tape<S>& tape, Index tile) {
     tape.reset();
     const Index first = tile * tile_rows<S>;
-    f(tape, first, std::min(tile_rows<S>, rows - first));
+    try {
+      f(tape, first, std::min(tile_rows<S>, rows - first));
+    } catch (const convergence_error& e) {
+      throw e.in_batch(first);
+    }
   };
   if (workers == 1) {
     Tape<S> tape;

@@ -131,9 +131,10 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
 /// softplus(a)), which does not cancel however close w.u' is to -1.
 ///
 /// The inverse solves s + (w.u') h(s) = w.x + b for one number per row, to the last few digits; its derivatives, for
-/// parameters and input, follow from the implicit function theorem. forward(inverse(x)) = x to rounding, times 1 + |w|
-/// |u'|. The other way the map itself loses digits: inverse(forward(z)) = z to about eps (|z| + |u'|) (1 + |w| |u'| /
-/// d), d = 1 + h' w.u' the determinant at z, which is as small as softplus(a) where s = 0.
+/// parameters and input, follow from the implicit function theorem. With z in floating-point numbers,
+/// forward(inverse(x)) = x to about eps (|z| + |u' h|) (1 + |w| |u'|). The other way the map itself loses digits:
+/// inverse(forward(z)) = z to about eps (|z| + |u' h|) (1 + |w| |u'| / d), d = 1 + h' w.u' the determinant at z, which
+/// for tanh is as small as softplus(a) at s = 0 but grows with s^2, and for leaky relu is softplus(a) at all s > 0.
 ///
 /// Throws invalid_argument where w is 0, or so small that |w|^2 is no normal number: no direction, no such map.
 template <class T>
@@ -263,7 +264,7 @@ struct Planar {
       return t / (slope * rise + (1 - slope));
     }
     math::PlanarMap<S> map{};
-    map.rise = *rise.value().data;
+    map.root_rise = *rise.value().data;
     const View<S> s{t.tape().scratch(right.rows), right.rows, 1, right.rows};
     for (Index i = 0; i < s.rows; i += simd::lanes<S>)
       math::detail::store_rows<S>(

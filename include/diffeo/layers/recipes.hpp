@@ -4,6 +4,8 @@
 #include <diffeo/layers/coupling.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/planar.hpp>
+#include <diffeo/layers/radial.hpp>
 #include <diffeo/layers/standardize.hpp>
 
 /// Whole flows ready to be fitted.
@@ -63,6 +65,55 @@ Nice<S> nice(Index dim, const CouplingFlowOptions& options = {}) {
   return Nice<S>(std::move(couplings), DiagonalScale<S>{Array<S>::Zero(1, dim)}, Standardize<S>::identity(dim));
 }
 
+/// | option     | type          | default                                         |
+/// |------------|---------------|-------------------------------------------------|
+/// | layers     | Index         | 32                                              |
+/// | activation | Activation    | tanh; or leaky_relu                             |
+/// | seed       | std::uint64_t | 0, of the initial parameters                    |
+struct PlanarFlowOptions {
+  Index layers = 32;
+  Activation activation = Activation::tanh;
+  std::uint64_t seed = 0;
+};
+
+/// | option | type          | default                      |
+/// |--------|---------------|------------------------------|
+/// | layers | Index         | 32                           |
+/// | seed   | std::uint64_t | 0, of the initial parameters |
+struct RadialFlowOptions {
+  Index layers = 32;
+  std::uint64_t seed = 0;
+};
+
+/// Planar and radial flows over T: that many layers, then a standardisation.
+template <class T>
+using PlanarFlow = FlowSequence<Repeated<Planar<T>>, Standardize<T>>;
+template <class T>
+using RadialFlow = FlowSequence<Repeated<Radial<T>>, Standardize<T>>;
+
+/// A planar flow of dimension dim in generating orientation: forward, z -> x, is the direction without a solver, so
+/// that reverse KL runs at full speed, while maximum likelihood goes through the solved inverse. Without
+/// standardisation. Throws invalid_argument for dim < 1, no layers or another activation.
+template <Real S>
+PlanarFlow<S> planar(Index dim, const PlanarFlowOptions& options = {}) {
+  require(options.layers >= 1, "planar: ", options.layers, " layers, expected at least 1");
+  require(dim >= 1, "planar: dimension ", dim, ", expected at least 1");
+  auto layers = repeat(options.layers, [&](Index i) {
+    return make_planar<S>(dim, options.activation, options.seed, static_cast<std::uint64_t>(i));
+  });
+  return PlanarFlow<S>(std::move(layers), Standardize<S>::identity(dim));
+}
+
+/// A radial flow of dimension dim, likewise; both directions are closed formulas.
+template <Real S>
+RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
+  require(options.layers >= 1, "radial: ", options.layers, " layers, expected at least 1");
+  require(dim >= 1, "radial: dimension ", dim, ", expected at least 1");
+  auto layers =
+      repeat(options.layers, [&](Index i) { return make_radial<S>(dim, options.seed, static_cast<std::uint64_t>(i)); });
+  return RadialFlow<S>(std::move(layers), Standardize<S>::identity(dim));
+}
+
 /// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
 /// others work on coordinates of order 1 and densities are in data units. Throws as Standardize::fit does, and when the
 /// dimensions differ.
@@ -85,6 +136,17 @@ template <DenseExpression Data>
   requires Real<typename Data::Scalar>
 auto nice(const Data& data, const CouplingFlowOptions& options = {}) {
   return standardized(nice<typename Data::Scalar>(data.cols(), options), data);
+}
+
+template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
+auto planar(const Data& data, const PlanarFlowOptions& options = {}) {
+  return standardized(planar<typename Data::Scalar>(data.cols(), options), data);
+}
+template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
+auto radial(const Data& data, const RadialFlowOptions& options = {}) {
+  return standardized(radial<typename Data::Scalar>(data.cols(), options), data);
 }
 
 }  // namespace diffeo

@@ -21,6 +21,7 @@ struct PlanarMap {
   S* u_hat;    ///< D, what the paper calls u-hat
   S bias;
   S rise;        ///< softplus(a), the slope of s + (w.u') h(s) where h' = 1
+  S root_rise;   ///< 1 + w.u' of u' as rounded: what the inverse has to solve for
   S log_rise;    ///< its logarithm, also where `rise` underflows
   bool extreme;  ///< products of a few log-determinant factors could overflow or underflow
   // For the way back, in double since there is one of each per map.
@@ -45,12 +46,25 @@ PlanarMap<S> planar_map(const S* u, const S* w, S b, Index dim, S* u_hat) {
           ", expected w away from 0");
   const double e = std::exp(-std::abs(a)), log_part = std::log1p(e);
   const double rise = std::max(a, 0.0) + log_part, shift = (std::max(-a, 0.0) + log_part - 1) / square;
-  for (Index j = 0; j < dim; ++j)
+  // Twice, because u and shift w may cancel.
+  double product = 0;
+  for (Index j = 0; j < dim; ++j) {
     u_hat[j] = static_cast<S>(static_cast<double>(u[j]) + shift * static_cast<double>(w[j]));
+    product += static_cast<double>(w[j]) * static_cast<double>(u_hat[j]);
+  }
+  const double missing = (rise - 1 - product) / square;
+  product = 0;
+  for (Index j = 0; j < dim; ++j) {
+    u_hat[j] = static_cast<S>(static_cast<double>(u_hat[j]) + missing * static_cast<double>(w[j]));
+    product += static_cast<double>(w[j]) * static_cast<double>(u_hat[j]);
+  }
+  // Where the map is steep the rounding of u' shows; where it is flat, w.u' of numbers would be worth less than rise.
+  const double root_rise = rise > 0.5 ? std::max(1 + product, rise / 2) : rise;
   return {w,
           u_hat,
           b,
           static_cast<S>(rise),
+          static_cast<S>(root_rise),
           static_cast<S>(a < -40 ? a : std::log(rise)),  // log softplus(a) = a - e^a / 2 + ...
           !(rise >= 1e-9 && rise <= 1e9),
           square,
@@ -97,6 +111,13 @@ struct PlanarFunction {
     else
       return h > S(0) ? simd::broadcast<S>(1) : simd::broadcast<S>(S(planar_leaky_slope));
   }
+  // log(1 - h'), which for tanh is h^2, also where that underflows.
+  static V log_complement(V h) {
+    if constexpr (Kind == PlanarKind::tanh)
+      return S(2) * simd::log<S>(simd::abs<S>(h));
+    else
+      return simd::log<S>(S(1) - slope(h));
+  }
   static V determinant(V h, V slope, S rise) {
     if constexpr (Kind == PlanarKind::tanh)
       return simd::mul_add<S>(slope, simd::broadcast<S>(rise), h * h);
@@ -112,12 +133,16 @@ struct LogProduct {
   using E = simd::detail::Elementary<S>;
   V product = simd::broadcast<S>(1), exponent{}, rest{};
 
-  void multiply(V d, const PlanarMap<S>& map) {
-    if (map.extreme) [[unlikely]]
-      // d >= rise, the logarithm of which is known where rise itself is not a normal number.
-      rest += simd::max<S>(simd::broadcast<S>(map.log_rise), simd::log<S>(d));
-    else
-      product *= d;
+  // The factor of a map at h.
+  template <class Function>
+  void multiply(V h, const PlanarMap<S>& map) {
+    const V slope = Function::slope(h);
+    if (map.extreme) [[unlikely]] {
+      const V a = Function::log_complement(h), b = simd::log<S>(slope) + map.log_rise;
+      rest += simd::max<S>(a, b) + simd::log1p_exp<S>(-simd::abs<S>(a - b));
+    } else {
+      product *= Function::determinant(h, slope, map.rise);
+    }
   }
   // After at most four factors of 1e-9 to 1e9.
   void normalise() {
@@ -135,16 +160,17 @@ template <class S, PlanarKind Kind>
 simd::Vec<S> planar_root(simd::Vec<S> t, const PlanarMap<S>& map, Index row, Index count) {
   using V = simd::Vec<S>;
   using Function = PlanarFunction<S, Kind>;
-  const V rise = simd::broadcast<S>(map.rise);
+  const V rise = simd::broadcast<S>(map.root_rise);
   if constexpr (Kind == PlanarKind::leaky_relu) {
-    return t / Function::determinant(t, Function::slope(t), map.rise);
+    return t / Function::determinant(t, Function::slope(t), map.root_rise);
   } else {
     // |h| < 1 bounds s; the start is on the side from which Newton's method is monotone.
     const V size = simd::abs<S>(t);
-    const S reach = std::abs(map.rise - S(1));
+    const S reach = std::abs(map.root_rise - S(1));
     const V far = simd::mul_add<S>(size + reach, simd::broadcast<S>(8 * std::numeric_limits<S>::epsilon()),
                                    simd::broadcast<S>(reach) + std::numeric_limits<S>::min());
-    const V start = map.rise > S(1) ? simd::max<S>(size / rise, size - reach) : simd::min<S>(size + reach, size / rise);
+    const V start =
+        map.root_rise > S(1) ? simd::max<S>(size / rise, size - reach) : simd::min<S>(size + reach, size / rise);
     const auto equation = [t, rise](V s) -> simd::Equation<S> {
       const V h = Function::value(s);
       const V slope = Function::slope(h);
@@ -185,12 +211,30 @@ void planar_apply(std::span<const PlanarMap<S>> maps, View<const S> in, View<S> 
           h[r] = planar_root<S, Kind>(h[r], map, row, std::min(lanes, in.rows - row));
         }
         h[r] = Function::value(h[r]);
-        product[r].multiply(Function::determinant(h[r], Function::slope(h[r]), map.rise), map);
-        if (k % 4 == 3) product[r].normalise();
       }
       for (Index j = 0; j < dim; ++j) {
         const V u = simd::broadcast<S>(Inverse ? -map.u_hat[j] : map.u_hat[j]);
         for (Index r = 0; r < group; ++r) z[j][r] = simd::mul_add<S>(u, h[r], z[j][r]);
+      }
+      // A steep map shows the rounding of h: one Newton step on h = h(w.z + b), by what z has become.
+      if (Inverse && map.rise > S(2)) {
+        Registers<S> change;
+        for (Index r = 0; r < group; ++r) change[r] = simd::broadcast<S>(map.bias);
+        for (Index j = 0; j < dim; ++j)
+          for (Index r = 0; r < group; ++r)
+            change[r] = simd::mul_add<S>(z[j][r], simd::broadcast<S>(map.w[j]), change[r]);
+        for (Index r = 0; r < group; ++r) {
+          const V again = Function::value(change[r]);
+          change[r] = (again - h[r]) / Function::determinant(again, Function::slope(again), map.rise);
+          h[r] += change[r];
+        }
+        for (Index j = 0; j < dim; ++j)
+          for (Index r = 0; r < group; ++r)
+            z[j][r] = simd::mul_add<S>(simd::broadcast<S>(-map.u_hat[j]), change[r], z[j][r]);
+      }
+      for (Index r = 0; r < group; ++r) {
+        product[r].template multiply<Function>(h[r], map);
+        if (k % 4 == 3) product[r].normalise();
       }
       if (activations)
         for (Index r = 0; r < group; ++r, activations += lanes) simd::store<S>(activations, h[r]);
