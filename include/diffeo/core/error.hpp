@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -32,6 +33,33 @@ std::string concat_message(const Parts&... parts) {
 }
 
 }  // namespace detail
+
+/// An iteration that did not reach its tolerance within its bound, or met NaN. The message names all of it: "planar
+/// inverse: row 5 did not converge: residual 0.25 after 200 iterations".
+class convergence_error : public std::runtime_error {
+ public:
+  convergence_error(const std::string& what, std::ptrdiff_t sample, double residual, int iterations)
+      : std::runtime_error(detail::concat_message(what, ": row ", sample, " did not converge: residual ", residual,
+                                                  " after ", iterations, " iterations")),
+        solver_(what),
+        sample_(sample),
+        residual_(residual),
+        iterations_(iterations) {}
+
+  const std::string& solver() const { return solver_; }  ///< what was solved, for instance "planar inverse"
+  std::ptrdiff_t sample() const { return sample_; }      ///< the row
+  double residual() const { return residual_; }          ///< by how much the equation was missed
+  int iterations() const { return iterations_; }
+
+  /// The same for a batch of which the block that was solved is the rows from `first` on.
+  convergence_error in_batch(std::ptrdiff_t first) const { return {solver_, first + sample_, residual_, iterations_}; }
+
+ private:
+  std::string solver_;
+  std::ptrdiff_t sample_;
+  double residual_;
+  int iterations_;
+};
 
 /// Throws `invalid_argument` with the concatenation of `parts` unless `condition` holds.
 template <class... Parts>

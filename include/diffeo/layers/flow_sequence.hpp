@@ -3,6 +3,7 @@
 
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/layers/flow.hpp>
+#include <span>
 #include <tuple>
 #include <vector>
 
@@ -73,6 +74,12 @@ class Composition {
   std::size_t turn_ = 0;
 };
 
+// Layers that go faster together than one after another.
+template <class L, class X>
+concept HasForwardAll = requires(std::span<const L> layers, const X& z) { L::forward_all(layers, z); };
+template <class L, class X>
+concept HasInverseAll = requires(std::span<const L> layers, const X& x) { L::inverse_all(layers, x); };
+
 inline void require_same_dim(const char* what, Index& dim, Index other) {
   require(dim == 0 || other == 0 || dim == other, what, ": layers of dimension ", dim, " and ", other);
   if (other != 0) dim = other;
@@ -134,7 +141,9 @@ struct FlowSequence {
   }
 };
 
-/// A run-time number of layers of one type, in the same order as FlowSequence.
+/// A run-time number of layers of one type, in the same order as FlowSequence. A layer type may offer
+/// forward_all(layers, z) and inverse_all(layers, x), static and with the layers in forward order, for values of the
+/// types it likes: they are then called in place of one layer after another.
 template <class L>
 struct Repeated {
   using Scalar = typename L::Scalar;
@@ -163,6 +172,8 @@ struct Repeated {
   Transformed<X> forward(const X& z) const
     requires HasForward<L, X>
   {
+    if constexpr (detail::HasForwardAll<L, X>)
+      if (!layers.empty()) return L::forward_all(std::span<const L>(layers), z);
     detail::Composition<X> composition(z);
     for (const L& layer : layers) composition.then([&](const X& v) { return layer.forward(v); });
     return composition.result();
@@ -171,6 +182,8 @@ struct Repeated {
   Transformed<X> inverse(const X& x) const
     requires HasInverse<L, X>
   {
+    if constexpr (detail::HasInverseAll<L, X>)
+      if (!layers.empty()) return L::inverse_all(std::span<const L>(layers), x);
     detail::Composition<X> composition(x);
     for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
       composition.then([&](const X& v) { return layer->inverse(v); });

@@ -58,6 +58,37 @@ X mean(const X& x) {
   return sum(x) * (typename X::Scalar(1) / static_cast<typename X::Scalar>(x.rows() * x.cols()));
 }
 
+/// Euclidean length of each row: N x C -> N x 1. At 0, where it has a kink, its derivative is taken as 0.
+template <Real S>
+Var<S> norm_cols(Var<S> x) {
+  Tape<S>& tape = x.tape();
+  const Var<S> y = tape.make(x.rows(), 1, x.requires_grad());
+  const View<S> out = tape.mutable_value(y);
+  math::map(out, [] { return simd::Vec<S>{}; });
+  for (Index j = 0; j < x.cols(); ++j)
+    math::map(
+        out, [](auto sum, auto v) { return simd::mul_add<S>(v, v, sum); }, static_cast<View<const S>>(out),
+        x.value().cols_block(j, 1));
+  math::map(
+      out, [](auto v) { return simd::sqrt<S>(v); }, static_cast<View<const S>>(out));
+  if (y.requires_grad())
+    tape.on_backward({y}, [x, y] {
+      const GradTarget<S> target = x.tape().grad_target(x);
+      for (Index j = 0; j < x.cols(); ++j)
+        math::map_add(
+            target.grad.cols_block(j, 1), target.assign,
+            [](auto g, auto length, auto v) { return length > S(0) ? g * (v / length) : simd::Vec<S>{}; }, y.grad(),
+            y.value(), x.value().cols_block(j, 1));
+    });
+  return y;
+}
+template <class X>
+Dual<X> norm_cols(const Dual<X>& x) {
+  const X y = norm_cols(x.value);
+  const auto is_zero = 1 - step(y);
+  return {y, sum_cols(x.tangent * (x.value / (y + is_zero)))};
+}
+
 /// Largest element of each row, as a constant: N x C -> N x 1.
 template <Real S>
 Var<S> max_cols(Var<S> x) {

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/activation.hpp>
+#include <diffeo/autodiff/ops/implicit.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/layers/flow.hpp>
+#include <diffeo/math/planar.hpp>
+#include <diffeo/math/random_fill.hpp>
+
+namespace diffeo {
+
+namespace detail {
+
+template <Real S>
+struct PlanarParameters {
+  Var<S> u, w, b;
+};
+
+// What the adjoint of a chain of planar maps keeps. All of it lies on the tape.
+template <Real S>
+struct PlanarChain {
+  Var<S> in, out, log_det;
+  const PlanarParameters<S>* parameters;
+  const math::PlanarMap<S>* maps;
+  std::size_t count;
+  const S* activations;
+
+  std::span<const math::PlanarMap<S>> all() const { return {maps, count}; }
+
+  // Calls f<Kind, Dim>() for the kernels that are compiled: the plane, and any dimension.
+  template <class F>
+  static void dispatch(math::PlanarKind kind, Index dim, const F& f) {
+    if (kind == math::PlanarKind::tanh)
+      dim == 2 ? f.template operator()<math::PlanarKind::tanh, 2>()
+               : f.template operator()<math::PlanarKind::tanh, 0>();
+    else
+      f.template operator()<math::PlanarKind::leaky_relu, 0>();
+  }
+
+  // Registers of state per kernel call for `blocks` blocks of D columns.
+  static Index memory(Index blocks, Index dim) { return blocks * dim * math::detail::planar_rows<S>; }
+
+  template <bool Inverse>
+  void adjoint(math::PlanarKind kind) const {
+    Tape<S>& tape = in.tape();
+    const Index dim = in.cols(), per_map = 2 * dim + 2;
+    // Whole groups of as many registers as can be summed at once.
+    const Index total = (static_cast<Index>(count) * per_map + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>;
+    const typename Tape<S>::Temporary sums_memory(tape, total * simd::lanes<S>), state(tape, memory(2, dim));
+    auto* const sums = reinterpret_cast<simd::Vec<S>*>(sums_memory.data());
+    std::fill_n(sums, total, simd::Vec<S>{});
+    const GradTarget<S> target = in.requires_grad() ? tape.grad_target(in) : GradTarget<S>{{}, false};
+    const View<const S> g = out.has_grad() ? out.grad() : View<const S>{};
+    dispatch(kind, dim, [&]<math::PlanarKind Kind, Index Dim>() {
+      math::detail::planar_adjoint<S, Kind, Inverse, Dim>(all(), out.value(), activations, g,
+                                                          log_det.has_grad() ? log_det.grad().data : nullptr,
+                                                          target.grad, target.assign, sums, state.data());
+    });
+    S* const totals = sums_memory.data();
+    for (Index i = 0; i < total; i += simd::lanes<S>) simd::store<S>(totals + i, simd::sum_lanes<S>(sums + i));
+    for (std::size_t k = 0; k < count; ++k) give(k, totals + static_cast<Index>(k) * per_map);
+  }
+
+  // From the gradients of u', w, b and rise to those of the parameters: u' = u + shift w, shift = (softplus(-a) - 1) /
+  // |w|^2, rise = softplus(a), a = w.u.
+  void give(std::size_t k, const S* of) const {
+    const Index dim = in.cols();
+    const math::PlanarMap<S>& map = maps[k];
+    const PlanarParameters<S>& p = parameters[k];
+    const S *u = p.u.value().data, *w = p.w.value().data;
+    const Index u_stride = p.u.value().stride, w_stride = p.w.value().stride;
+    double of_shift = 0;
+    for (Index j = 0; j < dim; ++j) of_shift += static_cast<double>(of[j]) * static_cast<double>(w[j * w_stride]);
+    const double of_a = static_cast<double>(of[2 * dim + 1]) * map.sigmoid + of_shift / map.square * (map.sigmoid - 1);
+    const double of_square = -of_shift * map.shift / map.square;
+    const auto add = [&](Var<S> x, const auto& value) {
+      if (!x.requires_grad()) return;
+      const GradTarget<S> target = x.tape().grad_target(x);
+      for (Index j = 0; j < x.cols(); ++j) {
+        S& to = *target.grad.col(j);
+        to = static_cast<S>(value(j) + (target.assign ? 0.0 : static_cast<double>(to)));
+      }
+    };
+    const auto at = [](const S* x, Index i) { return static_cast<double>(x[i]); };
+    add(p.u, [&](Index j) { return at(of, j) + of_a * at(w, j * w_stride); });
+    add(p.w, [&](Index j) {
+      return at(of, dim + j) + at(of, j) * map.shift + of_a * at(u, j * u_stride) + 2 * of_square * at(w, j * w_stride);
+    });
+    add(p.b, [&](Index) { return at(of, 2 * dim); });
+  }
+};
+
+/// Planar maps one after another as one op with two outputs.
+template <bool Inverse, Real S>
+Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameters, std::size_t count,
+                                 math::PlanarKind kind) {
+  Tape<S>& tape = in.tape();
+  const Index dim = in.cols(), rows = in.rows();
+  bool requires_grad = in.requires_grad();
+  auto* maps = tape.template storage<math::PlanarMap<S>>(count);
+  for (std::size_t k = 0; k < count; ++k) {
+    const auto& [u, w, b] = parameters[k];
+    requires_grad = requires_grad || u.requires_grad() || w.requires_grad() || b.requires_grad();
+    S* const copies = tape.scratch(3 * dim);  // of u and w without the gaps of padded rows, and u'
+    for (Index j = 0; j < dim; ++j) {
+      copies[j] = *u.value().col(j);
+      copies[dim + j] = *w.value().col(j);
+    }
+    maps[k] = math::planar_map<S>(copies, copies + dim, *b.value().data, dim, copies + 2 * dim);
+  }
+  const Var<S> out = tape.make(rows, dim, requires_grad), log_det = tape.make(rows, 1, requires_grad);
+  const Index groups = (rows + math::detail::planar_rows<S> - 1) / math::detail::planar_rows<S>;
+  S* const activations =
+      requires_grad ? tape.scratch(groups * math::detail::planar_rows<S> * static_cast<Index>(count)) : nullptr;
+  const PlanarChain<S> chain{in, out, log_det, parameters, maps, count, activations};
+  S* const state = tape.scratch(chain.memory(1, dim));
+  chain.dispatch(kind, dim, [&]<math::PlanarKind Kind, Index Dim>() {
+    math::detail::planar_apply<S, Kind, Inverse, Dim>(chain.all(), in.value(), tape.mutable_value(out),
+                                                      tape.mutable_value(log_det).data, activations, state);
+  });
+  if (requires_grad) tape.on_backward({out, log_det}, [chain, kind] { chain.template adjoint<Inverse>(kind); });
+  return {out, log_det};
+}
+
+}  // namespace detail
+
+/// x = z + u' h(w.z + b), a plane's worth of bending (Rezende & Mohamed 2015, eq. 10 to 13), with h = tanh or leaky
+/// relu (slope 0.01). It is invertible because u' = u + (m(a) - a) w / |w|^2, a = w.u, m(a) = softplus(a) - 1, has w.u'
+/// = m(a) > -1 (their appendix A.1). Its log-determinant, log(1 + h' w.u'), is computed as log((1 - h') + h'
+/// softplus(a)), which does not cancel however close w.u' is to -1.
+///
+/// The inverse solves s + (w.u') h(s) = w.x + b for one number per row, to the last few digits; its derivatives, for
+/// parameters and input, follow from the implicit function theorem. forward(inverse(x)) = x to rounding, times 1 + |w|
+/// |u'|. The other way the map itself loses digits: inverse(forward(z)) = z to about eps (|z| + |u'|) (1 + |w| |u'| /
+/// d), d = 1 + h' w.u' the determinant at z, which is as small as softplus(a) where s = 0.
+///
+/// Throws invalid_argument where w is 0, or so small that |w|^2 is no normal number: no direction, no such map.
+template <class T>
+struct Planar {
+  using Scalar = scalar_t<T>;
+
+  param_t<T> u;  ///< 1 x D
+  param_t<T> w;  ///< 1 x D
+  param_t<T> b;  ///< 1 x 1
+  Activation activation = Activation::tanh;
+
+  Index dim() const { return w.cols(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.u, self.w, self.b);
+  }
+  template <class U>
+  Planar<U> rebind() const {
+    return {{}, {}, {}, activation};
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z) const {
+    if constexpr (detail::is_var<X>)
+      return chain<false>(std::span(this, 1), z);
+    else {
+      check(z);
+      const Reduced<Scalar> p = reduced(z.tape());
+      const X h = bend(sum_cols(z * p.w) + p.b);
+      return {z + h * p.u, log_det(h, p.rise)};
+    }
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const {
+    if constexpr (detail::is_var<X>)
+      return chain<true>(std::span(this, 1), x);
+    else {
+      check(x);
+      const Reduced<Scalar> p = reduced(x.tape());
+      const X h = bend(solved(sum_cols(x * p.w) + p.b, p.rise));
+      return {x - h * p.u, -log_det(h, p.rise)};
+    }
+  }
+
+  /// Several layers, the first one first, as one op; and their inverse, the last one first.
+  template <Real S>
+  static Transformed<Var<S>> forward_all(std::span<const Planar> layers, Var<S> z) {
+    return chain<false>(layers, z);
+  }
+  template <Real S>
+  static Transformed<Var<S>> inverse_all(std::span<const Planar> layers, Var<S> x) {
+    return chain<true>(layers, x);
+  }
+
+ private:
+  template <class S>
+  struct Reduced {
+    Var<S> u;  // u'
+    Var<S> w, b, rise;
+  };
+
+  math::PlanarKind kind() const {
+    require(activation == Activation::tanh || activation == Activation::leaky_relu, "planar: activation ",
+            to_string(activation), ", expected tanh or leaky_relu");
+    return activation == Activation::tanh ? math::PlanarKind::tanh : math::PlanarKind::leaky_relu;
+  }
+
+  template <Traced X>
+  void check(const X& x) const {
+    require(x.cols() == dim(), "planar: x has ", x.cols(), " columns, this layer has dimension ", dim());
+    require(u.rows() == 1 && w.rows() == 1 && u.cols() == dim() && b.rows() == 1 && b.cols() == 1, "planar: u is ",
+            u.rows(), " x ", u.cols(), ", w ", w.rows(), " x ", w.cols(), ", b ", b.rows(), " x ", b.cols(),
+            ", expected 1 x D, 1 x D and 1 x 1");
+  }
+
+  template <bool Inverse, Real S>
+  static Transformed<Var<S>> chain(std::span<const Planar> layers, Var<S> x) {
+    Tape<S>& tape = x.tape();
+    auto* parameters = tape.template storage<detail::PlanarParameters<S>>(layers.size());
+    const math::PlanarKind kind = layers[0].kind();
+    for (std::size_t k = 0; k < layers.size(); ++k) {
+      layers[k].check(x);
+      require(layers[k].activation == layers[0].activation, "planar: layers of different activations in one chain");
+      parameters[k] = {as_var(tape, layers[k].u), as_var(tape, layers[k].w), as_var(tape, layers[k].b)};
+    }
+    return detail::planar_chain<Inverse>(x, parameters, layers.size(), kind);
+  }
+
+  // The same in the op vocabulary, for tangents.
+  template <Real S>
+  Reduced<S> reduced(Tape<S>& tape) const {
+    kind();
+    const Var<S> u_var = as_var(tape, u), w_var = as_var(tape, w);
+    const Var<S> a = sum_cols(u_var * w_var), square_norm = sum_cols(square(w_var));
+    require(*square_norm.value().data >= std::numeric_limits<S>::min(), "planar: |w|^2 is ", *square_norm.value().data,
+            ", expected w away from 0");
+    return {u_var + w_var * ((softplus(-a) - 1) / square_norm), w_var, as_var(tape, b), softplus(a)};
+  }
+  template <Traced X>
+  X bend(const X& s) const {
+    if (activation == Activation::tanh) return tanh(s);
+    return s * leaky(innermost(s));
+  }
+  template <Real S>
+  static Var<S> leaky(Var<S> s) {
+    constexpr S slope = static_cast<S>(math::planar_leaky_slope);
+    return step(s) * (1 - slope) + slope;
+  }
+  template <Traced X, Real S>
+  X log_det(const X& h, Var<S> rise) const {
+    if (activation == Activation::tanh) return log(determinant(h, rise));
+    const Var<S> slope = leaky(innermost(h));
+    return zeros(h, 1) + log(slope * rise + (1 - slope));
+  }
+  template <Traced X, Real S>
+  static X determinant(const X& h, Var<S> rise) {
+    const X q = square(h);
+    return (1 - q) * rise + q;
+  }
+  // s + (w.u') h(s) = t
+  template <Traced X, Real S>
+  X solved(const X& t, Var<S> rise) const {
+    const View<const S> right = innermost(t).value();
+    if (activation == Activation::leaky_relu) {
+      const Var<S> slope = leaky(innermost(t));
+      return t / (slope * rise + (1 - slope));
+    }
+    math::PlanarMap<S> map{};
+    map.rise = *rise.value().data;
+    const View<S> s{t.tape().scratch(right.rows), right.rows, 1, right.rows};
+    for (Index i = 0; i < s.rows; i += simd::lanes<S>)
+      math::detail::store_rows<S>(
+          s.data, i, s.rows,
+          math::detail::planar_root<S, math::PlanarKind::tanh>(math::detail::load_rows<S>(right.data, i, s.rows), map,
+                                                               i, std::min(simd::lanes<S>, s.rows - i)));
+    const auto residual = [](const auto& y, const auto& target, const auto& slope_at_0) {
+      const auto h = tanh(y);
+      return Residual<std::remove_cvref_t<decltype(h)>>{h * slope_at_0 + (y - h) - target, determinant(h, slope_at_0)};
+    };
+    return implicit_root<X>(View<const S>(s), residual, t, rise);
+  }
+};
+
+/// A fresh planar layer close to the identity, at which softplus(a) = 1: w has a random direction and length 1, b is
+/// standard normal, and u is that of the identity with normal noise of standard deviation 0.1. Throws invalid_argument
+/// for a dimension below 1 or an activation that is neither tanh nor leaky_relu.
+template <Real S>
+Planar<S> make_planar(Index dim, Activation activation = Activation::tanh, std::uint64_t seed = 0,
+                      std::uint64_t stream = 0) {
+  require(dim >= 1, "make_planar: dimension ", dim, ", expected at least 1");
+  require(activation == Activation::tanh || activation == Activation::leaky_relu, "make_planar: activation ",
+          to_string(activation), ", expected tanh or leaky_relu");
+  Array<S> random(2 * dim + 1, 1);
+  fill_normal(view(random), seed, stream);
+  Array<S> w = random.topRows(dim).transpose();
+  const S length = std::sqrt(w.square().sum());
+  if (length > 0)
+    w /= length;
+  else
+    w(0, 0) = 1;
+  constexpr S of_identity = static_cast<S>(0.54132485461291806);  // log(e - 1)
+  const Array<S> u = w * of_identity + random.middleRows(dim, dim).transpose() * S(0.1);
+  return {u, w, random.bottomRows(1), activation};
+}
+
+}  // namespace diffeo

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/math/elementwise.hpp>
+#include <diffeo/math/root.hpp>
+#include <numbers>
+#include <span>
+
+/// Planar maps x = z + u' h(w.z + b), one after another, on plain numbers: what layers/planar.hpp records as one op.
+/// A few registers of rows go through all the maps before the next ones do, so that memory is touched once whatever the
+/// depth. Every product that a sum follows is written as mul_add: a row's bits must not depend on its register.
+namespace diffeo::math {
+
+enum class PlanarKind { tanh, leaky_relu };
+
+/// One map. With a = w.u, u' is u moved along w so that w.u' = softplus(a) - 1 > -1.
+template <class S>
+struct PlanarMap {
+  const S* w;  ///< D
+  S* u_hat;    ///< D, what the paper calls u-hat
+  S bias;
+  S rise;        ///< softplus(a), the slope of s + (w.u') h(s) where h' = 1
+  S log_rise;    ///< its logarithm, also where `rise` underflows
+  bool extreme;  ///< products of a few log-determinant factors could overflow or underflow
+  // For the way back, in double since there is one of each per map.
+  double square;   // |w|^2
+  double shift;    // u' = u + shift w
+  double sigmoid;  // of a: the derivative of rise
+};
+
+inline constexpr double planar_leaky_slope = 0.01;
+
+/// The map of u, w and b (Rezende & Mohamed 2015, appendix A.1), with |w|^2, without which w.u' > -1 does not follow,
+/// and with m(a) - a = softplus(-a) - 1, which does not cancel. Writes u' to memory of D numbers. Throws
+/// invalid_argument where w is zero, or so small that |w|^2 is not a normal number, or not finite.
+template <Real S>
+PlanarMap<S> planar_map(const S* u, const S* w, S b, Index dim, S* u_hat) {
+  double a = 0, square = 0;
+  for (Index j = 0; j < dim; ++j) {
+    a += static_cast<double>(w[j]) * static_cast<double>(u[j]);
+    square += static_cast<double>(w[j]) * static_cast<double>(w[j]);
+  }
+  require(square >= static_cast<double>(std::numeric_limits<S>::min()), "planar: |w|^2 is ", square,
+          ", expected w away from 0");
+  const double e = std::exp(-std::abs(a)), log_part = std::log1p(e);
+  const double rise = std::max(a, 0.0) + log_part, shift = (std::max(-a, 0.0) + log_part - 1) / square;
+  for (Index j = 0; j < dim; ++j)
+    u_hat[j] = static_cast<S>(static_cast<double>(u[j]) + shift * static_cast<double>(w[j]));
+  return {w,
+          u_hat,
+          b,
+          static_cast<S>(rise),
+          static_cast<S>(a < -40 ? a : std::log(rise)),  // log softplus(a) = a - e^a / 2 + ...
+          !(rise >= 1e-9 && rise <= 1e9),
+          square,
+          shift,
+          a < 0 ? e / (1 + e) : 1 / (1 + e)};
+}
+
+namespace detail {
+
+// Registers of rows that go together, to hide the latency of one behind the others.
+inline constexpr Index planar_group = simd::register_count / 8;
+template <class S>
+inline constexpr Index planar_rows = planar_group * simd::lanes<S>;
+
+template <class S>
+using Registers = simd::Vec<S>[static_cast<std::size_t>(planar_group)];
+
+template <class S>
+inline simd::Vec<S> load_rows(const S* column, Index first, Index rows) {
+  if (first + simd::lanes<S> <= rows) return simd::load<S>(column + first);
+  return first < rows ? simd::load<S>(column + first, rows - first) : simd::Vec<S>{};
+}
+template <class S>
+inline void store_rows(S* column, Index first, Index rows, simd::Vec<S> v) {
+  if (first + simd::lanes<S> <= rows)
+    simd::store<S>(column + first, v);
+  else if (first < rows)
+    simd::store<S>(column + first, v, rows - first);
+}
+
+// h(s), h'(s) by h, and the determinant d = 1 + h' w.u' by h: convex combinations of 1 and `rise`, so nothing cancels.
+template <class S, PlanarKind Kind>
+struct PlanarFunction {
+  using V = simd::Vec<S>;
+  static V value(V s) {
+    if constexpr (Kind == PlanarKind::tanh)
+      return simd::tanh<S>(s);
+    else
+      return s > S(0) ? s : s * S(planar_leaky_slope);
+  }
+  static V slope(V h) {
+    if constexpr (Kind == PlanarKind::tanh)
+      return simd::mul_add<S>(-h, h, simd::broadcast<S>(1));
+    else
+      return h > S(0) ? simd::broadcast<S>(1) : simd::broadcast<S>(S(planar_leaky_slope));
+  }
+  static V determinant(V h, V slope, S rise) {
+    if constexpr (Kind == PlanarKind::tanh)
+      return simd::mul_add<S>(slope, simd::broadcast<S>(rise), h * h);
+    else
+      return simd::mul_add<S>(slope, simd::broadcast<S>(rise), S(1) - slope);
+  }
+};
+
+// log of a product of determinants, as mantissa and exponent: one logarithm for many factors.
+template <class S>
+struct LogProduct {
+  using V = simd::Vec<S>;
+  using E = simd::detail::Elementary<S>;
+  V product = simd::broadcast<S>(1), exponent{}, rest{};
+
+  void multiply(V d, const PlanarMap<S>& map) {
+    if (map.extreme) [[unlikely]]
+      // d >= rise, the logarithm of which is known where rise itself is not a normal number.
+      rest += simd::max<S>(simd::broadcast<S>(map.log_rise), simd::log<S>(d));
+    else
+      product *= d;
+  }
+  // After at most four factors of 1e-9 to 1e9.
+  void normalise() {
+    const simd::IntVec<S> n = simd::shift_right<S>(simd::bits<S>(product), E::mantissa_bits) - E::exponent_bias;
+    exponent += __builtin_convertvector(n, V);
+    product *= simd::detail::power_of_two<S>(-n);
+  }
+  V log() const {
+    return simd::mul_add<S>(exponent, simd::broadcast<S>(std::numbers::ln2_v<S>), simd::log<S>(product)) + rest;
+  }
+};
+
+// s with s + (w.u') h(s) = t, where w.u' = rise - 1.
+template <class S, PlanarKind Kind>
+simd::Vec<S> planar_root(simd::Vec<S> t, const PlanarMap<S>& map, Index row, Index count) {
+  using V = simd::Vec<S>;
+  using Function = PlanarFunction<S, Kind>;
+  const V rise = simd::broadcast<S>(map.rise);
+  if constexpr (Kind == PlanarKind::leaky_relu) {
+    return t / Function::determinant(t, Function::slope(t), map.rise);
+  } else {
+    // |h| < 1 bounds s; the start is on the side from which Newton's method is monotone.
+    const V size = simd::abs<S>(t);
+    const S reach = std::abs(map.rise - S(1));
+    const V far = simd::mul_add<S>(size + reach, simd::broadcast<S>(8 * std::numeric_limits<S>::epsilon()),
+                                   simd::broadcast<S>(reach) + std::numeric_limits<S>::min());
+    const V start = map.rise > S(1) ? simd::max<S>(size / rise, size - reach) : simd::min<S>(size + reach, size / rise);
+    const auto equation = [t, rise](V s) -> simd::Equation<S> {
+      const V h = Function::value(s);
+      const V slope = Function::slope(h);
+      return {simd::mul_add<S>(rise, h, s - h) - t, simd::mul_add<S>(slope, rise, h * h)};
+    };
+    constexpr int iterations = RootOptions<S>{}.max_iterations;
+    const auto roots = simd::find_root<S>(equation, {t - far, t + far, simd::copy_sign<S>(start, t)}, S(0), iterations);
+    simd::require_converged<S>("planar inverse", roots, row, count, iterations);
+    return roots.root;
+  }
+}
+
+// Dim = 0: any dimension, with the rows' state in `memory`.
+template <Real S, PlanarKind Kind, bool Inverse, Index Dim>
+void planar_apply(std::span<const PlanarMap<S>> maps, View<const S> in, View<S> out, S* log_det, S* activations,
+                  S* memory) {
+  using V = simd::Vec<S>;
+  using Function = PlanarFunction<S, Kind>;
+  constexpr Index lanes = simd::lanes<S>, group = planar_group;
+  const Index dim = Dim > 0 ? Dim : in.cols;
+  Registers<S> held[std::size_t{Dim > 0 ? Dim : 1}];
+  Registers<S>* const z = Dim > 0 ? held : reinterpret_cast<Registers<S>*>(memory);
+  for (Index first = 0; first < in.rows; first += planar_rows<S>) {
+    for (Index j = 0; j < dim; ++j)
+      for (Index r = 0; r < group; ++r) z[j][r] = load_rows<S>(in.col(j), first + r * lanes, in.rows);
+    LogProduct<S> product[std::size_t{group}];
+    for (std::size_t k = 0; k < maps.size(); ++k) {
+      const PlanarMap<S>& map = maps[Inverse ? maps.size() - 1 - k : k];
+      Registers<S> h;
+      for (Index r = 0; r < group; ++r) h[r] = simd::broadcast<S>(map.bias);
+      for (Index j = 0; j < dim; ++j) {
+        const V w = simd::broadcast<S>(map.w[j]);
+        for (Index r = 0; r < group; ++r) h[r] = simd::mul_add<S>(z[j][r], w, h[r]);
+      }
+      for (Index r = 0; r < group; ++r) {
+        if constexpr (Inverse) {
+          const Index row = first + r * lanes;
+          h[r] = planar_root<S, Kind>(h[r], map, row, std::min(lanes, in.rows - row));
+        }
+        h[r] = Function::value(h[r]);
+        product[r].multiply(Function::determinant(h[r], Function::slope(h[r]), map.rise), map);
+        if (k % 4 == 3) product[r].normalise();
+      }
+      for (Index j = 0; j < dim; ++j) {
+        const V u = simd::broadcast<S>(Inverse ? -map.u_hat[j] : map.u_hat[j]);
+        for (Index r = 0; r < group; ++r) z[j][r] = simd::mul_add<S>(u, h[r], z[j][r]);
+      }
+      if (activations)
+        for (Index r = 0; r < group; ++r, activations += lanes) simd::store<S>(activations, h[r]);
+    }
+    for (Index j = 0; j < dim; ++j)
+      for (Index r = 0; r < group; ++r) store_rows<S>(out.col(j), first + r * lanes, in.rows, z[j][r]);
+    for (Index r = 0; r < group; ++r)
+      store_rows<S>(log_det, first + r * lanes, in.rows, Inverse ? -product[r].log() : product[r].log());
+  }
+}
+
+// The way back. `sums` holds 2 D + 2 registers per map: of u', of w (by w.z alone), of b, of rise. With c = rise - 1,
+// the inverse is z = x - u' h(s), s + c h(s) = t = w.x + b, so ds = (dt - h dc) / (1 + c h') by the implicit function
+// theorem, and 1 + c h' is the determinant. Values between the maps are recomputed from the result, backwards.
+template <Real S, PlanarKind Kind, bool Inverse, Index Dim>
+void planar_adjoint(std::span<const PlanarMap<S>> maps, View<const S> out, const S* activations, View<const S> grad,
+                    const S* log_det_grad, View<S> in_grad, bool assign, simd::Vec<S>* sums, S* memory) {
+  using V = simd::Vec<S>;
+  using Function = PlanarFunction<S, Kind>;
+  constexpr Index lanes = simd::lanes<S>, group = planar_group;
+  const Index dim = Dim > 0 ? Dim : out.cols;
+  const std::size_t per_map = static_cast<std::size_t>(2 * dim + 2);
+  Registers<S> held[std::size_t{Dim > 0 ? 2 * Dim : 1}];
+  Registers<S>* const z = Dim > 0 ? held : reinterpret_cast<Registers<S>*>(memory);
+  Registers<S>* const g = z + dim;
+  for (Index first = 0; first < out.rows; first += planar_rows<S>) {
+    Registers<S> g_log_det;
+    for (Index r = 0; r < group; ++r)
+      g_log_det[r] = log_det_grad ? load_rows<S>(log_det_grad, first + r * lanes, out.rows) : V{};
+    for (Index j = 0; j < dim; ++j)
+      for (Index r = 0; r < group; ++r) {
+        z[j][r] = load_rows<S>(out.col(j), first + r * lanes, out.rows);
+        g[j][r] = grad.data ? load_rows<S>(grad.col(j), first + r * lanes, out.rows) : V{};
+      }
+    const S* h_at = activations + first * static_cast<Index>(maps.size());
+    for (std::size_t k = maps.size(); k-- > 0;) {
+      const std::size_t index = Inverse ? maps.size() - 1 - k : k;
+      const PlanarMap<S>& map = maps[index];
+      V* const sum = sums + index * per_map;
+      Registers<S> h, slope, determinant, gs;
+      V sum_rise{}, sum_bias{};
+      for (Index r = 0; r < group; ++r) {
+        h[r] = simd::load<S>(h_at + (static_cast<Index>(k) * group + r) * lanes);
+        slope[r] = Function::slope(h[r]);
+        // Only a rise that is not a normal number brings it so low.
+        determinant[r] = simd::max<S>(Function::determinant(h[r], slope[r], map.rise),
+                                      simd::broadcast<S>(std::numeric_limits<S>::min()));
+        const V ratio = g_log_det[r] / determinant[r];
+        sum_rise = simd::mul_add<S>(ratio, slope[r], sum_rise);
+        if constexpr (Kind == PlanarKind::tanh)
+          gs[r] = ratio * (h[r] * (S(2) - S(2) * map.rise));
+        else
+          gs[r] = V{};
+      }
+      for (Index j = 0; j < dim; ++j) {
+        const V u = simd::broadcast<S>(map.u_hat[j]), back = simd::broadcast<S>(Inverse ? map.u_hat[j] : -map.u_hat[j]);
+        V sum_u = sum[j];
+        for (Index r = 0; r < group; ++r) {
+          gs[r] = simd::mul_add<S>(g[j][r], u, gs[r]);
+          sum_u = simd::mul_add<S>(g[j][r], Inverse ? -h[r] : h[r], sum_u);
+          z[j][r] = simd::mul_add<S>(back, h[r], z[j][r]);
+        }
+        sum[j] = sum_u;
+      }
+      for (Index r = 0; r < group; ++r) {
+        gs[r] = Inverse ? -(gs[r] * slope[r]) / determinant[r] : gs[r] * slope[r];
+        sum_bias += gs[r];
+        if constexpr (Inverse) sum_rise = simd::mul_add<S>(gs[r], h[r], sum_rise);
+      }
+      for (Index j = 0; j < dim; ++j) {
+        const V w = simd::broadcast<S>(map.w[j]);
+        V sum_w = sum[dim + j];
+        for (Index r = 0; r < group; ++r) {
+          sum_w = simd::mul_add<S>(gs[r], z[j][r], sum_w);
+          g[j][r] = simd::mul_add<S>(gs[r], w, g[j][r]);
+        }
+        sum[dim + j] = sum_w;
+      }
+      sum[2 * dim] += sum_bias;
+      sum[2 * dim + 1] += Inverse ? -sum_rise : sum_rise;
+    }
+    if (!in_grad.data) continue;
+    for (Index j = 0; j < dim; ++j)
+      for (Index r = 0; r < group; ++r) {
+        const Index row = first + r * lanes;
+        const V before = assign ? V{} : load_rows<S>(in_grad.col(j), row, out.rows);
+        store_rows<S>(in_grad.col(j), row, out.rows, before + g[j][r]);
+      }
+  }
+}
+
+}  // namespace detail
+}  // namespace diffeo::math

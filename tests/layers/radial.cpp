@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/radial.hpp>
+
+#include "laws.hpp"
+
+using diffeo::Array;
+using diffeo::Index;
+using diffeo::Radial;
+
+static_assert(diffeo::Flow<Radial<float>>);
+static_assert(diffeo::Flow<Radial<double>>);
+static_assert(diffeo::HasForward<Radial<double>, diffeo::Dual<diffeo::Var<double>>>);
+static_assert(diffeo::HasInverse<Radial<double>, diffeo::Dual<diffeo::Var<double>>>);
+
+TEMPLATE_TEST_CASE("radial: laws", "[layers]", float, double) {
+  using S = TestType;
+  for (const Index dim : {1, 2, 5}) {
+    require_laws("D = " + std::to_string(dim), randomised(diffeo::make_radial<S>(dim), std::uint64_t(dim), 1.0));
+    require_laws(
+        "8 layers, D = " + std::to_string(dim),
+        randomised(diffeo::repeat(8, [&](Index) { return diffeo::make_radial<S>(dim); }), std::uint64_t(dim), 1.0));
+  }
+}
+
+TEST_CASE("radial by hand", "[layers]") {
+  // alpha = 1, beta = 2: at r = 1 the point moves from r to r (1 + 2 / 2) = 2 r.
+  Radial<double> layer{Array<double>(1, 2), Array<double>(1, 1), Array<double>(1, 1)};
+  layer.centre << 1, -1;
+  layer.raw_alpha << std::log(std::expm1(1.0));
+  layer.raw_kappa << std::log(std::expm1(3.0));
+  Array<double> z(2, 2), expected(2, 2), log_det(2, 1);
+  z << 1.6, -0.2, 1, -1;
+  expected << 2.2, 0.6, 1, -1;
+  log_det << std::log(2 * (2 - 2.0 / 4)), std::log(9.0);
+  const auto x = diffeo::forward(layer, z);
+  CHECK((x.value - expected).abs().maxCoeff() < 1e-15);
+  CHECK((x.log_det - log_det).abs().maxCoeff() < 1e-15);
+  const auto back = diffeo::inverse(layer, x.value);
+  CHECK((back.value - z).abs().maxCoeff() < 1e-15);
+  CHECK((back.log_det + log_det).abs().maxCoeff() < 1e-15);
+}
+
+TEMPLATE_TEST_CASE("radial: the inverse of strong contraction and expansion", "[layers]", float, double) {
+  using S = TestType;
+  for (const double alpha : {-12.0, 0.5, 30.0})
+    for (const double kappa : {-12.0, 0.5, 30.0})
+      for (const Index dim : {1, 3}) {
+        INFO("raw alpha " << alpha << ", raw kappa " << kappa << ", D = " << dim);
+        const Radial<S> layer{Array<S>::Zero(1, dim), Array<S>::Constant(1, 1, S(alpha)),
+                              Array<S>::Constant(1, 1, S(kappa))};
+        Array<S> x = diffeo::testing::detail::normal_array<S>(300, dim, 1, 1);
+        for (Index i = 0; i < x.rows(); ++i) x.row(i) *= static_cast<S>(std::pow(10.0, double(i % 13) - 6));
+        const auto z = diffeo::inverse(layer, x);
+        const auto back = diffeo::forward(layer, z.value);
+        const Array<double> error = (back.value - x).template cast<double>().abs(),
+                            size = x.template cast<double>().abs();
+        CHECK((error / size).maxCoeff() < 64 * double(std::numeric_limits<S>::epsilon()));
+        CHECK((back.log_det + z.log_det).abs().maxCoeff() < 300 * std::numeric_limits<S>::epsilon());
+      }
+}
+
+TEMPLATE_TEST_CASE("radial: gradients at the centre are finite", "[layers]", float, double) {
+  using S = TestType;
+  const auto layer = diffeo::make_radial<S>(3, 4);
+  for (const bool forwards : {true, false}) {
+    Array<S> values = diffeo::parameters(layer), grads(values.rows(), 1);
+    diffeo::Tape<S> tape;
+    const auto lifted = diffeo::lift(tape, layer, values.data(), grads.data());
+    Array<S> at = layer.centre.replicate(2, 1);
+    at(1, 0) += 1;
+    const auto x = tape.variable(at);
+    const diffeo::Dual<diffeo::Var<S>> dual{x, tape.variable(Array<S>::Ones(2, 3))};
+    const auto y = forwards ? lifted.forward(dual) : lifted.inverse(dual);
+    const Array<S> seed = Array<S>::Ones(2, 3), seed1 = Array<S>::Ones(2, 1);
+    tape.backward(y.value.value, diffeo::view(seed));
+    tape.backward(y.log_det.value, diffeo::view(seed1));
+    tape.backward(y.value.tangent, diffeo::view(seed));
+    tape.backward(y.log_det.tangent, diffeo::view(seed1));
+    CHECK(diffeo::as_eigen(x.grad()).allFinite());
+    CHECK(grads.allFinite());
+    CHECK(diffeo::as_eigen(y.value.tangent.value()).allFinite());
+  }
+}
+
+TEST_CASE("radial: bad input", "[layers]") {
+  using diffeo::invalid_argument;
+  auto layer = diffeo::make_radial<float>(3);
+  diffeo::Tape<float> tape;
+  const auto x = tape.copy(Array<float>::Zero(4, 2));
+  CHECK(thrown_message<invalid_argument>([&] { layer.forward(x); }) ==
+        "radial: x has 2 columns, this layer has dimension 3");
+  CHECK(thrown_message<invalid_argument>([&] { layer.inverse(x); }) ==
+        "radial: x has 2 columns, this layer has dimension 3");
+  CHECK(contains(thrown_message<invalid_argument>([] { diffeo::make_radial<float>(0); }), "make_radial: dimension 0"));
+  const auto y = tape.copy(Array<float>::Zero(4, 3));
+  layer.raw_kappa(0, 0) = -200;
+  CHECK(contains(thrown_message<invalid_argument>([&] { layer.forward(y); }), "alpha + beta 0, expected > 0"));
+  layer.raw_alpha.resize(1, 2);
+  CHECK(contains(thrown_message<invalid_argument>([&] { layer.inverse(y); }), "1 x 2 and 1 x 1"));
+}
