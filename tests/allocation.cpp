@@ -7,7 +7,9 @@
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/recipes.hpp>
+#include <diffeo/targets/funnel.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
+#include <diffeo/training/reverse_kl.hpp>
 #include <diffeo/training/trainer.hpp>
 #include <new>
 #include <numeric>
@@ -167,6 +169,18 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
           }) == 0);
     CHECK(std::isfinite(loss));
   };
+  // Of samples drawn, with and without the copy of the model that is made of constants.
+  const auto variational_steps = [](const auto& distribution, int threads, const ReverseKlOptions& how) {
+    const targets::Funnel target(3);
+    const ReverseKl drawn(target, how);
+    Trainer trainer(distribution, drawn, TrainerOptions{.batch = 300, .threads = threads});
+    for (int k = 0; k < 4; ++k) trainer.step(1e-3);
+    double loss = 0;
+    CHECK(allocations_in([&] {
+            for (int k = 0; k < 12; ++k) loss = trainer.step(1e-3);
+          }) == 0);
+    CHECK(std::isfinite(loss));
+  };
   const TransformedDistribution real_nvp_flow{StandardNormal<S>(3), real_nvp(data, flow)};
   const TransformedDistribution nice_flow{StandardNormal<S>(3), nice(data, flow)};
   for (const int threads : {1, 2}) {
@@ -174,5 +188,7 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
     steps(real_nvp_flow, threads, 0, 0);
     steps(real_nvp_flow, threads, 0.5, 0.99);
     steps(nice_flow, threads, 0, 0);
+    variational_steps(real_nvp_flow, threads, {});
+    variational_steps(real_nvp_flow, threads, {.anneal_steps = 10, .path_derivative = true});
   }
 }

@@ -141,3 +141,24 @@ TEST_CASE("lift: a model without parameters", "[lift]") {
   CHECK(parameter_count(Empty{}) == 0);
   CHECK(parameters(Empty{}).size() == 0);
 }
+
+TEST_CASE("lift: detached parameters have values but no gradients", "[lift]") {
+  const Model<double> model = make_model<double>();
+  Array<double> values = parameters(model), grads = Array<double>::Zero(16, 1);
+  Tape<double> tape;
+  const Model<Var<double>> lifted = lift(tape, model, values.data(), grads.data());
+  const Model<Var<double>> detached = lift_detached(tape, model, values.data());
+  CHECK(detached.scales[1].factor.value().data == values.data() + 10);
+  CHECK(detached.scales[1].offset.value.value().data == model.scales[1].offset.value.data());
+  const Array<double> x = Array<double>::Random(20, 3), ones = Array<double>::Ones(20, 2);
+  const Var<double> v = tape.variable(x), y = detached(v);
+  CHECK((as_eigen(y.value()) == as_eigen(lifted(tape.copy(x)).value())).all());
+  tape.backward(y, view(ones));
+  CHECK(v.has_grad());
+  tape.finish_parameter_grads();
+  CHECK((grads == 0).all());
+  CHECK_FALSE(detached(tape.copy(x)).requires_grad());
+
+  values *= 2;  // the next sweep sees it
+  CHECK((as_eigen(detached(v).value()) == as_eigen(lifted(v).value())).all());
+}

@@ -59,3 +59,27 @@ TEST_CASE("tiles: an exception comes through, and a bad number of threads is ref
   }
   CHECK_THROWS_AS(for_each_tile<double>(10, -1, [](Tape<double>&, Index, Index) {}), invalid_argument);
 }
+
+TEMPLATE_TEST_CASE("tiles: as long as the values of a row allow", "[tiles]", float, double) {
+  using S = TestType;
+  constexpr Index shortest = tile_rows<S>;
+  CHECK(tile_rows_for<S>(0, 10000) == 1024);
+  CHECK(tile_rows_for<S>(100, 10000) == 1024);
+  CHECK(tile_rows_for<S>(1024, 10000) == 512);
+  CHECK(tile_rows_for<S>(1500, 10000) == 256);
+  CHECK(tile_rows_for<S>(100000, 10000) == shortest);
+  CHECK(tile_rows_for<S>(100, 500) == 256);  // no longer than what there is
+  CHECK(tile_rows_for<S>(100, 10) == shortest);
+}
+
+TEMPLATE_TEST_CASE("tiles: what a tape's values take", "[tiles]", float, double) {
+  using S = TestType;
+  Tape<S> tape;
+  CHECK(tape.scratch_bytes() == 0);
+  const Var<S> x = tape.make(64, 3, false);
+  CHECK(tape.scratch_bytes() == 64 * 3 * Index(sizeof(S)));
+  (exp(x) + S(1)).requires_grad();
+  CHECK(tape.scratch_bytes() == 3 * 64 * 3 * Index(sizeof(S)));
+  tape.reset();
+  CHECK(tape.scratch_bytes() == 0);
+}

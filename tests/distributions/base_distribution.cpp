@@ -34,6 +34,12 @@ static_assert(!diffeo::BaseDistribution<NoDim>);
 static_assert(!diffeo::BaseDistribution<float>);
 static_assert(!diffeo::BaseDistributionOf<diffeo::StandardNormal<float>, int>);
 
+static_assert(diffeo::ReparametrisedBase<diffeo::StandardNormal<float>>);
+static_assert(diffeo::ReparametrisedBase<diffeo::StandardNormal<Var<double>>>);
+static_assert(diffeo::ReparametrisedBase<diffeo::DiagonalNormal<double>>);
+static_assert(diffeo::ReparametrisedBase<diffeo::DiagonalNormal<Var<float>>>);
+static_assert(!diffeo::ReparametrisedBase<diffeo::GaussianMixture<float>>);
+
 TEST_CASE("standard normal log-density of traced values", "[distributions]") {
   diffeo::Tape<double> tape;
   diffeo::Array<double> z(2, 2);

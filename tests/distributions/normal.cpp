@@ -93,6 +93,24 @@ TEST_CASE("normal distributions: derivatives", "[distributions]") {
   CHECK(diffeo::testing::check_tangents(standard, log_prob, x).max_error < 1e-6);
 }
 
+TEMPLATE_TEST_CASE("normal distributions: draws are the samples, with gradients", "[distributions]", float, double) {
+  using S = TestType;
+  auto d = diffeo::DiagonalNormal<S>::standard(3);
+  d.mean << 1, -2, S(0.5);
+  d.log_scale << S(0.3), -1, 0;
+  diffeo::Array<S> sample(40, 3);
+  diffeo::Tape<S> tape;
+  d.sample_into(diffeo::view(sample), 3, 4, 17);
+  CHECK((as_eigen(d.draw(tape, 40, 3, 4, 17).value()) - sample).abs().maxCoeff() < S(1e-6));
+  const diffeo::StandardNormal<S> standard(3);
+  standard.sample_into(diffeo::view(sample), 3, 4, 17);
+  CHECK((as_eigen(standard.draw(tape, 40, 3, 4, 17).value()) == sample).all());
+
+  const auto draw = [](const auto& model, auto x) { return model.draw(x[0].tape(), 20, 1, 2, 5) + x[0]; };
+  const auto result = diffeo::testing::check_gradients(d, draw, std::vector{diffeo::Array<S>(sample.topRows(20))});
+  CHECK(result.max_error < (std::is_same_v<S, float> ? 2e-2 : 1e-6));
+}
+
 TEST_CASE("normal distributions: bad input", "[distributions]") {
   CHECK(contains(thrown_message<invalid_argument>([] { StandardNormal<float>(0); }), "dimension 0"));
   CHECK(contains(thrown_message<invalid_argument>([] { StandardNormal<float>(-2); }), "dimension -2"));

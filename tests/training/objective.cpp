@@ -65,7 +65,17 @@ struct WrongScalar {
   }
 };
 
+// One that draws its samples, and one that says it does not.
+struct Draws : NoSize {
+  static constexpr bool draws_samples = true;
+};
+struct DrawsNot : NoSize {
+  static constexpr bool draws_samples = false;
+};
+
 using Normal = diffeo::StandardNormal<float>;
+static_assert(diffeo::Objective<Draws, Normal> && diffeo::DrawsSamples<Draws>);
+static_assert(!diffeo::Objective<DrawsNot, Normal> && !diffeo::DrawsSamples<DrawsNot>);
 static_assert(diffeo::Objective<diffeo::MaximumLikelihood<float>, Normal>);
 static_assert(diffeo::Objective<diffeo::MaximumLikelihood<double>, diffeo::StandardNormal<double>>);
 static_assert(!diffeo::Objective<diffeo::MaximumLikelihood<double>, Normal>);

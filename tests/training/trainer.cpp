@@ -126,6 +126,20 @@ TEMPLATE_TEST_CASE("the number of threads does not change a bit of a step", "[tr
   }
 }
 
+TEST_CASE("tiles are as long as the model allows, and what is computed stays the same", "[training]") {
+  // The first step has the shortest tiles, those after it long ones: their mean gradients agree up to rounding.
+  const Array<double> x = some_data<double>(700);
+  const MaximumLikelihood<double> objective(x);
+  const auto d = DiagonalNormal<double>::standard(2);
+  const diffeo::AdamOptions linear{.epsilon = 1e9};
+  NormalTrainer<double> trainer(d, objective, all_rows(700), {.batch = 700, .adam = linear, .threads = 1});
+  CHECK(trainer.tile() == diffeo::tile_rows<double>);
+  const double loss = trainer.step(1e-3), norm = trainer.gradient_norm();
+  CHECK(trainer.tile() == 256);  // a power of two, and at least two tiles
+  CHECK(trainer.step(1e-3) == Approx(loss).epsilon(1e-11));
+  CHECK(trainer.gradient_norm() == Approx(norm).epsilon(1e-9));
+}
+
 TEST_CASE("a batch is at most what there is", "[training]") {
   const Array<double> x = some_data<double>(10);
   const MaximumLikelihood<double> objective(x);
