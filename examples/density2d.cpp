@@ -56,8 +56,21 @@ struct Settings {
 // Toy densities: no end of points, so that a large flow has nothing to learn by heart.
 constexpr Index toy_training_points = 2'000'000;
 constexpr Index toy_test_points = 20'000;
-Settings toy_settings() {
+Settings toy_settings(std::string_view flow) {
   Settings settings;
+  settings.clip_ratio = 1.2;
+  if (flow == "planar" || flow == "radial") {
+    settings.steps = 6000;
+    settings.learning_rate = 5e-3;
+    return settings;
+  }
+  if (flow == "residual") {
+    settings.layers = 16;
+    settings.hidden = {64, 64};
+    settings.last_scale = 0.05;
+    settings.steps = 8000;
+    return settings;
+  }
   // Thin rings and spirals need many couplings more than wide ones, units that bend at many places, and the rare steep
   // step taken out.
   settings.layers = 64;
@@ -65,15 +78,15 @@ Settings toy_settings() {
   settings.first_scale = 2;
   settings.last_scale = 0.05;
   settings.steps = 11000;
-  settings.clip_ratio = 1.2;
   return settings;
 }
 
 // Files: the fewer the rows, the smaller the flow, and the sooner it must stop.
 constexpr Index least_rows = 20;
 constexpr double test_fraction = 0.1;
-Settings file_settings(Index rows) {
+Settings file_settings(Index rows, std::string_view flow) {
   Settings settings;
+  if (flow == "residual") settings.layers = 8;
   if (rows < 500) {
     settings.layers = 8;
     settings.hidden = {32, 32};
@@ -107,7 +120,7 @@ struct Problem {
   Settings settings;
 };
 
-Problem toy_problem(const std::string& toy, std::uint64_t seed) {
+Problem toy_problem(const std::string& toy, std::string_view flow, std::uint64_t seed) {
   Problem problem;
   problem.data = problem.name = toy;
   problem.columns = {"x", "y"};
@@ -116,7 +129,7 @@ Problem toy_problem(const std::string& toy, std::uint64_t seed) {
   problem.shown = problem.train.topRows(toy_test_points);
   problem.best = diffeo::toy2d::best_log_prob(toy);
   problem.on_test = diffeo::toy2d::log_prob<double>(toy, problem.test).mean();
-  problem.settings = toy_settings();
+  problem.settings = toy_settings(flow);
   return problem;
 }
 
@@ -133,7 +146,7 @@ std::string plain_name(std::string text) {
   return text.empty() ? "data" : text;
 }
 
-Problem file_problem(const std::string& path, std::uint64_t seed) {
+Problem file_problem(const std::string& path, std::string_view flow, std::uint64_t seed) {
   Problem problem;
   problem.data = path;
   const std::string stem = std::filesystem::path(path).stem().string();
@@ -173,7 +186,7 @@ Problem file_problem(const std::string& path, std::uint64_t seed) {
   problem.test = take(0, held_out);
   problem.train = take(held_out, rows);
   problem.shown = take(0, std::min<Index>(rows, toy_test_points));
-  problem.settings = file_settings(rows);
+  problem.settings = file_settings(rows, flow);
   return problem;
 }
 
@@ -195,6 +208,8 @@ struct Outcome {
   Points samples;
   Array<float> log_density;  // at the cells
 };
+
+constexpr Index timed_points = 20'000;
 
 // Calls per second of f, over a quarter of a second after a first call.
 template <class F>
@@ -238,10 +253,9 @@ Outcome fit_flow(Flow flow, const Run& run) {
   outcome.samples = model.sample(problem.shown.rows(), run.seed, run.threads);
   outcome.log_density = model.log_prob(run.cells, run.threads);
 
-  constexpr Index many = 100'000;
-  const Points x = model.sample(many, run.seed, run.threads);
-  outcome.log_prob_per_s = many * rate([&] { return model.log_prob(x, run.threads); });
-  outcome.samples_per_s = many * rate([&] { return model.sample(many, run.seed, run.threads); });
+  const Points x = model.sample(timed_points, run.seed, run.threads);
+  outcome.log_prob_per_s = timed_points * rate([&] { return model.log_prob(x, run.threads); });
+  outcome.samples_per_s = timed_points * rate([&] { return model.sample(timed_points, run.seed, run.threads); });
   return outcome;
 }
 
@@ -253,6 +267,13 @@ diffeo::CouplingFlowOptions coupling_options(const Run& run) {
       .seed = run.seed};
 }
 
+diffeo::ResidualFlowOptions residual_options(const Run& run) {
+  const Settings& settings = run.problem.settings;
+  return {.layers = settings.layers,
+          .block = {.hidden = settings.hidden, .last_scale = settings.last_scale, .first_scale = settings.first_scale},
+          .seed = run.seed};
+}
+
 // The flows of --flow.
 struct FlowChoice {
   const char* name;
@@ -261,6 +282,18 @@ struct FlowChoice {
 constexpr FlowChoice flows[] = {
     {"realnvp",
      [](const Run& run) { return fit_flow(diffeo::real_nvp(run.problem.train, coupling_options(run)), run); }},
+    {"planar",
+     [](const Run& run) {
+       return fit_flow(diffeo::planar(run.problem.train, {.layers = run.problem.settings.layers, .seed = run.seed}),
+                       run);
+     }},
+    {"radial",
+     [](const Run& run) {
+       return fit_flow(diffeo::radial(run.problem.train, {.layers = run.problem.settings.layers, .seed = run.seed}),
+                       run);
+     }},
+    {"residual",
+     [](const Run& run) { return fit_flow(diffeo::residual(run.problem.train, residual_options(run)), run); }},
     {"nice", [](const Run& run) { return fit_flow(diffeo::nice(run.problem.train, coupling_options(run)), run); }},
 };
 
@@ -271,7 +304,7 @@ struct Options {
   std::optional<std::string> toy, data;
   std::string flow = "realnvp", out = "pictures";
   std::optional<long> steps;
-  std::optional<Index> batch;
+  std::optional<Index> batch, layers;
   std::uint64_t seed = 0;
   int threads = 0;
   bool swap = false, log_colour = false, json = false;
@@ -310,6 +343,7 @@ std::string study(Problem problem, const Options& options) {
   Settings& settings = problem.settings;
   if (options.steps) settings.steps = *options.steps;
   if (options.batch) settings.batch = *options.batch;
+  if (options.layers) settings.layers = *options.layers;
   const auto& flow = *std::find_if(std::begin(flows), std::end(flows),
                                    [&](const FlowChoice& choice) { return options.flow == choice.name; });
 
@@ -371,6 +405,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--data", options.data, "file of two columns: .npy, else text with or without a header (CSV)")
       ->excludes(toy);
   app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(names));
+  app.add_option("--layers", options.layers, "layers of the flow; by default what suits the data")->check(at_least(1));
   app.add_option("--steps", options.steps, "training steps; by default what suits the data")->check(at_least(0));
   app.add_option("--batch", options.batch, "points a step; by default what suits the data")->check(at_least(1));
   app.add_option("--seed", options.seed, "of data, test split, weights, order and samples: 0 by default")
@@ -400,13 +435,13 @@ int main(int argc, char** argv) {
   try {
     std::vector<std::string> results;
     if (options.data) {
-      results.push_back(study(file_problem(*options.data, options.seed), options));
+      results.push_back(study(file_problem(*options.data, options.flow, options.seed), options));
     } else if (options.toy) {
-      results.push_back(study(toy_problem(*options.toy, options.seed), options));
+      results.push_back(study(toy_problem(*options.toy, options.flow, options.seed), options));
     } else {
-      results.push_back(study(file_problem(DIFFEO_EXAMPLE_DATA "/faithful.csv", options.seed), options));
+      results.push_back(study(file_problem(DIFFEO_EXAMPLE_DATA "/faithful.csv", options.flow, options.seed), options));
       std::cout << '\n';
-      results.push_back(study(toy_problem("moons", options.seed), options));
+      results.push_back(study(toy_problem("moons", options.flow, options.seed), options));
     }
     if (options.json)
       for (const std::string& line : results) std::cout << line << '\n';

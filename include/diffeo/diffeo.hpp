@@ -11,6 +11,7 @@
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/ops/implicit.hpp>
+#include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/autodiff/ops/surrogate.hpp>
 #include <diffeo/autodiff/parameter.hpp>
@@ -36,15 +37,18 @@
 #include <diffeo/layers/flow.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/invert.hpp>
+#include <diffeo/layers/log_det_estimator.hpp>
 #include <diffeo/layers/mask.hpp>
 #include <diffeo/layers/permutation.hpp>
 #include <diffeo/layers/planar.hpp>
 #include <diffeo/layers/radial.hpp>
 #include <diffeo/layers/recipes.hpp>
+#include <diffeo/layers/residual.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/fixed_point.hpp>
+#include <diffeo/math/linear_solve.hpp>
 #include <diffeo/math/matmul.hpp>
 #include <diffeo/math/planar.hpp>
 #include <diffeo/math/random_fill.hpp>
@@ -52,7 +56,9 @@
 #include <diffeo/math/simd.hpp>
 #include <diffeo/nn/init.hpp>
 #include <diffeo/nn/linear.hpp>
+#include <diffeo/nn/linearised.hpp>
 #include <diffeo/nn/mlp.hpp>
+#include <diffeo/nn/spectral_norm.hpp>
 #include <diffeo/targets/banana.hpp>
 #include <diffeo/targets/eight_schools.hpp>
 #include <diffeo/targets/funnel.hpp>

@@ -4,8 +4,10 @@
 #include <diffeo/layers/coupling.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/planar.hpp>
 #include <diffeo/layers/radial.hpp>
+#include <diffeo/layers/residual.hpp>
 #include <diffeo/layers/standardize.hpp>
 
 /// Whole flows ready to be fitted.
@@ -114,6 +116,34 @@ RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
   return RadialFlow<S>(std::move(layers), Standardize<S>::identity(dim));
 }
 
+/// | option | type            | default                          |
+/// |--------|-----------------|----------------------------------|
+/// | layers | Index           | 16                               |
+/// | block  | ResidualOptions | two hidden layers of 128 units   |
+/// | seed   | std::uint64_t   | 0, of the initial weights        |
+struct ResidualFlowOptions {
+  Index layers = 16;
+  ResidualOptions block = {};
+  std::uint64_t seed = 0;
+};
+
+/// A residual flow over T: that many layers, then a standardisation.
+template <class T>
+using ResidualFlow = FlowSequence<Repeated<Invert<Residual<T>>>, Standardize<T>>;
+
+/// A residual flow of dimension dim whose explicit direction, z + g(z), is the one that evaluates densities, so that
+/// maximum likelihood needs no solver and sampling does. Without standardisation. Throws invalid_argument for dim < 1,
+/// no layers, and as make_residual() does.
+template <Real S>
+ResidualFlow<S> residual(Index dim, const ResidualFlowOptions& options = {}) {
+  require(options.layers >= 1, "residual: ", options.layers, " layers, expected at least 1");
+  auto blocks = repeat(options.layers, [&](Index i) {
+    return Invert<Residual<S>>{make_residual<S>(dim, options.block, options.seed,
+                                                static_cast<std::uint64_t>(i) * streams_of(options.block.network()))};
+  });
+  return ResidualFlow<S>(std::move(blocks), Standardize<S>::identity(dim));
+}
+
 /// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
 /// others work on coordinates of order 1 and densities are in data units. Throws as Standardize::fit does, and when the
 /// dimensions differ.
@@ -147,6 +177,12 @@ template <DenseExpression Data>
   requires Real<typename Data::Scalar>
 auto radial(const Data& data, const RadialFlowOptions& options = {}) {
   return standardized(radial<typename Data::Scalar>(data.cols(), options), data);
+}
+
+template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
+auto residual(const Data& data, const ResidualFlowOptions& options = {}) {
+  return standardized(residual<typename Data::Scalar>(data.cols(), options), data);
 }
 
 }  // namespace diffeo
