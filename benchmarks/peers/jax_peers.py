@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The workloads in JAX, in float: by hand, as an expert of JAX would write them, and with flowjax.
 
-usage: jax_peers.py [realnvp32] [flowjax]    (default: all)
+usage: jax_peers.py [realnvp32] [flowjax] [planar32] [residual16]    (default: all)
 """
 import sys
 
@@ -123,7 +123,77 @@ def flowjax_flows():
                    lambda p, key, n: eqx.combine(p, rest).sample(key, (n,)))
 
 
-WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows}
+def u1(x):
+    """Minus the first energy of Rezende & Mohamed 2015, table 1."""
+    ring = ((jnp.linalg.norm(x, axis=1) - 2) / 0.4) ** 2 / 2
+    return jnp.logaddexp(-((x[:, 0] - 2) / 0.6) ** 2 / 2, -((x[:, 0] + 2) / 0.6) ** 2 / 2) - ring
+
+
+def planar32():
+    """Reverse KL towards U1; each step draws its 1024 samples, as ours does."""
+    k = jax.random.split(KEY, 2)
+    params = {"u": 0.1 * jax.random.normal(k[0], (32, 2)), "w": 0.1 * jax.random.normal(k[1], (32, 2)),
+              "b": jnp.zeros(32)}
+
+    def layer(carry, p):
+        z, log_q = carry
+        wu = p["w"] @ p["u"]
+        u = p["u"] + (jax.nn.softplus(wu) - 1 - wu) * p["w"] / (p["w"] @ p["w"])
+        h = jnp.tanh(z @ p["w"] + p["b"])
+        return (z + h[:, None] * u, log_q - jnp.log1p((1 - h**2) * (p["w"] @ u))), None
+
+    def loss(params, key):
+        z = jax.random.normal(key, (1024, 2))
+        x, log_q = jax.lax.scan(layer, (z, -0.5 * (z**2).sum(1) - LOG_2PI), params)[0]
+        return (log_q - u1(x)).mean()
+
+    optimiser = optax.adam(1e-3)
+    state = [params, optimiser.init(params), KEY]
+
+    @jax.jit
+    def step(params, moments, key):
+        key, draw = jax.random.split(key)
+        updates, moments = optimiser.update(jax.grad(loss)(params, draw), moments)
+        return optax.apply_updates(params, updates), moments, key
+
+    def call():
+        state[:] = jax.block_until_ready(step(*state))
+
+    report("planar32_b1024_rkl_step/jax_scan", call, 200, 1024)
+
+
+def residual16():
+    """Exact log-determinants from the dense 2 x 2 Jacobian; the spectral norms are taken as given, which spares JAX
+    the power iterations."""
+    blocks, width = 16, 128
+    k = jax.random.split(KEY, 3)
+    params = {"w1": 0.3 * jax.random.normal(k[0], (blocks, 2, width)), "b1": jnp.zeros((blocks, width)),
+              "w2": 0.03 * jax.random.normal(k[1], (blocks, width, width)), "b2": jnp.zeros((blocks, width)),
+              "w3": 0.03 * jax.random.normal(k[2], (blocks, width, 2)), "b3": jnp.zeros((blocks, 2))}
+    lip_swish = lambda x: x * jax.nn.sigmoid(x) / 1.1
+
+    def block(carry, p):
+        z, log_det = carry
+
+        def g(z):
+            h = lip_swish(z @ p["w1"] + p["b1"])
+            return lip_swish(h @ p["w2"] + p["b2"]) @ p["w3"] + p["b3"]
+
+        j = jax.vmap(jax.jacfwd(g))(z) + jnp.eye(2)
+        det = j[:, 0, 0] * j[:, 1, 1] - j[:, 0, 1] * j[:, 1, 0]
+        return (z + g(z), log_det + jnp.log(jnp.abs(det))), None
+
+    def log_prob(params, x):
+        z, log_det = jax.lax.scan(block, (x, jnp.zeros(x.shape[0])), params)[0]
+        return log_det - 0.5 * (z**2).sum(1) - LOG_2PI
+
+    x = moons(8192)
+    report(f"residual16_b{BATCH}_step/jax_scan", adam_step(log_prob, params, x[:BATCH]), 15, BATCH)
+    evaluate = jax.jit(log_prob)
+    report("residual16_logprob8192/jax_scan", lambda: evaluate(params, x).block_until_ready(), 5, 8192)
+
+
+WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows, "planar32": planar32, "residual16": residual16}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:
