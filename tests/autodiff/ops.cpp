@@ -133,6 +133,11 @@ Op general(std::string name, std::size_t traced, std::vector<Case> cases, bool r
   return {std::move(name), traced, std::move(cases), domain, row_by_row, std::move(reference)};
 }
 
+constexpr Activation activations[] = {
+    Activation::identity, Activation::tanh, Activation::relu,     Activation::leaky_relu, Activation::elu,
+    Activation::selu,     Activation::silu, Activation::softplus, Activation::sin,        Activation::lip_swish};
+static_assert(std::size(activations) == std::size(activation_names));
+
 double act(Activation a, double x) {
   constexpr double alpha = 1.6732632423543772848, scale = 1.0507009873554804934;
   switch (a) {
@@ -149,9 +154,11 @@ double act(Activation a, double x) {
     case Activation::silu:
       return x / (1 + std::exp(-x));
     case Activation::softplus:
-      return std::log1p(std::exp(x));
+      return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
     case Activation::sin:
       return std::sin(x);
+    case Activation::lip_swish:
+      return x / (1 + std::exp(-x)) / 1.1;
     case Activation::identity:
       break;
   }
@@ -251,6 +258,8 @@ std::vector<Op> make_ops() {
       unary("selu", off_zero,
             [](double a) { return act(Activation::selu, a); })([](auto x, auto) { return selu(x[0]); }),
       unary("silu", any, [](double a) { return act(Activation::silu, a); })([](auto x, auto) { return silu(x[0]); }),
+      unary("lip_swish", any,
+            [](double a) { return act(Activation::lip_swish, a); })([](auto x, auto) { return lip_swish(x[0]); }),
       general("zeros", 1, {{{rows, 3}}}, true, [](const Arrays& x) { return Array<double>::Zero(x[0].rows(), 2); })(
           [](auto x, auto) { return zeros(x[0], 2); }),
       // fused chains
@@ -271,6 +280,9 @@ std::vector<Op> make_ops() {
       general("mean", 1, {{{2, 3}}, {{100, 1}}, {{1, 17}}}, false,
               [](const Arrays& x) { return Array<double>::Constant(1, 1, x[0].mean()); })(
           [](auto x, auto) { return mean(x[0]); }),
+      general(
+          "norm_cols", 1, broadcasts(1), true, [](const Arrays& x) { return x[0].square().rowwise().sum().sqrt(); },
+          off_zero)([](auto x, auto) { return norm_cols(x[0]); }),
       general("max_cols", 1, broadcasts(1), true,
               [](const Arrays& x) {
                 return each({x[0].leftCols(1)}, [&](Index i, Index) { return x[0].row(i).maxCoeff(); });
@@ -318,9 +330,7 @@ std::vector<Op> make_ops() {
               [](const Arrays& x) { return (matrix(x[0]) * matrix(x[1])).array(); })(
           [](auto x, auto p) { return matmul(x[0], p[0]); }),
   };
-  for (const Activation a :
-       {Activation::identity, Activation::tanh, Activation::relu, Activation::leaky_relu, Activation::elu,
-        Activation::selu, Activation::silu, Activation::softplus, Activation::sin}) {
+  for (const Activation a : activations) {
     const std::string name(to_string(a));
     ops.push_back(general(
         "activate " + name, 1, broadcasts(1), true,
@@ -646,6 +656,67 @@ TEST_CASE("ops: zeros, step and max_cols have no gradient", "[ops]") {
   CHECK_FALSE(step(x).requires_grad());
   CHECK_FALSE(max_cols(x).requires_grad());
   CHECK(tape.size() == 0);
+}
+
+TEMPLATE_TEST_CASE("ops: first and second derivatives of the activations are differences", "[ops]", float, double) {
+  using S = TestType;
+  constexpr double rounding = sizeof(S) == 4 ? 3e-6 : 2e-8, h = 1e-2;
+  for (const Activation a : activations)
+    diffeo::detail::with_activation<S>(a, [&](auto kernel) {
+      for (double x = -9.987; x < 10; x += 0.0371) {
+        if (std::abs(x) < 3 * h) continue;  // kinks
+        const S at = static_cast<S>(x);
+        const auto f = [a, at](double d) { return act(a, static_cast<double>(at) + d); };
+        const auto got = kernel.derivatives(simd::broadcast<S>(at));
+        const auto value = kernel.value(simd::broadcast<S>(at));
+        CAPTURE(std::string(to_string(a)), x);
+        // Five points: errors of order h^4.
+        const double slope = (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+        const double curvature = (16 * (f(h) + f(-h)) - (f(2 * h) + f(-2 * h)) - 30 * f(0)) / (12 * h * h);
+        for (Index i = 0; i < simd::lanes<S>; ++i) {
+          REQUIRE(std::abs(double(got.value[i]) - f(0)) <= rounding * (1 + std::abs(f(0))));
+          REQUIRE(std::abs(double(value[i]) - f(0)) <= rounding * (1 + std::abs(f(0))));
+          REQUIRE(std::abs(double(got.slope[i]) - slope) <= rounding);
+          REQUIRE(std::abs(double(got.curvature[i]) - curvature) <= rounding);
+        }
+        if (diffeo::detail::slope_from_result(a))
+          REQUIRE(std::abs(double(kernel.times_slope(simd::broadcast<S>(3), value)[0]) - 3 * slope) <= 3 * rounding);
+      }
+      // Far out: finite, and flat or straight.
+      for (const double x : {-1e4, -200.0, 200.0, 1e4}) {
+        if (a == Activation::sin) continue;
+        CAPTURE(std::string(to_string(a)), x);
+        const auto got = kernel.derivatives(simd::broadcast<S>(S(x)));
+        REQUIRE(double(got.value[0]) == Approx(act(a, x)).margin(1e-6));
+        REQUIRE(double(got.slope[0]) == Approx((act(a, x * 1.001) - act(a, x)) / (x * 0.001)).margin(1e-6));
+        REQUIRE(double(got.curvature[0]) == Approx(0).margin(1e-6));
+      }
+    });
+}
+
+TEST_CASE("ops: the Lipschitz constants of the activations are those of a dense sweep", "[ops]") {
+  for (const Activation a : activations)
+    diffeo::detail::with_activation<double>(a, [a](auto kernel) {
+      double steepest = 0;
+      for (double x = -30; x < 30; x += 1e-4)
+        steepest = std::max(steepest, std::abs(double(kernel.derivatives(simd::broadcast<double>(x)).slope[0])));
+      CAPTURE(std::string(to_string(a)), steepest);
+      CHECK(lipschitz_constant(a) >= steepest);
+      CHECK(lipschitz_constant(a) <= steepest * (1 + 1e-8));
+    });
+  CHECK(lipschitz_constant(Activation::lip_swish) < 1);
+}
+
+TEST_CASE("ops: norm_cols at its kink has the derivative 0", "[ops]") {
+  Tape<double> tape;
+  const Array<double> x{{0, 0, 0}, {3, 0, 4}}, ones = Array<double>::Ones(2, 1);
+  const Var<double> v = tape.variable(x), y = norm_cols(v);
+  tape.backward(y, view(ones));
+  CHECK((to_array(y.value()) == Array<double>{{0}, {5}}).all());
+  CHECK((to_array(v.grad()) == Array<double>{{0, 0, 0}, {0.6, 0, 0.8}}).all());
+  const Dual<Var<double>> d = norm_cols(Dual<Var<double>>{v, tape.copy(Array<double>::Ones(2, 3))});
+  CHECK((to_array(d.value.value()) == Array<double>{{0}, {5}}).all());
+  CHECK(close(to_array(d.tangent.value()), Array<double>{{0}, {1.4}}));
 }
 
 TEMPLATE_TEST_CASE("ops: extreme values", "[ops]", float, double) {

@@ -88,7 +88,7 @@ TEST_CASE("mlp: the value is that of the formula", "[mlp]") {
 
 TEST_CASE("mlp: gradients, tangents and their gradients are central differences", "[mlp]") {
   using enum Activation;
-  for (const Activation a : {identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin}) {
+  for (const Activation a : {identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin, lip_swish}) {
     CAPTURE(std::string(to_string(a)));
     Mlp<double> net = make_mlp<double>(3, 2, {.hidden = {6, 5}, .activation = a, .last_scale = 1}, 4);
     for (auto& layer : net.layers) layer.bias.setRandom();

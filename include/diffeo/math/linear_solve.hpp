@@ -5,6 +5,7 @@
 #include <cmath>
 #include <diffeo/core/array.hpp>
 #include <diffeo/math/elementwise.hpp>
+#include <limits>
 #include <utility>
 
 /// Many small square matrices at once, one per sample: D x D matrices stored as D^2 columns of N values, so that
@@ -42,7 +43,7 @@ simd::Vec<S> invert_registers(const A& a, const Out& out) {
   }
 }
 
-// In place LU factors with row exchanges of a D x D matrix (row-major); returns log|det|.
+// In place LU factors with row exchanges of a D x D matrix (row-major), NaN where it is singular; returns log|det|.
 template <class S>
 S factor(S* a, Index* order, Index dim) {
   S log_det = 0;
@@ -56,6 +57,10 @@ S factor(S* a, Index* order, Index dim) {
       std::swap(order[k], order[pivot]);
     }
     const S top = a[k * dim + k];
+    if (top == 0) {  // 0 / 0 would make log|det| NaN
+      std::fill_n(a, dim * dim, std::numeric_limits<S>::quiet_NaN());
+      return -std::numeric_limits<S>::infinity();
+    }
     log_det += std::log(std::abs(top));
     for (Index i = k + 1; i < dim; ++i) {
       const S f = a[i * dim + k] /= top;

@@ -50,7 +50,7 @@ struct ActivationKernel {
     else if constexpr (A == Activation::silu)
       return x * simd::sigmoid<S>(x);
     else if constexpr (A == Activation::lip_swish)
-      return S(lip_swish_scale) * x * simd::sigmoid<S>(x);
+      return x * simd::sigmoid<S>(x) * S(lip_swish_scale);  // in the order of the op, for equal bits
     else if constexpr (A == Activation::softplus)
       return simd::log1p_exp<S>(x);
     else if constexpr (A == Activation::sin)
@@ -95,7 +95,7 @@ struct ActivationKernel {
               S(selu_scale) * (x > S(0) ? V{} : steep)};
     } else if constexpr (A == Activation::silu || A == Activation::lip_swish) {
       constexpr S scale = A == Activation::silu ? S(1) : S(lip_swish_scale);
-      const V s = simd::sigmoid<S>(x), rest = S(1) - s, y = scale * x * s, scaled = scale * s;
+      const V s = simd::sigmoid<S>(x), rest = S(1) - s, y = x * s * scale, scaled = scale * s;
       return {y, simd::mul_add<S>(y, rest, scaled), scaled * rest * simd::mul_add<S>(x, rest - s, S(2) * one)};
     } else if constexpr (A == Activation::softplus) {
       const V s = simd::sigmoid<S>(x);

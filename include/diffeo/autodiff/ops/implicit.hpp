@@ -57,10 +57,11 @@ Dual<X> with_zero_tangent(const X& x) {
 }  // namespace detail
 
 /// The same for equations that each hold one unknown: the elements of y solve residual(y, p...) = 0, where residual is
-/// written over the op vocabulary and returns a RootEquation, and `solution` was found by a solver. Operands p are
-/// values, at least one of type X, or parameters.
+/// written over the op vocabulary and returns a RootEquation of the shape of y, and `solution`, in memory that outlives
+/// the sweep, was found by a solver. Operands p are values, at least one of type X, or parameters.
 template <Traced X, class R, class... P>
 X implicit_root(View<const typename X::Scalar> solution, const R& residual, const P&... p) {
+  static_assert((std::is_same_v<P, X> || ...), "implicit_root: at least one operand must be of the type of the result");
   using S = typename X::Scalar;
   if constexpr (detail::is_dual<X>) {
     using Inner = decltype(X::value);
@@ -74,6 +75,8 @@ X implicit_root(View<const typename X::Scalar> solution, const R& residual, cons
     };
     (look(p), ...);
     const RootEquation<X> r = residual(tape->constant(solution), p...);
+    require(r.slope.rows() == solution.rows && r.slope.cols() == solution.cols, "implicit_root: the solution is ",
+            solution.rows, " x ", solution.cols, ", the slope ", r.slope.rows(), " x ", r.slope.cols());
     return implicit(solution, r.value, [slope = r.slope](View<const S> g, View<S> v) {
       math::map(
           v, [](auto x, auto s) { return x / s; }, g, slope.value());
