@@ -56,7 +56,7 @@ struct Settings {
 // ---------------------------------------------------------------------------------------------------------------------
 // The flows of --flow.
 
-enum class FlowKind { planar, radial, real_nvp };
+enum class FlowKind { planar, radial, residual, real_nvp };
 
 struct FlowChoice {
   const char* name;
@@ -68,6 +68,7 @@ struct FlowChoice {
 constexpr FlowChoice flows[] = {
     {"planar", FlowKind::planar, {.layers = 32, .steps = 30000, .learning_rate = 5e-3, .tries = 8}},
     {"radial", FlowKind::radial, {.layers = 32, .learning_rate = 5e-3, .tries = 2}},
+    {"residual", FlowKind::residual, {.layers = 8, .steps = 5000, .learning_rate = 2e-3}},
     {"realnvp", FlowKind::real_nvp, {.path_derivative = true}},
 };
 
@@ -81,11 +82,41 @@ auto with_flow(FlowKind kind, Index layers, std::uint64_t seed, const F& f) {
           layers, [&](Index i) { return diffeo::make_planar<float>(2, diffeo::Activation::tanh, seed, stream(i)); }));
     case FlowKind::radial:
       return f(diffeo::repeat(layers, [&](Index i) { return diffeo::make_radial<float>(2, seed, stream(i)); }));
+    case FlowKind::residual: {
+      const diffeo::ResidualOptions block{.hidden = {64, 64}};
+      return f(diffeo::repeat(layers, [&](Index i) {
+        return diffeo::make_residual<float>(2, block, seed, stream(i) * streams_of(block.network()));
+      }));
+    }
     case FlowKind::real_nvp:
       break;
   }
   return f(diffeo::real_nvp<float>(2, {.layers = layers, .network = {.hidden = {32, 32}}, .seed = seed}));
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The targets of --target.
+
+using LogDensity = diffeo::Var<float> (*)(diffeo::Var<float>);  // N x 2 -> N x 1
+
+struct TargetChoice {
+  const char* name;
+  double log_z;
+  support::Range x, y;  // of the picture
+  LogDensity log_density;
+};
+
+template <class T>
+TargetChoice target(const char* name, support::Range x, support::Range y) {
+  return {name, T().log_z(), x, y, [](diffeo::Var<float> points) { return T()(points); }};
+}
+
+using namespace diffeo::targets;
+const TargetChoice targets[] = {
+    target<U1>("U1", {-4, 4}, {-4, 4}),          target<U2>("U2", {-5, 5}, {-5, 5}),
+    target<U3>("U3", {-5, 5}, {-5, 5}),          target<U4>("U4", {-5, 5}, {-5, 5}),
+    target<Banana>("banana", {-9, 9}, {-6, 12}), target<Funnel>("funnel", {-9, 9}, {-9, 9}),
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Fitting.
@@ -98,16 +129,17 @@ struct Outcome {
   Array<float> log_target, log_density;  // at the cells of the picture
 };
 
-template <class Flow, class Target>
-Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, const Options& options, std::uint64_t seed,
-                 const Points& cells) {
+template <class Flow>
+Outcome fit_flow(Flow flow, const TargetChoice& target, const Settings& settings, const Options& options,
+                 std::uint64_t seed, const Points& cells) {
   diffeo::TransformedDistribution model(diffeo::StandardNormal<float>(2), std::move(flow));
   Outcome outcome;
   outcome.parameters = diffeo::parameter_count(model);
 
   // The target comes up slowly over the first half, so that the flow spreads over all of it before it settles.
   const diffeo::ReverseKl objective(
-      target, {.beta_start = 0.01, .anneal_steps = settings.steps / 2, .path_derivative = settings.path_derivative});
+      target.log_density,
+      {.beta_start = 0.01, .anneal_steps = settings.steps / 2, .path_derivative = settings.path_derivative});
   outcome.report = diffeo::fit(model, objective,
                                {.steps = settings.steps,
                                 .batch = options.batch,
@@ -116,20 +148,20 @@ Outcome fit_flow(Flow flow, const Target& target, const Settings& settings, cons
                                 .seed = seed,
                                 .threads = options.threads});
 
-  outcome.estimate = diffeo::estimate_log_z(model, target, estimate_samples, seed, options.threads);
+  outcome.estimate = diffeo::estimate_log_z(model, target.log_density, estimate_samples, seed, options.threads);
   outcome.samples = model.sample(shown_samples, seed, options.threads);
   outcome.log_density = model.log_prob(cells, options.threads);
   outcome.log_target.resize(cells.rows(), 1);
   diffeo::for_each_tile<float>(cells.rows(), options.threads, [&](diffeo::Tape<float>& tape, Index first, Index count) {
     outcome.log_target.middleRows(first, count) =
-        as_eigen(target(tape.copy(cells.middleRows(first, count))).value()) - static_cast<float>(target.log_z());
+        as_eigen(target.log_density(tape.copy(cells.middleRows(first, count))).value()) -
+        static_cast<float>(target.log_z);
   });
   return outcome;
 }
 
-template <class Target>
-Outcome fit_target(const FlowChoice& choice, const Settings& settings, const Options& options, const Points& cells) {
-  const Target target;
+Outcome fit_target(const TargetChoice& target, const FlowChoice& choice, const Settings& settings,
+                   const Options& options, const Points& cells) {
   std::optional<Outcome> best;
   for (int i = 0; i < settings.tries; ++i) {
     const std::uint64_t seed =
@@ -142,25 +174,6 @@ Outcome fit_target(const FlowChoice& choice, const Settings& settings, const Opt
   }
   return *std::move(best);
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The targets of --target.
-
-struct TargetChoice {
-  const char* name;
-  double log_z;
-  support::Range x, y;  // of the picture
-  Outcome (*fit)(const FlowChoice&, const Settings&, const Options&, const Points& cells);
-};
-using namespace diffeo::targets;
-const TargetChoice targets[] = {
-    {"U1", U1().log_z(), {-4, 4}, {-4, 4}, fit_target<U1>},
-    {"U2", U2().log_z(), {-5, 5}, {-5, 5}, fit_target<U2>},
-    {"U3", U3().log_z(), {-5, 5}, {-5, 5}, fit_target<U3>},
-    {"U4", U4().log_z(), {-5, 5}, {-5, 5}, fit_target<U4>},
-    {"banana", Banana().log_z(), {-9, 9}, {-6, 12}, fit_target<Banana>},
-    {"funnel", Funnel().log_z(), {-9, 9}, {-9, 9}, fit_target<Funnel>},
-};
 
 template <class Choices>
 const auto& chosen(const Choices& choices, const std::string& name) {
@@ -187,7 +200,7 @@ std::string study(const Options& options) {
 
   const support::PictureStyle style{.same_units = true, .goal = -target.log_z, .elbo = true};
   const support::Frame frame(target.x, target.y, style);
-  const Outcome outcome = target.fit(flow, settings, options, frame.cells());
+  const Outcome outcome = fit_target(target, flow, settings, options, frame.cells());
   const diffeo::FitReport& report = outcome.report;
   const diffeo::LogZEstimate& estimate = outcome.estimate;
   const double kl = target.log_z - estimate.elbo;
