@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/recipes.hpp>
+#include <diffeo/layers/residual.hpp>
 #include <diffeo/targets/funnel.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/reverse_kl.hpp>
@@ -183,11 +185,28 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   };
   const TransformedDistribution real_nvp_flow{StandardNormal<S>(3), real_nvp(data, flow)};
   const TransformedDistribution nice_flow{StandardNormal<S>(3), nice(data, flow)};
+  // Spectral norms follow every step; series and fixed points take memory as they need it.
+  const auto residual_layers = [](const LogDetEstimator& estimator, InverseMethod method) {
+    return repeat(2, [&](Index) {
+      return make_residual<S>(3, {.hidden = {16, 16},
+                                  .coefficient = 0.9,
+                                  .last_scale = 1,
+                                  .training = estimator,
+                                  .inverse = {.method = method}});
+    });
+  };
+  std::vector<TransformedDistribution<StandardNormal<S>, Invert<Repeated<Residual<S>>>>> residual_flows;
+  for (const LogDetEstimator& estimator :
+       {LogDetEstimator(ExactLogDet{}), LogDetEstimator(PowerSeriesLogDet{}), LogDetEstimator(RouletteLogDet{})})
+    residual_flows.push_back({StandardNormal<S>(3), Invert(residual_layers(estimator, InverseMethod::newton))});
+  const TransformedDistribution generating{StandardNormal<S>(3), residual_layers(ExactLogDet{}, InverseMethod::newton)};
   for (const int threads : {1, 2}) {
     CAPTURE(threads);
     steps(real_nvp_flow, threads, 0, 0);
     steps(real_nvp_flow, threads, 0.5, 0.99);
     steps(nice_flow, threads, 0, 0);
+    for (const auto& flow_of_residuals : residual_flows) steps(flow_of_residuals, threads, 0.5, 0.99);
+    steps(generating, threads, 0, 0);
     variational_steps(real_nvp_flow, threads, {});
     variational_steps(real_nvp_flow, threads, {.anneal_steps = 10, .path_derivative = true});
   }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <diffeo/autodiff/ops/multi_dual.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
@@ -12,9 +13,9 @@ using namespace diffeo;
 
 namespace {
 
-using enum Activation;
-constexpr Activation smooth[] = {identity, Activation::tanh, softplus, silu, lip_swish, Activation::sin};
-constexpr Activation kinked[] = {relu, leaky_relu, elu, selu};
+constexpr Activation smooth[] = {Activation::identity, Activation::tanh,      Activation::softplus,
+                                 Activation::silu,     Activation::lip_swish, Activation::sin};
+constexpr Activation kinked[] = {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::selu};
 constexpr Index batches[] = {0, 1, 7, 64, 65};
 
 template <Real S>
@@ -257,7 +258,7 @@ TEMPLATE_TEST_CASE("multi_dual: a row's bits do not depend on the other rows", "
   using S = TestType;
   for (const auto& hidden : depths)
     for (const Index dim : {1, 2, 5, 11}) {
-      const Mlp<S> net = network<S>(dim, dim, hidden, lip_swish);
+      const Mlp<S> net = network<S>(dim, dim, hidden, Activation::lip_swish);
       const Array<S> x = gaussian<S>(65, dim, 0);
       const auto result = [&](const Array<S>& at) {
         Tape<S> tape;

@@ -25,6 +25,16 @@ auto as_vector(Array<S>& x) {
   return Eigen::Map<Eigen::Matrix<S, Eigen::Dynamic, 1>>(x.data(), x.size());
 }
 
+// |x|, also where squares over- or underflow.
+template <class V>
+typename V::Scalar length_of(const V& x) {
+  using S = typename V::Scalar;
+  const S length = x.norm();
+  const bool safe = length * length > std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon() &&
+                    length <= std::numeric_limits<S>::max();
+  return safe ? length : x.stableNorm();
+}
+
 // (w'w)^(2^squarings) or (ww')^..., whichever is smaller, over its trace; and log(trace) / 2^squarings of the power.
 struct GramPower {
   Eigen::MatrixXd matrix;
@@ -32,8 +42,11 @@ struct GramPower {
 };
 template <Real S>
 GramPower gram_power(const Array<S>& w, int squarings) {
-  const Eigen::MatrixXd wide = w.template cast<double>().matrix();
+  // Of order 1, so that no square over- or underflows.
+  const double largest = static_cast<double>(w.abs().maxCoeff()), unit = largest > 0 ? largest : 1;
+  const Eigen::MatrixXd wide = w.template cast<double>().matrix() / unit;
   GramPower gram;
+  gram.log_trace = 2 * std::log(unit);
   if (wide.rows() < wide.cols())
     gram.matrix = wide * wide.transpose();
   else
@@ -58,19 +71,19 @@ SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& 
   const auto matrix = w.matrix();
   auto u = as_vector(left), v = as_vector(right);
   SpectralNormReport report;
-  const S length = v.norm();
+  const S length = length_of(v);
   if (!(length > 0)) v.setOnes();
   v /= length > 0 ? length : v.norm();
   for (report.iterations = 1; report.iterations <= max_iterations; ++report.iterations) {
     u.noalias() = matrix * v;
-    const S stretched = u.norm();
+    const S stretched = length_of(u);
     if (!(stretched > 0)) {  // a zero matrix, or NaN
       report.converged = stretched == 0;
       return report;
     }
     u /= stretched;
     v.noalias() = matrix.transpose() * u;
-    const S norm = v.norm();
+    const S norm = length_of(v);
     v /= norm;
     // |w v| and then |w' u| are bounds from below that grow.
     report.change = std::abs(static_cast<double>(norm - stretched)) / static_cast<double>(norm);
@@ -142,7 +155,7 @@ struct SpectralLinear {
   void refresh(ParameterChange change)
     requires Real<T>
   {
-    constexpr double tight = std::is_same_v<Scalar, float> ? 1e-7 : 1e-15;
+    constexpr double tight = 4 * static_cast<double>(std::numeric_limits<Scalar>::epsilon());  // what rounding allows
     last = change == ParameterChange::any
                ? detail::power_iteration_from_scratch(weight, left.value, right.value, tight, 100)
                : detail::power_iteration(weight, left.value, right.value, step_tolerance, step_iterations);
@@ -175,9 +188,10 @@ struct SpectralLinear {
     using S = Scalar;
     const auto g = as_eigen(y.grad()).matrix();
     const auto from = as_eigen(w.value()).matrix();
-    const auto left_vector = as_eigen(u.value()).matrix();
-    const auto right_vector = as_eigen(v.value()).matrix();
-    const S sigma = (left_vector * from).cwiseProduct(right_vector).sum();
+    using Vector = Eigen::Map<const Eigen::Matrix<S, Eigen::Dynamic, 1>>;
+    const Vector left_vector(u.value().data, from.rows()), right_vector(v.value().data, from.cols());
+    S sigma = 0;  // column by column: a product would be put into memory of its own
+    for (Index j = 0; j < from.cols(); ++j) sigma += right_vector[j] * from.col(j).dot(left_vector);
     const GradTarget<S> target = y.tape().grad_target(w);
     auto to = as_eigen(target.grad);
     S factor = 1, along = 0;
@@ -186,11 +200,11 @@ struct SpectralLinear {
       along = factor * g.cwiseProduct(from).sum() / sigma;
     }
     for (Index j = 0; j < to.cols(); ++j) {
-      const S by = along * right_vector(0, j);
+      const S by = along * right_vector[j];
       if (target.assign)
-        to.col(j) = factor * g.col(j).array() - by * left_vector.transpose().array();
+        to.col(j) = factor * g.col(j).array() - by * left_vector.array();
       else
-        to.col(j) += factor * g.col(j).array() - by * left_vector.transpose().array();
+        to.col(j) += factor * g.col(j).array() - by * left_vector.array();
     }
   }
 };
