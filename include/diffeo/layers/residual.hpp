@@ -5,7 +5,10 @@
 #include <diffeo/autodiff/ops/surrogate.hpp>
 #include <diffeo/layers/flow.hpp>
 #include <diffeo/layers/log_det_estimator.hpp>
+#include <diffeo/math/fixed_point.hpp>
 #include <diffeo/nn/spectral_norm.hpp>
+#include <numeric>
+#include <span>
 
 namespace diffeo {
 
@@ -210,9 +213,24 @@ struct Residual {
       });
     }
     const Linearised<S> jacobian = linearised(z);
-    const int bound = inverse_options.max_iterations;
-    return implicit(z.value(), residual, [jacobian, x, bound](View<const S> g, View<S> v) {
-      solve_transposed(jacobian, x.tape(), g, v, bound);
+    return implicit(z.value(), residual, [jacobian, x, lipschitz = coefficient](View<const S> g, View<S> v) {
+      // (I + J') v = g
+      Tape<S>& t = x.tape();
+      const auto mark = t.mark();
+      copy(g, v);
+      const auto space = workspace(t, g);
+      math::fixed_point<S>(
+          "residual inverse, gradient", v, g,
+          [&](View<const S> in, View<S> out) {
+            // The slopes belong to rows of the whole block: v holds the latest of all rows.
+            const auto inner = t.mark();
+            const View<const S> moved = jacobian.transposed(t.constant(View<const S>(v))).value();
+            for (Index j = 0; j < in.cols; ++j)
+              for (Index i = 0; i < in.rows; ++i) out.col(j)[i] = moved.col(j)[space.row[i]];
+            t.release(inner);
+          },
+          lipschitz, {.tolerance = 0}, space);
+      t.release(mark);
     });
   }
 
@@ -263,124 +281,124 @@ struct Residual {
         tape.scratch(math::invert_batch_workspace(d)), tape.template storage<Index>(static_cast<std::size_t>(d)));
   }
 
-  // z with z + g(z) = x. Each row goes by Newton steps where they bring the residual down, else by z = x - g(z), which
-  // always does, and stops by itself: an error of z is at most |residual| / (1 - coefficient).
+  static math::FixedPointWorkspace<S> workspace(Tape<S>& tape, View<const S> of) {
+    const auto rows = static_cast<std::size_t>(of.rows);
+    return {tape.template storage<Index>(rows), tape.template storage<double>(rows), tape.scratch(of.size()),
+            tape.scratch(of.size())};
+  }
+  static void copy(View<const S> from, View<S> to) {
+    math::map(
+        to, [](auto v) { return v; }, from);
+  }
+
+  // z with z + g(z) = x.
   void solve(View<const S> x, Var<S> z) const {
     inverse_options.check();
     Tape<S>& tape = z.tape();
-    const Index rows = x.rows, d = x.cols, at = padded(rows);
-    if (rows == 0) return;
-    const auto outer = tape.mark();
-    const View<S> best = tape.mutable_value(z), residual = tape.mutable_value(tape.make(rows, d, false)),
-                  trial = tape.mutable_value(tape.make(rows, d, false));
+    const View<S> y = tape.mutable_value(z);
+    copy(x, y);
+    const auto mark = tape.mark();
+    const auto space = workspace(tape, x);
+    const int most = inverse_options.max_iterations;
     const bool by_newton = newton();
-    S* inverse = by_newton ? tape.scratch(at * d * d) : nullptr;
-    S* size = tape.scratch(rows);  // of the residual at the best point
-    auto* state = tape.template storage<RowState>(static_cast<std::size_t>(rows));
-    math::map(
-        trial, [](auto v) { return v; }, x);
-    std::fill_n(state, rows, RowState{});
-    std::fill_n(size, rows, std::numeric_limits<S>::infinity());
-    Index open = rows;
-    for (int iteration = 0; open > 0; ++iteration) {
-      if (iteration == inverse_options.max_iterations) {
-        for (Index n = 0; n < rows; ++n)
-          if (!state[n].done) throw convergence_error("residual inverse", n, static_cast<double>(size[n]), iteration);
-      }
+    int first = by_newton ? std::min(most, 3 * static_cast<int>(dim() + 1)) : most;
+    if (inverse_options.method == InverseMethod::newton) first = 0;
+    Index open = x.rows;
+    if (first > 0) {
+      open = math::contract<S>(
+                 "residual inverse", y, x,
+                 [&](View<const S> in, View<S> out) {
+                   const auto inner = tape.mark();
+                   copy(constant_value(tape.constant(in)).value(), out);
+                   tape.release(inner);
+                 },
+                 coefficient, {inverse_options.tolerance, first}, space)
+                 .open;
+    } else {
+      std::iota(space.row, space.row + open, Index{0});
+    }
+    if (open > 0 && first == most) throw convergence_error("residual inverse", space.row[0], space.step[0], most);
+    if (open > 0) improve_by_newton(x, y, tape, {space.row, static_cast<std::size_t>(open)}, most - first);
+    tape.release(mark);
+  }
+
+  // Newton's method from the points y of the open rows. Where a step does not bring the residual z + g(z) - x down, one
+  // of the contraction does, from the best point so far. A row ends when its step is within the tolerance, or when even
+  // the contraction finds nothing better: rounding is all that is left.
+  void improve_by_newton(View<const S> x, View<S> y, Tape<S>& tape, std::span<Index> open, int most) const {
+    const Index d = x.cols, rows = static_cast<Index>(open.size());
+    const View<S> residual = tape.mutable_value(tape.make(x.rows, d, false)),
+                  trial = tape.mutable_value(tape.make(x.rows, d, false)),
+                  point = tape.mutable_value(tape.make(rows, d, false));
+    S* inverse = tape.scratch(padded(rows) * d * d);
+    auto* state = tape.template storage<RowState>(static_cast<std::size_t>(x.rows));
+    std::fill_n(state, x.rows, RowState{});
+    copy(y, trial);
+    for (int iteration = 0; !open.empty(); ++iteration) {
+      if (iteration == most)
+        throw convergence_error("residual inverse", open[0], static_cast<double>(state[open[0]].size),
+                                inverse_options.max_iterations);
       const auto mark = tape.mark();
-      const Var<S> point = tape.constant(View<const S>(trial));
-      MultiDual<S> g;
-      View<const S> value;
-      if (by_newton) {
-        g = constant_jacobian(point);
-        invert(g, inverse);
-        value = detail::stacked(g.blocks.value(), g, 0, rows);
-      } else {
-        value = constant_value(point).value();
+      const auto count = static_cast<Index>(open.size());
+      for (Index k = 0; k < count; ++k)
+        for (Index j = 0; j < d; ++j) point.col(j)[k] = trial.col(j)[open[static_cast<std::size_t>(k)]];
+      const MultiDual<S> g = constant_jacobian(tape.constant(View<const S>{point.data, count, d, point.stride}));
+      invert(g, inverse);
+      const View<const S> value = detail::stacked(g.blocks.value(), g, 0, count);
+      std::size_t kept = 0;
+      for (Index k = 0; k < count; ++k) {
+        const Index n = open[static_cast<std::size_t>(k)];
+        if (!advance(n, k, x, y, value, inverse, g.pitch(), residual, trial, state[n])) open[kept++] = n;
       }
-      for (Index n = 0; n < rows; ++n)
-        if (!state[n].done && advance(n, x, value, trial, best, residual, size[n], inverse, at, state[n])) --open;
+      open = open.first(kept);
       tape.release(mark);
     }
-    tape.release(outer);
   }
 
   struct RowState {
-    bool done = false;
-    bool by_newton = false;  // how the trial point was reached
+    S size = std::numeric_limits<S>::infinity();  // of the residual at the best point, y
+    bool by_newton = false;                       // how the trial point was reached
   };
 
-  // Judges the trial point of a row, at which g is `value`, and sets the next one. True when the row is done.
-  bool advance(Index n, View<const S> x, View<const S> value, View<S> trial, View<S> best, View<S> residual, S& size,
-               const S* inverse, Index at, RowState& state) const {
+  // Judges the trial point of row n, whose value and inverse Jacobian are those of row k, and sets the next one. True
+  // when the row is done.
+  bool advance(Index n, Index k, View<const S> x, View<S> y, View<const S> value, const S* inverse, Index at,
+               View<S> residual, View<S> trial, RowState& state) const {
     const Index d = x.cols;
     constexpr S eps = std::numeric_limits<S>::epsilon();
     S found = 0, scale = 0;  // the norm in which g contracts
     for (Index j = 0; j < d; ++j) {
-      const S r = trial.col(j)[n] + value.col(j)[n] - x.col(j)[n];
+      const S r = trial.col(j)[n] + value.col(j)[k] - x.col(j)[n];
       found += r * r;
       scale = std::max({scale, std::abs(x.col(j)[n]), std::abs(trial.col(j)[n])});
     }
     found = std::sqrt(found);
-    if (found < size) {
-      size = found;
-      for (Index j = 0; j < d; ++j) {
-        best.col(j)[n] = trial.col(j)[n];
-        residual.col(j)[n] = trial.col(j)[n] + value.col(j)[n] - x.col(j)[n];
+    if (!(found < state.size)) {
+      if (!state.by_newton) {
+        if (!(state.size <= std::sqrt(eps) * std::max(S(1), scale)))
+          throw convergence_error("residual inverse", n, static_cast<double>(found), 1);
+        return true;
       }
-      if (size <= eps * scale) return state.done = true;
-    } else if (state.by_newton) {
-      for (Index j = 0; j < d; ++j) trial.col(j)[n] = best.col(j)[n] - residual.col(j)[n];
+      for (Index j = 0; j < d; ++j) trial.col(j)[n] = y.col(j)[n] - residual.col(j)[n];
       state.by_newton = false;
       return false;
-    } else {
-      // A contraction that no longer brings the residual down: what is left is rounding, or it is none.
-      if (!(size <= std::sqrt(eps) * std::max(S(1), scale)))
-        throw convergence_error("residual inverse", n, static_cast<double>(found), 1);
-      return state.done = true;
+    }
+    state.size = found;
+    state.by_newton = true;
+    for (Index j = 0; j < d; ++j) {
+      y.col(j)[n] = trial.col(j)[n];
+      residual.col(j)[n] = trial.col(j)[n] + value.col(j)[k] - x.col(j)[n];
     }
     S step = 0;
     for (Index j = 0; j < d; ++j) {
-      S move = residual.col(j)[n];
-      if (inverse) {
-        move = 0;
-        for (Index k = 0; k < d; ++k) move += inverse[(j * d + k) * at + n] * residual.col(k)[n];
-      }
-      trial.col(j)[n] = best.col(j)[n] - move;
+      S move = 0;
+      for (Index i = 0; i < d; ++i) move += inverse[(j * d + i) * at + k] * residual.col(i)[n];
+      trial.col(j)[n] = y.col(j)[n] - move;
       step = std::max(step, std::abs(move));
     }
-    state.by_newton = inverse != nullptr;
-    // A bound of the error for the contraction, the error itself to first order for Newton's method.
-    const double error =
-        inverse ? static_cast<double>(step) : static_cast<double>(size) / std::max(1 - coefficient, 1e-3);
-    if (error <= inverse_options.tolerance) {
-      if (inverse)
-        for (Index j = 0; j < d; ++j) best.col(j)[n] = trial.col(j)[n];
-      return state.done = true;
-    }
-    return false;
-  }
-
-  // v = (I + J')^-1 g by v = g - J'v.
-  static void solve_transposed(const Linearised<S>& jacobian, Tape<S>& tape, View<const S> g, View<S> v, int bound) {
-    math::map(
-        v, [](auto x) { return x; }, g);
-    for (int iteration = 0;; ++iteration) {
-      const auto mark = tape.mark();
-      const View<const S> moved = jacobian.transposed(tape.constant(View<const S>(v))).value();
-      S change = 0, scale = 0;
-      for (Index j = 0; j < g.cols; ++j)
-        for (Index n = 0; n < g.rows; ++n) {
-          const S next = g.col(j)[n] - moved.col(j)[n];
-          change = std::max(change, std::abs(next - v.col(j)[n]));
-          scale = std::max(scale, std::abs(next));
-          v.col(j)[n] = next;
-        }
-      tape.release(mark);
-      if (!(change > 4 * std::numeric_limits<S>::epsilon() * scale)) return;
-      if (iteration == bound)
-        throw convergence_error("residual inverse, gradient", 0, static_cast<double>(change), bound);
-    }
+    if (static_cast<double>(step) > std::max(inverse_options.tolerance, static_cast<double>(eps * scale))) return false;
+    for (Index j = 0; j < d; ++j) y.col(j)[n] = trial.col(j)[n];
+    return true;
   }
 };
 

@@ -25,19 +25,36 @@ struct FixedPointOptions {
   }
 };
 
-/// y with y = x - g(y), row by row (N x D), by y <- x - g(y) from the y given; returns the number of evaluations.
+/// Memory that contract() works in, of the caller: N rows and steps, N x D points and values.
+template <Real S>
+struct FixedPointWorkspace {
+  Index* row;
+  double* step;
+  S* point;
+  S* value;
+};
+
+/// What contract() did: rows that have not ended, and evaluations of g.
+struct FixedPointProgress {
+  Index open = 0;
+  int evaluations = 0;
+};
+
+/// y <- x - g(y), row by row (N x D), from the y given, towards y = x - g(y), for at most options.max_iterations
+/// evaluations of g. The rows that have not ended by then are the first ones of workspace.row, in
+/// increasing order, their points those of the last step and workspace.step[i] that of row workspace.row[i].
+///
 /// g(in, out) writes g of the rows of a View<const S> to a View<S> of the same shape; a row of g must depend on the
 /// same row of `in` alone, and then a row of y has the same bits in any batch. Only rows that are still on their way
 /// are passed to g.
 ///
 /// `lipschitz` < 1 bounds the Lipschitz constant L of g in the Euclidean norm. A row ends when L / (1 - L) |step| <=
 /// tolerance, which bounds |y - exact| (Banach's a-posteriori bound), or when its steps no longer shrink and are as
-/// small as rounding: the arithmetic can do no better. Throws convergence_error with row and residual |step| for the
-/// first row that meets NaN or infinity, or does not end within max_iterations; invalid_argument for options or shapes
-/// out of range. `what` names the caller.
+/// small as rounding: the arithmetic can do no better. Throws convergence_error for a row that meets NaN or infinity;
+/// invalid_argument for options or shapes out of range. `what` names the caller.
 template <Real S, class G>
-int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
-                const FixedPointOptions& options = {}) {
+FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
+                            const FixedPointOptions& options, const FixedPointWorkspace<S>& workspace) {
   options.check(what);
   require(lipschitz >= 0 && lipschitz < 1, what, ": the Lipschitz constant is ", lipschitz, ", expected 0 <= L < 1");
   require(y.rows == x.rows && y.cols == x.cols, what, ": y is ", y.rows, " x ", y.cols, ", x ", x.rows, " x ", x.cols);
@@ -45,43 +62,59 @@ int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double
   const double rounding = 16 * std::sqrt(static_cast<double>(x.cols)) * std::numeric_limits<S>::epsilon();
   // Rows on their way move up into the places of those that ended.
   Index active = x.rows;
-  const auto rows = static_cast<std::size_t>(x.rows);
-  std::vector<Index> row(rows);
-  std::vector<double> last_step(rows, std::numeric_limits<double>::infinity());
-  for (Index i = 0; i < active; ++i) row[static_cast<std::size_t>(i)] = i;
-  Array<S> at = as_eigen(y), value(x.rows, x.cols);
-  for (int k = 1; active > 0; ++k) {
-    g(View<const S>{at.data(), active, at.cols(), at.rows()}, View<S>{value.data(), active, at.cols(), at.rows()});
+  const View<S> at{workspace.point, active, x.cols, active}, value{workspace.value, active, x.cols, active};
+  for (Index i = 0; i < active; ++i) {
+    workspace.row[i] = i;
+    workspace.step[i] = std::numeric_limits<double>::infinity();
+    for (Index j = 0; j < x.cols; ++j) at.col(j)[i] = y.col(j)[i];
+  }
+  int k = 0;
+  while (active > 0 && k < options.max_iterations) {
+    ++k;
+    g(View<const S>{at.data, active, at.cols, at.stride}, View<S>{value.data, active, at.cols, at.stride});
     Index kept = 0;
     for (Index i = 0; i < active; ++i) {
-      const Index target = row[static_cast<std::size_t>(i)];
+      const Index target = workspace.row[i];
       double square_step = 0, square_size = 0;
       for (Index j = 0; j < x.cols; ++j) {
-        const S next = x.col(j)[target] - value(i, j);
-        const double step = static_cast<double>(next) - static_cast<double>(at(i, j));
+        const S moved = value.col(j)[i], next = x.col(j)[target] - moved;
+        const double step = static_cast<double>(next) - static_cast<double>(at.col(j)[i]);
         square_step += step * step;
         square_size += static_cast<double>(next) * static_cast<double>(next) +
-                       static_cast<double>(value(i, j)) * static_cast<double>(value(i, j));
-        at(kept, j) = next;  // kept <= i
+                       static_cast<double>(moved) * static_cast<double>(moved);
+        at.col(j)[kept] = next;  // kept <= i
+        y.col(j)[target] = next;
       }
       const double step = std::sqrt(square_step);
-      double& last = last_step[static_cast<std::size_t>(i)];
-      const bool exhausted =
-          std::isfinite(step) && step >= last && step <= rounding / (1 - lipschitz) * std::sqrt(square_size);
-      if (factor * step <= options.tolerance || step == 0 || exhausted) {
-        for (Index j = 0; j < x.cols; ++j) y.col(j)[target] = at(kept, j);
-        // NaN does not get here: it compares false.
-        continue;
-      }
-      if (!std::isfinite(step) || k >= options.max_iterations) throw convergence_error(what, target, step, k);
-      last_step[static_cast<std::size_t>(kept)] = step;
-      row[static_cast<std::size_t>(kept)] = target;
+      if (!std::isfinite(step)) throw convergence_error(what, target, step, k);
+      const bool exhausted = step >= workspace.step[i] && step <= rounding / (1 - lipschitz) * std::sqrt(square_size);
+      if (factor * step <= options.tolerance || step == 0 || exhausted) continue;
+      workspace.step[kept] = step;
+      workspace.row[kept] = target;
       ++kept;
     }
     active = kept;
-    if (active == 0) return k;
   }
-  return 0;
+  return {active, k};
+}
+
+/// The same to the end: throws convergence_error with row and |step| for the first row that does not end within
+/// max_iterations; returns the number of evaluations.
+template <Real S, class G>
+int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
+                const FixedPointOptions& options, const FixedPointWorkspace<S>& workspace) {
+  const FixedPointProgress progress = contract(what, y, x, g, lipschitz, options, workspace);
+  if (progress.open > 0) throw convergence_error(what, workspace.row[0], workspace.step[0], options.max_iterations);
+  return progress.evaluations;
+}
+template <Real S, class G>
+int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
+                const FixedPointOptions& options = {}) {
+  const auto rows = static_cast<std::size_t>(x.rows), size = static_cast<std::size_t>(x.size());
+  std::vector<Index> row(rows);
+  std::vector<double> step(rows);
+  std::vector<S> point(size), value(size);
+  return fixed_point(what, y, x, g, lipschitz, options, {row.data(), step.data(), point.data(), value.data()});
 }
 
 }  // namespace diffeo::math
