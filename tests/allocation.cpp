@@ -199,14 +199,17 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   for (const LogDetEstimator& estimator :
        {LogDetEstimator(ExactLogDet{}), LogDetEstimator(PowerSeriesLogDet{}), LogDetEstimator(RouletteLogDet{})})
     residual_flows.push_back({StandardNormal<S>(3), Invert(residual_layers(estimator, InverseMethod::newton))});
-  const TransformedDistribution generating{StandardNormal<S>(3), residual_layers(ExactLogDet{}, InverseMethod::newton)};
+  const TransformedDistribution by_newton{StandardNormal<S>(3), residual_layers(ExactLogDet{}, InverseMethod::newton)};
+  const TransformedDistribution by_contraction{StandardNormal<S>(3),
+                                               residual_layers(ExactLogDet{}, InverseMethod::fixed_point)};
   for (const int threads : {1, 2}) {
     CAPTURE(threads);
     steps(real_nvp_flow, threads, 0, 0);
     steps(real_nvp_flow, threads, 0.5, 0.99);
     steps(nice_flow, threads, 0, 0);
     for (const auto& flow_of_residuals : residual_flows) steps(flow_of_residuals, threads, 0.5, 0.99);
-    steps(generating, threads, 0, 0);
+    steps(by_newton, threads, 0, 0);
+    steps(by_contraction, threads, 0, 0);
     variational_steps(real_nvp_flow, threads, {});
     variational_steps(real_nvp_flow, threads, {.anneal_steps = 10, .path_derivative = true});
   }

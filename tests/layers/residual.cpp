@@ -108,6 +108,28 @@ TEST_CASE("an inverse that cannot be found is an error", "[layers]") {
   CHECK_THROWS_AS(diffeo::inverse(layer, x), diffeo::convergence_error);
 }
 
+TEST_CASE("how an inverse was found is not recorded", "[layers]") {
+  const Array<double> x = normal<double>(50, 2);
+  std::size_t least = 0;
+  for (const InverseMethod method : {InverseMethod::newton, InverseMethod::fixed_point})
+    for (const double coefficient : {0.1, 0.9}) {  // few iterations, and many
+      const auto layer =
+          random_residual<double>(2, {.hidden = {16}, .coefficient = coefficient, .inverse = {.method = method}}, 8);
+      Array<double> values = diffeo::parameters(layer), grads = Array<double>::Zero(values.rows(), 1);
+      diffeo::Tape<double> tape;
+      const auto lifted = diffeo::lift(tape, layer, values.data(), grads.data());
+      const auto z = lifted.inverse(tape.copy(x));
+      CHECK(z.value.requires_grad());
+      if (least == 0) least = tape.size();
+      CHECK(tape.size() == least);
+      CHECK(tape.size() < 40);
+
+      diffeo::Tape<double> constant;
+      CHECK_FALSE(layer.inverse(constant.copy(x)).value.requires_grad());
+      CHECK(constant.size() == 0);
+    }
+}
+
 TEST_CASE("changing and restoring parameters by hand needs refresh()", "[layers]") {
   auto layer = random_residual<double>(2, {.hidden = {16}}, 8);
   const Array<double> x = normal<double>(5, 2), before = diffeo::forward(layer, x).value;

@@ -154,6 +154,37 @@ TEMPLATE_TEST_CASE("root: a lane does not depend on the others", "[math][root]",
     }
 }
 
+TEMPLATE_TEST_CASE("root: registers solved together have the bits of each alone", "[math][root]", float, double) {
+  using S = TestType;
+  using V = simd::Vec<S>;
+  constexpr std::size_t count = 3;
+  // Easy, hard (flat at the root, and far away), and without a solution in one lane.
+  V t[count];
+  for (Index i = 0; i < simd::lanes<S>; ++i) {
+    t[0][i] = S(i) - S(0.5);
+    t[1][i] = S(i % 2 ? 1e9 : 1e-12) * S(i + 1);
+    t[2][i] = i == 1 ? std::numeric_limits<S>::quiet_NaN() : S(-3) * S(i);
+  }
+  const simd::Bracket<S> brackets[count] = {everywhere<S>(1), everywhere<S>(-2), everywhere<S>()};
+  simd::Roots<S> together[count];
+  simd::find_root<S, count>([&t](std::size_t r, V x) { return cubic(x, t[r]); }, brackets, S(0), 200, together);
+  for (std::size_t r = 0; r < count; ++r) {
+    const auto alone = simd::find_root<S>([&](V x) { return cubic(x, t[r]); }, brackets[r], S(0), 200);
+    CAPTURE(r);
+    for (Index i = 0; i < simd::lanes<S>; ++i) {
+      CAPTURE(i);
+      CHECK((together[r].converged[i] != 0) == (r != 2 || i != 1));
+      CHECK(together[r].converged[i] == alone.converged[i]);
+      if (alone.converged[i] == 0) continue;
+      CHECK(together[r].root[i] == alone.root[i]);
+      CHECK(together[r].residual[i] == alone.residual[i]);
+      const S root = together[r].root[i], target = t[r][i];
+      CHECK(double(root) ==
+            Approx(std::cbrt(double(target))).epsilon(4 * std::numeric_limits<S>::epsilon()).margin(1e-12));
+    }
+  }
+}
+
 TEMPLATE_TEST_CASE("root: what cannot be solved is said, with row and residual", "[math][root]", float, double) {
   using S = TestType;
   using V = simd::Vec<S>;

@@ -266,14 +266,18 @@ struct Planar {
     math::PlanarMap<S> map{};
     map.root_rise = *rise.value().data;
     const View<S> s{t.tape().scratch(right.rows), right.rows, 1, right.rows};
-    for (Index i = 0; i < s.rows; i += simd::lanes<S>)
-      math::detail::store_rows<S>(
-          s.data, i, s.rows,
-          math::detail::planar_root<S, math::PlanarKind::tanh>(math::detail::load_rows<S>(right.data, i, s.rows), map,
-                                                               i, std::min(simd::lanes<S>, s.rows - i)));
+    for (Index first = 0; first < s.rows; first += math::detail::planar_rows<S>) {
+      math::detail::Registers<S> held;
+      for (Index r = 0; r < math::detail::planar_group; ++r)
+        held[r] = math::detail::load_rows<S>(right.data, first + r * simd::lanes<S>, s.rows);
+      math::detail::planar_root<S, math::PlanarKind::tanh>(held, map, first, s.rows);
+      for (Index r = 0; r < math::detail::planar_group; ++r)
+        math::detail::store_rows<S>(s.data, first + r * simd::lanes<S>, s.rows, held[r]);
+    }
     const auto residual = [](const auto& y, const auto& target, const auto& slope_at_0) {
       const auto h = tanh(y);
-      return RootEquation<std::remove_cvref_t<decltype(h)>>{h * slope_at_0 + (y - h) - target, determinant(h, slope_at_0)};
+      return RootEquation<std::remove_cvref_t<decltype(h)>>{h * slope_at_0 + (y - h) - target,
+                                                            determinant(h, slope_at_0)};
     };
     return implicit_root<X>(View<const S>(s), residual, t, rise);
   }

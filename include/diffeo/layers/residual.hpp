@@ -12,16 +12,15 @@
 
 namespace diffeo {
 
-/// How the inverse of a residual layer is found.
-///
-/// | option         | type          | default |
-/// |----------------|---------------|----------------------------------------------------------------------------------|
-/// | tolerance      | double        | 0: as the arithmetic allows; else the largest |error| of a coordinate | |
-/// max_iterations | int           | 1000 evaluations of the network                                                  |
-/// | method         | InverseMethod | automatic: Newton for D <= 8, where its few large steps are faster by measurement
-/// |
+/// How the inverse of a residual layer is found. `automatic` is Newton's method for D <= 8, where its few large steps
+/// are faster by measurement.
 enum class InverseMethod { automatic, fixed_point, newton };
 
+/// | option         | type          | default                                                               |
+/// |----------------|---------------|-----------------------------------------------------------------------|
+/// | tolerance      | double        | 0: as the arithmetic allows; else the largest |error| of a coordinate |
+/// | max_iterations | int           | 1000 evaluations of the network                                       |
+/// | method         | InverseMethod | automatic                                                             |
 struct ResidualInverseOptions {
   double tolerance = 0;
   int max_iterations = 1000;

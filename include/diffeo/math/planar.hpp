@@ -155,31 +155,51 @@ struct LogProduct {
   }
 };
 
-// s with s + (w.u') h(s) = t, where w.u' = rise - 1.
+// Replaces t by s with s + (w.u') h(s) = t, where w.u' = rise - 1; the first of the rows is `first`.
 template <class S, PlanarKind Kind>
-simd::Vec<S> planar_root(simd::Vec<S> t, const PlanarMap<S>& map, Index row, Index count) {
+void planar_root(Registers<S>& t, const PlanarMap<S>& map, Index first, Index rows) {
   using V = simd::Vec<S>;
   using Function = PlanarFunction<S, Kind>;
+  constexpr auto group = static_cast<std::size_t>(planar_group);
   const V rise = simd::broadcast<S>(map.root_rise);
   if constexpr (Kind == PlanarKind::leaky_relu) {
-    return t / Function::determinant(t, Function::slope(t), map.root_rise);
+    for (V& s : t) s = s / Function::determinant(s, Function::slope(s), map.root_rise);
   } else {
-    // |h| < 1 bounds s; the start is on the side from which Newton's method is monotone.
-    const V size = simd::abs<S>(t);
-    const S reach = std::abs(map.root_rise - S(1));
-    const V far = simd::mul_add<S>(size + reach, simd::broadcast<S>(8 * std::numeric_limits<S>::epsilon()),
-                                   simd::broadcast<S>(reach) + std::numeric_limits<S>::min());
-    const V start =
-        map.root_rise > S(1) ? simd::max<S>(size / rise, size - reach) : simd::min<S>(size + reach, size / rise);
-    const auto equation = [t, rise](V s) -> simd::Equation<S> {
+    const auto equation = [&t, rise](std::size_t r, V s) -> simd::Equation<S> {
       const V h = Function::value(s);
       const V slope = Function::slope(h);
-      return {simd::mul_add<S>(rise, h, s - h) - t, simd::mul_add<S>(slope, rise, h * h)};
+      return {simd::mul_add<S>(rise, h, s - h) - t[r], simd::mul_add<S>(slope, rise, h * h)};
     };
+    const S reach = std::abs(map.root_rise - S(1));
+    simd::Bracket<S> bracket[group];
+    for (std::size_t r = 0; r < group; ++r) {
+      // |h| < 1 bounds s; the start is on the side from which Newton's method is monotone.
+      const V size = simd::abs<S>(t[r]);
+      const V far = simd::mul_add<S>(size + reach, simd::broadcast<S>(8 * std::numeric_limits<S>::epsilon()),
+                                     simd::broadcast<S>(reach) + std::numeric_limits<S>::min());
+      const V start =
+          map.root_rise > S(1) ? simd::max<S>(size / rise, size - reach) : simd::min<S>(size + reach, size / rise);
+      bracket[r] = {t[r] - far, t[r] + far, simd::copy_sign<S>(start, t[r])};
+    }
+    // Most of the way by Halley's method, without a bracket to keep; where it fails the solver starts from what it
+    // left.
+    constexpr int head_start = sizeof(S) == 4 ? 2 : 3;
+    for (int k = 0; k < head_start; ++k)
+      for (std::size_t r = 0; r < group; ++r) {
+        const V s = bracket[r].start, h = Function::value(s), slope = Function::slope(h);
+        const V y = simd::mul_add<S>(rise, h, s - h) - t[r], d = simd::mul_add<S>(slope, rise, h * h);
+        const V bend = (map.root_rise - S(1)) * h * slope;  // half the second derivative, negated
+        const V step = y * d / simd::mul_add<S>(d, d, y * bend);
+        bracket[r].start = simd::abs<S>(step) <= bracket[r].high - bracket[r].low ? s - step : s;
+      }
     constexpr int iterations = RootOptions<S>{}.max_iterations;
-    const auto roots = simd::find_root<S>(equation, {t - far, t + far, simd::copy_sign<S>(start, t)}, S(0), iterations);
-    simd::require_converged<S>("planar inverse", roots, row, count, iterations);
-    return roots.root;
+    simd::Roots<S> roots[group];
+    simd::find_root<S, group>(equation, bracket, S(0), iterations, roots);
+    for (std::size_t r = 0; r < group; ++r) {
+      const Index row = first + static_cast<Index>(r) * simd::lanes<S>;
+      simd::require_converged<S>("planar inverse", roots[r], row, std::min(simd::lanes<S>, rows - row), iterations);
+      t[r] = roots[r].root;
+    }
   }
 }
 
@@ -205,13 +225,8 @@ void planar_apply(std::span<const PlanarMap<S>> maps, View<const S> in, View<S> 
         const V w = simd::broadcast<S>(map.w[j]);
         for (Index r = 0; r < group; ++r) h[r] = simd::mul_add<S>(z[j][r], w, h[r]);
       }
-      for (Index r = 0; r < group; ++r) {
-        if constexpr (Inverse) {
-          const Index row = first + r * lanes;
-          h[r] = planar_root<S, Kind>(h[r], map, row, std::min(lanes, in.rows - row));
-        }
-        h[r] = Function::value(h[r]);
-      }
+      if constexpr (Inverse) planar_root<S, Kind>(h, map, first, in.rows);
+      for (Index r = 0; r < group; ++r) h[r] = Function::value(h[r]);
       for (Index j = 0; j < dim; ++j) {
         const V u = simd::broadcast<S>(Inverse ? -map.u_hat[j] : map.u_hat[j]);
         for (Index r = 0; r < group; ++r) z[j][r] = simd::mul_add<S>(u, h[r], z[j][r]);

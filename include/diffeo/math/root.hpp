@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/simd.hpp>
@@ -68,9 +69,9 @@ inline Vec<S> from_ordinal(IntVec<S> n) {
 
 template <class S>
 inline bool any_lane(IntVec<S> mask) {
-  integer_t<S> lane[lanes<S>], all = 0;
-  std::memcpy(lane, &mask, sizeof mask);
-  for (Index i = 0; i < lanes<S>; ++i) all |= lane[i];
+  std::uint64_t word[sizeof mask / sizeof(std::uint64_t)], all = 0;
+  std::memcpy(word, &mask, sizeof mask);
+  for (const std::uint64_t w : word) all |= w;
   return all != 0;
 }
 
@@ -82,58 +83,90 @@ inline bool any_lane(IntVec<S> mask) {
 /// when the ends of its bracket, at which the computed f differs in sign, lie within the tolerance or four neighbouring
 /// numbers; it is then frozen, so that its result does not depend on the other lanes. A lane fails where f is NaN,
 /// where f has one sign at both ends, and at the iteration bound.
-template <class S, class F>
-Roots<S> find_root(const F& f, const Bracket<S>& bracket, S tolerance, int max_iterations) {
+///
+/// R registers of equations go together, because each waits for one result after another: f takes the number of the
+/// register, too. What a lane gets does not depend on R.
+template <class S, std::size_t R, class F>
+void find_root(const F& f, const Bracket<S> (&bracket)[R], S tolerance, int max_iterations, Roots<S> (&roots)[R]) {
   using V = Vec<S>;
   using I = IntVec<S>;
   using Unsigned = typename detail::Register<std::make_unsigned_t<integer_t<S>>>::type;
   constexpr integer_t<S> neighbours = 4;
   constexpr S infinity = std::numeric_limits<S>::infinity();
 
-  const V start = max<S>(bracket.low, min<S>(bracket.high, bracket.start));
-  I low = detail::ordinal<S>(bracket.low), high = detail::ordinal<S>(bracket.high), at = detail::ordinal<S>(start);
-  V low_value = broadcast<S>(-infinity), high_value = broadcast<S>(infinity);  // until evaluated
-  V last_step = broadcast<S>(infinity);
-  I active = I{} - 1, failed{};
-  V failed_value{};
+  struct State {
+    I low, high, at;
+    V low_value, high_value;
+    V last_step;
+    I active, failed;
+    V failed_value;
+  } state[R];
+  for (std::size_t r = 0; r < R; ++r) {
+    const V start = max<S>(bracket[r].low, min<S>(bracket[r].high, bracket[r].start));
+    state[r] = {detail::ordinal<S>(bracket[r].low),
+                detail::ordinal<S>(bracket[r].high),
+                detail::ordinal<S>(start),
+                broadcast<S>(-infinity),  // until evaluated
+                broadcast<S>(infinity),
+                broadcast<S>(infinity),
+                I{} - 1,
+                I{},
+                V{}};
+  }
   for (int k = 0; k < max_iterations; ++k) {
-    const V x = detail::from_ordinal<S>(at);
-    const Equation<S> y = f(x);
-    const I is_nan = active & (y.value != y.value);
-    failed |= is_nan;
-    failed_value = is_nan ? y.value : failed_value;
-    const I below = active & (y.value <= S(0)), above = active & (y.value >= S(0));
-    low = below ? at : low;
-    low_value = below ? y.value : low_value;
-    high = above ? at : high;
-    high_value = above ? y.value : high_value;
-    const I narrow = I((Unsigned(high) - Unsigned(low)) <= Unsigned(I{} + neighbours)) |
-                     I((detail::from_ordinal<S>(high) - detail::from_ordinal<S>(low)) <= tolerance);
-    active &= ~(narrow | is_nan);
-    if (!detail::any_lane<S>(active)) break;
+    I any_active{};
+    for (std::size_t r = 0; r < R; ++r) {
+      State& s = state[r];
+      const V x = detail::from_ordinal<S>(s.at);
+      const Equation<S> y = f(r, x);
+      const I is_nan = s.active & (y.value != y.value);
+      s.failed |= is_nan;
+      s.failed_value = is_nan ? y.value : s.failed_value;
+      const I below = s.active & (y.value <= S(0)), above = s.active & (y.value >= S(0));
+      s.low = below ? s.at : s.low;
+      s.low_value = below ? y.value : s.low_value;
+      s.high = above ? s.at : s.high;
+      s.high_value = above ? y.value : s.high_value;
+      const I narrow = I((Unsigned(s.high) - Unsigned(s.low)) <= Unsigned(I{} + neighbours)) |
+                       I((detail::from_ordinal<S>(s.high) - detail::from_ordinal<S>(s.low)) <= tolerance);
+      s.active &= ~(narrow | is_nan);
+      any_active |= s.active;
 
-    // Newton goes a little too far: near the root that brings the other end of the bracket close too.
-    const V step = copy_sign<S>(max<S>(broadcast<S>(tolerance / 2), abs<S>(y.value / y.slope)), y.value);
-    const I newton = detail::ordinal<S>(x - step) + (y.value > S(0) ? I{} - 2 : I{} + 2);
-    const I middle = (low & high) + ((low ^ high) >> 1);
-    I good = I(newton > low) & I(newton < high) & I(y.slope > S(0)) & I(abs<S>(step) <= last_step * S(0.75));
-    if (k >= 8 && k % 2 == 0) good = I{};
-    at = active ? (good ? newton : middle) : at;
-    last_step = abs<S>(detail::from_ordinal<S>(at) - x);
+      // Newton goes a little too far: near the root that brings the other end of the bracket close too.
+      const V step = copy_sign<S>(max<S>(broadcast<S>(tolerance / 2), abs<S>(y.value / y.slope)), y.value);
+      const I newton = detail::ordinal<S>(x - step) + (y.value > S(0) ? I{} - 2 : I{} + 2);
+      const I middle = (s.low & s.high) + ((s.low ^ s.high) >> 1);
+      I good = I(newton > s.low) & I(newton < s.high) & I(y.slope > S(0)) & I(abs<S>(step) <= s.last_step * S(0.75));
+      if (k >= 8 && k % 2 == 0) good = I{};
+      s.at = s.active ? (good ? newton : middle) : s.at;
+      s.last_step = abs<S>(detail::from_ordinal<S>(s.at) - x);
+    }
+    if (!detail::any_lane<S>(any_active)) break;
   }
-  // An end that was never evaluated proves nothing.
-  I open = ~(active | failed) & (I(low_value == -infinity) | I(high_value == infinity));
-  if (detail::any_lane<S>(open)) {
-    const V at_low = f(detail::from_ordinal<S>(low)).value, at_high = f(detail::from_ordinal<S>(high)).value;
-    const I no_low = open & I(low_value == -infinity) & ~I(at_low <= S(0));
-    const I no_high = open & I(high_value == infinity) & ~I(at_high >= S(0));
-    low_value = open & I(low_value == -infinity) ? at_low : low_value;
-    high_value = open & I(high_value == infinity) ? at_high : high_value;
-    active |= no_low | no_high;
+  for (std::size_t r = 0; r < R; ++r) {
+    State& s = state[r];
+    // An end that was never evaluated proves nothing.
+    const I open = ~(s.active | s.failed) & (I(s.low_value == -infinity) | I(s.high_value == infinity));
+    if (detail::any_lane<S>(open)) {
+      const V at_low = f(r, detail::from_ordinal<S>(s.low)).value,
+              at_high = f(r, detail::from_ordinal<S>(s.high)).value;
+      const I no_low = open & I(s.low_value == -infinity) & ~I(at_low <= S(0));
+      const I no_high = open & I(s.high_value == infinity) & ~I(at_high >= S(0));
+      s.low_value = open & I(s.low_value == -infinity) ? at_low : s.low_value;
+      s.high_value = open & I(s.high_value == infinity) ? at_high : s.high_value;
+      s.active |= no_low | no_high;
+    }
+    const I lower = I(abs<S>(s.low_value) < abs<S>(s.high_value)) | I(s.high_value != s.high_value);
+    const V residual = lower ? s.low_value : s.high_value;
+    roots[r] = {detail::from_ordinal<S>(lower ? s.low : s.high), s.failed ? s.failed_value : residual,
+                ~(s.active | s.failed)};
   }
-  const I lower = I(abs<S>(low_value) < abs<S>(high_value)) | I(high_value != high_value);
-  const V residual = lower ? low_value : high_value;
-  return {detail::from_ordinal<S>(lower ? low : high), failed ? failed_value : residual, ~(active | failed)};
+}
+template <class S, class F>
+Roots<S> find_root(const F& f, const Bracket<S>& bracket, S tolerance, int max_iterations) {
+  Roots<S> roots[1];
+  find_root<S, 1>([&f](std::size_t, Vec<S> x) { return f(x); }, {bracket}, tolerance, max_iterations, roots);
+  return roots[0];
 }
 
 /// Throws convergence_error for the first of `count` lanes that did not converge; `what` names the solver, lane 0 is
