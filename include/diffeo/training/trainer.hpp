@@ -15,15 +15,15 @@
 
 namespace diffeo {
 
-/// | option     | type          | default                                                            |
-/// |------------|---------------|--------------------------------------------------------------------|
-/// | batch      | Index         | 512 rows a step, at most the rows there are                        |
-/// | adam       | AdamOptions   |                                                                    |
-/// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | clip_ratio | double        | 0: off; else gradients are scaled down to this multiple of the running mean of their
-/// norms | | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay   | | seed |
-/// std::uint64_t | 0, of the order of rows and of noise                               | | threads    | int           |
-/// 0: all; at most one for every 128 rows of the batch is used        |
+/// | option     | type          | default                                                                  |
+/// |------------|---------------|--------------------------------------------------------------------------|
+/// | batch      | Index         | 512 rows a step, at most the rows there are                              |
+/// | adam       | AdamOptions   |                                                                          |
+/// | clip_norm  | double        | 0: off; else gradients are scaled down to this norm over all parameters  |
+/// | clip_ratio | double        | 0: off; else to this multiple of the running mean of the norms before    |
+/// | ema_decay  | double        | 0: off; else parameters are averaged over steps with this decay          |
+/// | seed       | std::uint64_t | 0, of the order of rows and of noise                                     |
+/// | threads    | int           | 0: all; at most one for every 128 rows of the batch is used              |
 struct TrainerOptions {
   Index batch = 512;
   AdamOptions adam = {};
