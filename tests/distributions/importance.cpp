@@ -2,6 +2,7 @@
 #include <cmath>
 #include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/uniform.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/targets/rezende_mohamed.hpp>
@@ -213,4 +214,16 @@ TEST_CASE("importance sampling: bad input", "[importance]") {
   CHECK(contains(thrown_message<invalid_argument>(
                      [&] { diffeo::weighted_moments(Array<double>::Zero(3, 2), Array<double>::Zero(2, 1)); }),
                  "2 weights for 3 rows"));
+}
+
+TEST_CASE("importance: a base of bounded support", "[importance]") {
+  // The defensive samples leave the box; their weights are finite, and the estimate is right.
+  const diffeo::TransformedDistribution model(diffeo::UniformBox<double>::cube(2, -1, 1),
+                                              diffeo::planar<double>(2, {.layers = 4}));
+  const auto target = [](const auto& x) { return sum_cols(square(x)) * -2.0; };
+  const auto estimate = diffeo::estimate_log_z(model, target, 50000, 1);
+  // By far the most of the mass lies within reach of the samples.
+  CHECK(std::isfinite(estimate.log_z_error));
+  CHECK(estimate.log_z < std::log(3.14159265358979 / 2) + 4 * estimate.log_z_error);
+  CHECK(estimate.log_z > std::log(3.14159265358979 / 2) - 0.2);
 }

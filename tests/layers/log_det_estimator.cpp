@@ -130,8 +130,12 @@ TEST_CASE("training and evaluation each have their estimator", "[layers]") {
   const Array<double> z = points(20, 2);
   Tape<double> tape;
   const Array<double> evaluated = diffeo::as_eigen(layer.forward(tape.copy(z)).log_det.value());
-  const Array<double> trained = diffeo::as_eigen(layer.forward(tape.variable(z)).log_det.value());
+  const Array<double> scored = diffeo::as_eigen(layer.forward(tape.variable(z)).log_det.value());
+  Array<double> values = diffeo::parameters(layer), grads(values.rows(), 1);
+  const auto lifted = diffeo::lift(tape, layer, values.data(), grads.data());
+  const Array<double> trained = diffeo::as_eigen(lifted.forward(tape.copy(z)).log_det.value());
   CHECK((evaluated == log_det(layer, ExactLogDet{}, z)).all());
+  CHECK((scored == evaluated).all());  // the score is the gradient of what is evaluated
   CHECK((trained == log_det(layer, PowerSeriesLogDet{.terms = 1}, z)).all());  // the value shown is the estimate
 }
 

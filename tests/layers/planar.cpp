@@ -164,6 +164,40 @@ TEMPLATE_TEST_CASE("planar: a stack as one op is the layers one after another", 
   CHECK(tape.size() == 1);
 }
 
+TEMPLATE_TEST_CASE("planar: layers of different activations in one stack", "[layers]", float, double) {
+  using S = TestType;
+  const auto stack = diffeo::repeat(5, [](Index i) {
+    return randomised(make_planar<S>(2, i % 3 == 0 ? Activation::leaky_relu : Activation::tanh), 20 + std::uint64_t(i));
+  });
+  const Array<S> z = diffeo::testing::detail::normal_array<S>(70, 2, 1, 1);
+  Array<S> expected = z, log_det = Array<S>::Zero(70, 1);
+  for (const auto& layer : stack.layers) {
+    const auto x = diffeo::forward(layer, expected);
+    expected = x.value;
+    log_det += x.log_det;
+  }
+  const auto all = diffeo::forward(stack, z);
+  const S near = 100 * std::numeric_limits<S>::epsilon();
+  CHECK((all.value - expected).abs().maxCoeff() < near);
+  CHECK((all.log_det - log_det).abs().maxCoeff() < near);
+  const auto back = diffeo::inverse(stack, all.value);
+  CHECK((back.log_det + all.log_det).abs().maxCoeff() < 100 * near);
+}
+
+TEMPLATE_TEST_CASE("planar: the inverse where softplus(w.u) underflows", "[layers]", float, double) {
+  using S = TestType;
+  for (const double a : {-200.0, -1000.0}) {
+    Planar<S> layer{Array<S>(1, 2), Array<S>(1, 2), Array<S>::Zero(1, 1)};
+    layer.u << S(a), 0;
+    layer.w << 1, 0;
+    Array<S> x(3, 2);
+    x << 0, 0, 0, 5, S(0.5), 1;
+    const auto z = diffeo::inverse(layer, x);
+    CHECK(z.value.isFinite().all());
+    CHECK((diffeo::forward(layer, z.value).value - x).abs().maxCoeff() <= 10 * std::numeric_limits<S>::epsilon());
+  }
+}
+
 TEST_CASE("planar: maximum likelihood in generating orientation", "[layers][training]") {
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 2000, 1),
                      test = diffeo::toy2d::sample<float>("moons", 2000, 2);

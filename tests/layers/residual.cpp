@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/residual.hpp>
+#include <diffeo/training/fit.hpp>
 
 #include "laws.hpp"
 
@@ -127,6 +130,44 @@ TEST_CASE("how an inverse was found is not recorded", "[layers]") {
       diffeo::Tape<double> constant;
       CHECK_FALSE(layer.inverse(constant.copy(x)).value.requires_grad());
       CHECK(constant.size() == 0);
+    }
+}
+
+TEST_CASE("a training that meets an inverse it cannot find keeps what it has learned", "[layers][training]") {
+  const auto layer = make_residual<double>(
+      2, {.hidden = {16},
+          .last_scale = 0.01,
+          .inverse = {.tolerance = 1e-12, .max_iterations = 12, .method = InverseMethod::fixed_point}});
+  diffeo::TransformedDistribution model(diffeo::StandardNormal<double>(2), layer);  // generates in closed form
+  const Array<double> data = normal<double>(200, 2).square(), before = diffeo::parameters(model);
+  const diffeo::FitReport report =
+      diffeo::fit(model, data, {.steps = 5000, .batch = 50, .rate = {.learning_rate = 1e-2}});
+  CHECK(report.reason == diffeo::StopReason::not_solved);
+  CHECK(report.steps > 0);
+  CHECK(report.failure.find("residual inverse: row ") == 0);
+  CHECK((diffeo::parameters(model) != before).any());
+  CHECK(diffeo::parameters(model).isFinite().all());
+}
+
+TEMPLATE_TEST_CASE("the inverse keeps its tolerance where the layer is nearly singular", "[layers]", float, double) {
+  using S = TestType;
+  for (const double slope : {-0.97, 0.97})
+    for (const Index dim : {2, 12}) {
+      // g(z) = slope z for |z| within the linear range of elu: x + 100 stays positive.
+      auto layer =
+          make_residual<S>(dim, {.hidden = {dim}, .activation = Activation::elu, .inverse = {.tolerance = 1e-6}});
+      auto& linear = layer.network.layers;
+      const Array<S> identity = Eigen::MatrixXd::Identity(dim, dim).template cast<S>().array();
+      const S root = S(std::sqrt(0.97));
+      linear[0].weight = root * identity;
+      linear[1].weight = (slope > 0 ? root : -root) * identity;
+      linear[0].bias.setConstant(8);
+      linear[1].bias.setConstant(S(slope > 0 ? -8 : 8) * root);
+      diffeo::refresh(layer);
+      const Array<S> z = normal<S>(200, dim), x = diffeo::forward(layer, z).value;
+      const Array<S> again = diffeo::forward(layer, diffeo::inverse(layer, x).value).value;
+      CAPTURE(slope, dim);
+      CHECK(double((again - x).abs().maxCoeff()) < (sizeof(S) == 4 ? 4e-6 : 1e-6));  // values of 8 are rounded to 5e-7
     }
 }
 

@@ -88,10 +88,16 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
       const auto at = [i](Var<S> v) { return static_cast<double>(v.value().data[i]); };
       double ratio = at(log_p) - at(log_base) + at(x.log_det);
       if (!sample.row(i).isFinite().all()) ratio = -infinity;
-      require(ratio < infinity, "importance_sample: sample ", first + i, " has the log-density ",
-              at(log_base) - at(x.log_det), ", where the target returned ", at(log_p));
+      // The wide samples of a base with a bounded support may lie outside of it; their weights are finite.
+      const bool outside = options.wide(first + i) && at(log_base) == -infinity;
+      require(ratio < infinity || (outside && at(log_p) < infinity), "importance_sample: sample ", first + i,
+              " has the log-density ", at(log_base) - at(x.log_det), ", where the target returned ", at(log_p));
       result.log_ratio(first + i, 0) = ratio;
       // log of (1 - share) + share wide(z) / base(z)
+      if (outside) {
+        result.log_weight(first + i, 0) = at(log_p) + at(x.log_det) - (log_share + at(log_wide) - log_volume);
+        continue;
+      }
       const double a = log_rest, b = log_share + at(log_wide) - log_volume - at(log_base);
       const double mixture = options.wide_share == 0 ? 0 : std::max(a, b) + std::log1p(std::exp(-std::abs(a - b)));
       result.log_weight(first + i, 0) = ratio - mixture;

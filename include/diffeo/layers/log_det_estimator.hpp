@@ -34,7 +34,9 @@ struct PowerSeriesLogDet {
 enum class RouletteLength { geometric, poisson };
 
 /// The same series without bias (Residual Flows: Chen et al. 2019, eq. 6): `exact_terms`, then a random number of
-/// others, each divided by the chance that it is reached.
+/// others, each divided by the chance that it is reached. The variance is finite where L^2 < 1 - p for the geometric
+/// distribution and always for the Poisson one; with L near 1 rare samples weigh much all the same, so take more exact
+/// terms there, or a smaller p.
 struct RouletteLogDet {
   Index exact_terms = 2;
   RouletteLength length = RouletteLength::geometric;

@@ -211,17 +211,29 @@ struct Planar {
             ", expected 1 x D, 1 x D and 1 x 1");
   }
 
+  // Runs of layers with one activation are an op each.
   template <bool Inverse, Real S>
   static Transformed<Var<S>> chain(std::span<const Planar> layers, Var<S> x) {
+    const auto same = [&](const Planar& layer) {
+      return layer.activation == (Inverse ? layers.back() : layers.front()).activation;
+    };
+    std::size_t length = 0;  // of the first run on the way
+    while (length < layers.size() && same(Inverse ? layers[layers.size() - 1 - length] : layers[length])) ++length;
+    if (length == layers.size()) return run<Inverse>(layers, x);
+    const auto near = Inverse ? layers.last(length) : layers.first(length);
+    const auto far = Inverse ? layers.first(layers.size() - length) : layers.subspan(length);
+    const Transformed<Var<S>> half = run<Inverse>(near, x), rest = chain<Inverse>(far, half.value);
+    return {rest.value, half.log_det + rest.log_det};
+  }
+  template <bool Inverse, Real S>
+  static Transformed<Var<S>> run(std::span<const Planar> layers, Var<S> x) {
     Tape<S>& tape = x.tape();
     auto* parameters = tape.template storage<detail::PlanarParameters<S>>(layers.size());
-    const math::PlanarKind kind = layers[0].kind();
     for (std::size_t k = 0; k < layers.size(); ++k) {
       layers[k].check(x);
-      require(layers[k].activation == layers[0].activation, "planar: layers of different activations in one chain");
       parameters[k] = {as_var(tape, layers[k].u), as_var(tape, layers[k].w), as_var(tape, layers[k].b)};
     }
-    return detail::planar_chain<Inverse>(x, parameters, layers.size(), kind);
+    return detail::planar_chain<Inverse>(x, parameters, layers.size(), layers[0].kind());
   }
 
   // The same in the op vocabulary, for tangents.

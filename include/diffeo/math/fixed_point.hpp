@@ -25,7 +25,7 @@ struct FixedPointOptions {
   }
 };
 
-/// Memory that contract() works in, of the caller: N rows and steps, N x D points and values.
+/// Memory that contract() works in, of the caller: 2 N rows, N steps, N x D points and values.
 template <Real S>
 struct FixedPointWorkspace {
   Index* row;
@@ -34,23 +34,26 @@ struct FixedPointWorkspace {
   S* value;
 };
 
-/// What contract() did: rows that have not ended, and evaluations of g.
+/// What contract() did.
 struct FixedPointProgress {
-  Index open = 0;
+  Index open = 0;     ///< rows still on their way
+  Index stalled = 0;  ///< rows that rounding stopped before the tolerance was certain
   int evaluations = 0;
 };
 
 /// y <- x - g(y), row by row (N x D), from the y given, towards y = x - g(y), for at most options.max_iterations
-/// evaluations of g. The rows that have not ended by then are the first ones of workspace.row, in
-/// increasing order, their points those of the last step and workspace.step[i] that of row workspace.row[i].
+/// evaluations of g. The rows still on their way then are the first ones of workspace.row, in increasing order, their
+/// points those of the last step and workspace.step[i] that of row workspace.row[i]; the rows that stalled are listed
+/// from workspace.row[N] on.
 ///
 /// g(in, out) writes g of the rows of a View<const S> to a View<S> of the same shape; a row of g must depend on the
 /// same row of `in` alone, and then a row of y has the same bits in any batch. Only rows that are still on their way
 /// are passed to g.
 ///
 /// `lipschitz` < 1 bounds the Lipschitz constant L of g in the Euclidean norm. A row ends when L / (1 - L) |step| <=
-/// tolerance, which bounds |y - exact| (Banach's a-posteriori bound), or when its steps no longer shrink and are as
-/// small as rounding: the arithmetic can do no better. Throws convergence_error for a row that meets NaN or infinity;
+/// tolerance, which bounds |y - exact| (Banach's a-posteriori bound). It stalls when its steps no longer shrink and are
+/// as small as rounding may keep them, 16 sqrt(D) epsilon / (1 - L) of the size of y: this iteration can do no better.
+/// Throws convergence_error for a row that meets NaN or infinity;
 /// invalid_argument for options or shapes out of range. `what` names the caller.
 template <Real S, class G>
 FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
@@ -69,6 +72,7 @@ FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const 
     for (Index j = 0; j < x.cols; ++j) at.col(j)[i] = y.col(j)[i];
   }
   int k = 0;
+  Index stalled = 0;
   while (active > 0 && k < options.max_iterations) {
     ++k;
     g(View<const S>{at.data, active, at.cols, at.stride}, View<S>{value.data, active, at.cols, at.stride});
@@ -88,18 +92,22 @@ FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const 
       const double step = std::sqrt(square_step);
       if (!std::isfinite(step)) throw convergence_error(what, target, step, k);
       const bool exhausted = step >= workspace.step[i] && step <= rounding / (1 - lipschitz) * std::sqrt(square_size);
-      if (factor * step <= options.tolerance || step == 0 || exhausted) continue;
+      if (factor * step <= options.tolerance) continue;
+      if (step == 0 || exhausted) {
+        workspace.row[x.rows + stalled++] = target;
+        continue;
+      }
       workspace.step[kept] = step;
       workspace.row[kept] = target;
       ++kept;
     }
     active = kept;
   }
-  return {active, k};
+  return {active, stalled, k};
 }
 
-/// The same to the end: throws convergence_error with row and |step| for the first row that does not end within
-/// max_iterations; returns the number of evaluations.
+/// The same to the end, where a row that stalls has ended too: throws convergence_error with row and |step| for the
+/// first row that does not end within max_iterations; returns the number of evaluations.
 template <Real S, class G>
 int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
                 const FixedPointOptions& options, const FixedPointWorkspace<S>& workspace) {
@@ -111,7 +119,7 @@ template <Real S, class G>
 int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
                 const FixedPointOptions& options = {}) {
   const auto rows = static_cast<std::size_t>(x.rows), size = static_cast<std::size_t>(x.size());
-  std::vector<Index> row(rows);
+  std::vector<Index> row(2 * rows);
   std::vector<double> step(rows);
   std::vector<S> point(size), value(size);
   return fixed_point(what, y, x, g, lipschitz, options, {row.data(), step.data(), point.data(), value.data()});

@@ -177,8 +177,8 @@ void planar_root(Registers<S>& t, const PlanarMap<S>& map, Index first, Index ro
       const V size = simd::abs<S>(t[r]);
       const V far = simd::mul_add<S>(size + reach, simd::broadcast<S>(8 * std::numeric_limits<S>::epsilon()),
                                      simd::broadcast<S>(reach) + std::numeric_limits<S>::min());
-      const V start =
-          map.root_rise > S(1) ? simd::max<S>(size / rise, size - reach) : simd::min<S>(size + reach, size / rise);
+      const V ahead = size / simd::max<S>(simd::broadcast<S>(std::numeric_limits<S>::min()), rise);  // rise may be 0
+      const V start = map.root_rise > S(1) ? simd::max<S>(ahead, size - reach) : simd::min<S>(size + reach, ahead);
       bracket[r] = {t[r] - far, t[r] + far, simd::copy_sign<S>(start, t[r])};
     }
     // Most of the way by Halley's method, without a bracket to keep; where it fails the solver starts from what it

@@ -53,7 +53,7 @@ struct FitOptions {
 };
 
 /// Why a training ended.
-enum class StopReason { completed, early_stopping, callback, non_finite };
+enum class StopReason { completed, early_stopping, callback, non_finite, not_solved };
 
 inline const char* to_string(StopReason reason) {
   switch (reason) {
@@ -63,6 +63,8 @@ inline const char* to_string(StopReason reason) {
       return "a callback asked to stop";
     case StopReason::non_finite:
       return "the loss or its gradient was not finite; the last good parameters were restored";
+    case StopReason::not_solved:
+      return "an equation of the model could not be solved; the last good parameters were restored";
     case StopReason::completed:
       break;
   }
@@ -199,7 +201,14 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
   ProgressBar bar(options.steps, options.progress);
   while (report.steps < options.steps) {
     const double rate = options.rate.at(report.steps, options.steps);
-    const double loss = trainer.step(rate);
+    double loss = 0;
+    try {
+      loss = trainer.step(rate);
+    } catch (const convergence_error& e) {
+      report.reason = StopReason::not_solved;
+      report.failure = e.what();
+      break;
+    }
     if (!std::isfinite(loss)) {
       report.reason = StopReason::non_finite;
       report.failure = trainer.failure();

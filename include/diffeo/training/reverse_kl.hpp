@@ -29,6 +29,8 @@ struct ReverseKlOptions {
   void check() const {
     require(beta_start >= 0 && beta_start <= 1, "reverse_kl: beta_start is ", beta_start, ", expected 0 to 1");
     require(anneal_steps >= 0, "reverse_kl: anneal_steps is ", anneal_steps, ", expected at least 0");
+    require(beta_start == 1 || anneal_steps > 0, "reverse_kl: beta_start is ", beta_start,
+            " and anneal_steps 0, expected steps to anneal over");
   }
 
   /// The weight of the target in step number `step` (from 0).

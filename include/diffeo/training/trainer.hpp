@@ -67,12 +67,19 @@ class Trainer {
 
   /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
   /// parameters go back to those before the last step; when the step would make a parameter not finite, it is not
-  /// taken. Either way the result is not finite.
+  /// taken. Either way the result is not finite. Where an equation of the model is not solved, the parameters go back
+  /// too, and the convergence_error names the row of the data (of the minibatch, for an objective that draws).
   double step(double learning_rate) {
     if constexpr (!DrawsSamples<O>) choose_rows();
-    pool_->run(shards_, [this](Index shard, int worker) {
-      shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
-    });
+    try {
+      pool_->run(shards_, [this](Index shard, int worker) {
+        shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
+      });
+    } catch (...) {
+      values_ = previous_;
+      follow();
+      throw;
+    }
     const double loss = std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
     pool_->run(blocks(), [this](Index block, int) { add_shards(block); });
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
@@ -234,12 +241,18 @@ class Trainer {
     for (Index at = first; at < last; at += tile_) {
       const Index count = std::min(tile_, last - at);
       tape.reset();
-      const Var<S> loss = detail::loss_of(objective_, worker.lifted, detaches ? *worker.detached : worker.lifted, tape,
-                                          minibatch(at, count, step_));
-      require(loss.rows() == count && loss.cols() == 1, "fit: the objective returned ", loss.rows(), " x ", loss.cols(),
-              " losses, expected ", count, " x 1");
-      total += as_eigen(loss.value()).template cast<double>().sum();
-      tape.backward(loss, {seeds_.data(), count, 1, count});
+      try {
+        const Var<S> loss = detail::loss_of(objective_, worker.lifted, detaches ? *worker.detached : worker.lifted,
+                                            tape, minibatch(at, count, step_));
+        require(loss.rows() == count && loss.cols() == 1, "fit: the objective returned ", loss.rows(), " x ",
+                loss.cols(), " losses, expected ", count, " x 1");
+        total += as_eigen(loss.value()).template cast<double>().sum();
+        tape.backward(loss, {seeds_.data(), count, 1, count});
+      } catch (const convergence_error& e) {
+        const std::ptrdiff_t place = at + e.sample();
+        throw convergence_error(e.solver(), DrawsSamples<O> ? place : chosen_[static_cast<std::size_t>(place)],
+                                e.residual(), e.iterations());
+      }
       if (at == 0 && step_ == 0) bytes_per_row_ = tape.scratch_bytes() / count;
     }
     tape.finish_parameter_grads();
