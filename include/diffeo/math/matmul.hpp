@@ -157,7 +157,7 @@ void product_thin(View<S> out, View<const S> a, Strided<S> b, const S* bias, Sta
 template <class S>
 void product(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
   if (out.rows == 0 || out.cols == 0) return;
-  if (a.cols == 0) a.data = out.data;  // never read, but it may be null, and is added to
+  if (a.cols == 0) a.data = b.data = out.data;  // never read, but they may be null, and are added to
   if (out.rows == 1 && b.outer == 1 && out.stride == 1) return detail::product_row(out, a, b, bias, start);
   if (a.cols == 1) return detail::product_thin<S, 1>(out, a, b, bias, start);
   if (a.cols == 2) return detail::product_thin<S, 2>(out, a, b, bias, start);
