@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstdint>
 #include <diffeo/diffeo.hpp>
-#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -426,13 +425,7 @@ int main(int argc, char** argv) {
       "the file's name) are drawn as a map.");
   Options options;
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-
-  try {
+  return support::run_program("density2d", app, argc, argv, [&] {
     std::vector<std::string> results;
     if (options.data) {
       results.push_back(study(file_problem(*options.data, options.flow, options.seed), options));
@@ -445,9 +438,5 @@ int main(int argc, char** argv) {
     }
     if (options.json)
       for (const std::string& line : results) std::cout << line << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "density2d: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <diffeo/diffeo.hpp>
-#include <exception>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
@@ -150,18 +149,8 @@ int main(int argc, char** argv) {
       "means and standard deviations beside those of reference draws.");
   Options options;
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-
-  try {
+  return support::run_program("posterior", app, argc, argv, [&] {
     const std::string result = study(options);
     if (options.json) std::cout << result << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "posterior: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstdint>
 #include <diffeo/diffeo.hpp>
-#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -265,18 +264,8 @@ int main(int argc, char** argv) {
       "density's integral Z by importance weighting.");
   Options options;
   add_options(app, options);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-
-  try {
+  return support::run_program("variational2d", app, argc, argv, [&] {
     const std::string result = study(options);
     if (options.json) std::cout << result << '\n';
-  } catch (const std::exception& error) {
-    std::cerr << "variational2d: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

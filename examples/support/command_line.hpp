@@ -2,6 +2,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <exception>
+#include <iostream>
 #include <string>
 
 /// What command lines share.
@@ -16,6 +18,24 @@ inline CLI::Validator at_least(int least) {
     return text + " is not a whole number from " + std::to_string(least) + " to 1000000000";
   };
   return {check, ""};
+}
+
+/// The course of every example: reads the command line, runs `body` and returns the exit code, 2 for bad usage and 1
+/// for an exception, whose message goes to stderr after the program's name.
+template <class Body>
+int run_program(const char* name, CLI::App& app, int argc, char** argv, const Body& body) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  try {
+    body();
+  } catch (const std::exception& error) {
+    std::cerr << name << ": " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
 }
 
 }  // namespace support

@@ -160,20 +160,19 @@ void set_parameters(M& model, const Array<typename M::Scalar>& flat, ParameterCh
   refresh(model, change);
 }
 
-/// The same structure with tape variables for parameters. Their values are those at `values`, a flat vector in the
-/// order of parameters() that the caller keeps alive and may change between sweeps; their gradients go to `grads`, of
-/// the same layout. Buffers become constants that refer to `model`.
-template <class M>
-auto lift(Tape<typename M::Scalar>& tape, const M& model, typename M::Scalar* values, typename M::Scalar* grads) {
-  using S = typename M::Scalar;
-  auto lifted = model.template rebind<Var<S>>();
+namespace detail {
+
+// The structure over Var, with parameter(from, at) for each parameter that begins `at` values into the flat vector.
+template <class M, class Parameter>
+auto lift_with(Tape<typename M::Scalar>& tape, const M& model, const Parameter& parameter) {
+  auto lifted = model.template rebind<Var<typename M::Scalar>>();
   Index at = 0;
-  detail::visit(
+  visit(
       [&](const auto& from, auto& to) {
-        if constexpr (detail::is_buffer<std::remove_cvref_t<decltype(from)>>) {
+        if constexpr (is_buffer<std::remove_cvref_t<decltype(from)>>) {
           to.value = tape.persistent_constant(view(from.value));
         } else {
-          to = tape.parameter({values + at, from.rows(), from.cols(), from.rows()}, grads ? grads + at : nullptr);
+          to = parameter(from, at);
           at += from.size();
         }
       },
@@ -181,24 +180,25 @@ auto lift(Tape<typename M::Scalar>& tape, const M& model, typename M::Scalar* va
   return lifted;
 }
 
+}  // namespace detail
+
+/// The same structure with tape variables for parameters. Their values are those at `values`, a flat vector in the
+/// order of parameters() that the caller keeps alive and may change between sweeps; their gradients go to `grads`, of
+/// the same layout. Buffers become constants that refer to `model`.
+template <class M>
+auto lift(Tape<typename M::Scalar>& tape, const M& model, typename M::Scalar* values, typename M::Scalar* grads) {
+  return detail::lift_with(tape, model, [&](const auto& from, Index at) {
+    return tape.parameter({values + at, from.rows(), from.cols(), from.rows()}, grads ? grads + at : nullptr);
+  });
+}
+
 /// The same structure with constants for parameters: of what is computed with it, no gradient reaches the parameters.
 /// Otherwise as lift().
 template <class M>
 auto lift_detached(Tape<typename M::Scalar>& tape, const M& model, const typename M::Scalar* values) {
-  using S = typename M::Scalar;
-  auto lifted = model.template rebind<Var<S>>();
-  Index at = 0;
-  detail::visit(
-      [&](const auto& from, auto& to) {
-        if constexpr (detail::is_buffer<std::remove_cvref_t<decltype(from)>>) {
-          to.value = tape.persistent_constant(view(from.value));
-        } else {
-          to = tape.persistent_constant({values + at, from.rows(), from.cols(), from.rows()});
-          at += from.size();
-        }
-      },
-      model, lifted);
-  return lifted;
+  return detail::lift_with(tape, model, [&](const auto& from, Index at) {
+    return tape.persistent_constant({values + at, from.rows(), from.cols(), from.rows()});
+  });
 }
 
 }  // namespace diffeo

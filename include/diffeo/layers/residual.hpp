@@ -110,24 +110,25 @@ struct Residual {
     Tape<S>& tape = z.tape();
     const Index rows = z.rows(), dim = z.cols();
     const Var<S> estimate = zeros(z, 1), points = tape.constant(z.value());
+    auto* parts = tape.template storage<detail::SeriesEstimate<S>>(static_cast<std::size_t>(series.probes));
+    for (Index probe = 0; probe < series.probes; ++probe)
+      parts[probe] = {tape.make(rows, 1, false), tape.make(rows, dim, false), tape.make(rows, dim, false)};
+    const S share = S(1) / static_cast<S>(series.probes);
+    const auto mark = tape.mark();
+    const Linearised<S> jacobian = linearised(points);
+    for (Index probe = 0; probe < series.probes; ++probe) {
+      detail::sum_series(series, jacobian, points.value(), as_var(tape, network.layers.back().bounded).value(), probe,
+                         parts[probe]);
+      math::map_add(
+          tape.mutable_value(estimate), false, [share](auto v) { return share * v; }, parts[probe].value.value());
+    }
+    tape.release(mark);
     const bool recorded = records(z);
     Var<S> value, source;
-    for (Index probe = 0; probe < series.probes; ++probe) {
-      const detail::SeriesEstimate<S> part{tape.make(rows, 1, false), tape.make(rows, dim, false),
-                                           tape.make(rows, dim, false)};
-      const auto mark = tape.mark();
-      const Linearised<S> jacobian(points, network.activation, network.layers.size(),
-                                   [&](std::size_t i) { return network.constants(tape, i); });
-      detail::sum_series(series, jacobian, points.value(), as_var(tape, network.layers.back().bounded).value(), probe,
-                         part);
-      tape.release(mark);
-      const S share = S(1) / static_cast<S>(series.probes);
-      math::map_add(
-          tape.mutable_value(estimate), false, [share](auto v) { return share * v; }, part.value.value());
-      if (!recorded) continue;
-      const Dual<Var<S>> g = network(Dual<Var<S>>{z, part.direction});
+    for (Index probe = 0; recorded && probe < series.probes; ++probe) {
+      const Dual<Var<S>> g = network(Dual<Var<S>>{z, parts[probe].direction});
       if (!value) value = g.value;
-      const Var<S> one = sum_cols(g.tangent * part.probe) * share;
+      const Var<S> one = sum_cols(g.tangent * parts[probe].probe) * share;
       source = source ? source + one : one;
     }
     if (!recorded) return {z + network(z), estimate};
@@ -136,11 +137,6 @@ struct Residual {
 
   // ---- tangents: the Jacobian and elimination, column by column, over the op vocabulary ----
   // The matrix I + J is positive definite in the sense that v'(I + J)v > 0, so that elimination needs no pivots.
-  template <class X>
-  struct Elimination {
-    std::vector<std::vector<X>> a;  // upper triangle, and multipliers below
-    X log_det;
-  };
   template <class X>
   std::vector<std::vector<X>> identity_plus_jacobian(const X& z) const {
     const Index d = dim();
