@@ -72,6 +72,7 @@ class Trainer {
   double step(double learning_rate) {
     if constexpr (!DrawsSamples<O>) choose_rows();
     try {
+      if (step_ == 1) warm_up();
       pool_->run(shards_, [this](Index shard, int worker) {
         shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
       });
@@ -257,6 +258,13 @@ class Trainer {
     }
     tape.finish_parameter_grads();
     return total;
+  }
+
+  // Every thread's tape takes the memory that a shard needs, whether or not that thread gets one in the first steps;
+  // once more, as a tape puts its memory together after its first round.
+  void warm_up() {
+    for (int w = 0; w < pool_->size() && pool_->size() > 1; ++w)
+      for (int round = 0; round < 2; ++round) run_shard(*workers_[static_cast<std::size_t>(w)], shards_ - 1);
   }
 
   // Asks the objective about the step that has just failed, tile by tile until it has an answer.
