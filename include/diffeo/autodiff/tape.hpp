@@ -7,7 +7,9 @@
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <initializer_list>
+#include <memory>
 #include <type_traits>
+#include <typeindex>
 #include <vector>
 
 /// Reverse-mode differentiation of whole blocks: a tape of matrix-level operations, eager and without global state.
@@ -131,6 +133,17 @@ class Tape {
     return {this, &parameters_.back()};
   }
 
+  /// A variable that shares value and adjoint with `other`, a value of another tape that wants a gradient: what
+  /// backward() brings here adds to the adjoint there. `other` must outlive it, which lives until reset().
+  Var<S> shared(Var<S> other) {
+    const GradTarget<S> target = other.tape().grad_target(other);
+    if (target.assign) math::map(target.grad, [] { return simd::Vec<S>{}; });
+    const Var<S> v = node(other.node_->value, true);
+    v.node_->grad = target.grad.data;
+    v.node_->has_grad = v.node_->leaf = true;
+    return v;
+  }
+
   /// A constant of the caller's memory that outlives reset().
   Var<S> persistent_constant(View<const S> x) {
     parameters_.push_back(
@@ -224,6 +237,32 @@ class Tape {
     records_.clear();
     free_.clear();
     scratch_bytes_ = 0;
+    for (auto& [type, companion] : companions_) companion->reset();
+  }
+
+  /// Forgets what was made and recorded since the mark. Only sound where nothing had been recorded before it.
+  void rewind(Arena::Mark mark) {
+    records_.clear();
+    free_.clear();
+    arena_.release(mark);
+  }
+
+  /// An object that an op needs beside the tape's memory, made at the first call: one of each type T, for instance the
+  /// tape on which a solver differentiates its own steps.
+  template <class T>
+  T& companion() {
+    return companion_of<Single<T>>().object;
+  }
+
+  /// A copy of x that lives until reset(). The copies take the places of those before, whose memory they use again.
+  template <class T>
+  T& keep(const T& x) {
+    Pool<T>& pool = companion_of<Pool<T>>();
+    if (pool.used == pool.objects.size())
+      pool.objects.push_back(x);
+    else
+      pool.objects[pool.used] = x;
+    return pool.objects[pool.used++];
   }
 
   /// Uninitialised memory until reset() or release().
@@ -260,6 +299,29 @@ class Tape {
     Index size;
     S* memory;
   };
+
+  struct Companion {
+    virtual ~Companion() = default;
+    virtual void reset() = 0;
+  };
+  template <class T>
+  struct Single final : Companion {
+    void reset() override {}
+    T object;
+  };
+  template <class T>
+  struct Pool final : Companion {
+    void reset() override { used = 0; }
+    std::deque<T> objects;
+    std::size_t used = 0;
+  };
+
+  template <class C>
+  C& companion_of() {
+    for (auto& [type, companion] : companions_)
+      if (type == typeid(C)) return static_cast<C&>(*companion);
+    return static_cast<C&>(*companions_.emplace_back(typeid(C), std::make_unique<C>()).second);
+  }
 
   Var<S> node(View<S> value, bool requires_grad) {
     return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false, false, nullptr}};
@@ -308,6 +370,7 @@ class Tape {
   std::vector<Record> records_;
   std::vector<FreeBlock> free_;
   std::deque<Node> parameters_;
+  std::vector<std::pair<std::type_index, std::unique_ptr<Companion>>> companions_;
 };
 
 /// Adds g to the adjoint of x, if x wants one, summed over the dimensions along which x was spread.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <memory>
@@ -13,6 +14,32 @@ namespace diffeo {
 template <Real S>
 inline constexpr Index tile_rows = 64;
 
+namespace detail {
+
+// The longest tile that a structure or its parts ask for.
+template <class M>
+constexpr Index asked_tile_rows() {
+  if constexpr (requires { M::tile_rows; })
+    return M::tile_rows;
+  else if constexpr (is_vector<M>)
+    return asked_tile_rows<typename M::value_type>();
+  else if constexpr (is_tuple<M>)
+    return []<class... P>(std::type_identity<std::tuple<P...>>) {
+      return std::max({Index{0}, asked_tile_rows<std::remove_cvref_t<P>>()...});
+    }(std::type_identity<M>{});
+  else if constexpr (requires(M& m) { M::fields(m); })
+    return asked_tile_rows<decltype(M::fields(std::declval<M&>()))>();
+  else
+    return 0;
+}
+
+}  // namespace detail
+
+/// Rows of a tile for a structure of which a part may ask for long ones by a static member `tile_rows`, like a solver
+/// whose rows take different numbers of steps.
+template <class M>
+inline constexpr Index tile_rows_of = std::max(tile_rows<typename M::Scalar>, detail::asked_tile_rows<M>());
+
 /// Rows of a tile for computations whose values and adjoints take that many bytes a row, at most `most` rows: a power
 /// of two from tile_rows to 1024. Each op costs some 30 nanoseconds beside its work on the rows, so small models want
 /// long tiles, as long as these stay in the second cache level.
@@ -24,28 +51,34 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
   return rows;
 }
 
-/// Calls f(tape, first, count) for consecutive tiles that cover 0 ... rows-1, on `threads` threads (0: all). The tape
-/// is empty at each call. The row that a convergence_error names becomes one of the whole.
+/// Calls f(tape, first, count) for consecutive tiles of at most `tile` rows that cover 0 ... rows-1, on `threads`
+/// threads (0: all). The tape is empty at each call. The row that a convergence_error names becomes one of the whole.
 template <Real S, class F>
-void for_each_tile(Index rows, int threads, const F& f) {
-  const Index tiles = (rows + tile_rows<S> - 1) / tile_rows<S>;
+void for_each_tile(Index rows, Index tile, int threads, const F& f) {
+  const Index tiles = (rows + tile - 1) / tile;
   const auto workers = static_cast<std::size_t>(std::max<Index>(1, std::min<Index>(thread_count(threads), tiles)));
-  const auto run = [&](Tape<S>& tape, Index tile) {
+  const auto run = [&](Tape<S>& tape, Index number) {
     tape.reset();
-    const Index first = tile * tile_rows<S>;
+    const Index first = number * tile;
     try {
-      f(tape, first, std::min(tile_rows<S>, rows - first));
+      f(tape, first, std::min(tile, rows - first));
     } catch (const convergence_error& e) {
       throw e.in_batch(first);
     }
   };
   if (workers == 1) {
     Tape<S> tape;
-    for (Index tile = 0; tile < tiles; ++tile) run(tape, tile);
+    for (Index number = 0; number < tiles; ++number) run(tape, number);
     return;
   }
   const auto tapes = std::make_unique<Tape<S>[]>(workers);
-  parallel_for(tiles, threads, [&](Index tile, int worker) { run(tapes[static_cast<std::size_t>(worker)], tile); });
+  parallel_for(tiles, threads, [&](Index number, int worker) { run(tapes[static_cast<std::size_t>(worker)], number); });
+}
+
+/// The same in tiles of tile_rows<S>.
+template <Real S, class F>
+void for_each_tile(Index rows, int threads, const F& f) {
+  for_each_tile<S>(rows, tile_rows<S>, threads, f);
 }
 
 }  // namespace diffeo

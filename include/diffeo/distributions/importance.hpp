@@ -69,7 +69,7 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
   const double log_share = std::log(options.wide_share), log_rest = std::log1p(-options.wide_share),
                log_volume = static_cast<double>(model.dim()) * std::log(options.wide_scale);
   WeightedSample<S> result{Array<S>(n, model.dim()), Array<double>(n, 1), Array<double>(n, 1)};
-  for_each_tile<S>(n, threads, [&](Tape<S>& tape, Index first, Index count) {
+  for_each_tile<S>(n, Model::tile_rows, threads, [&](Tape<S>& tape, Index first, Index count) {
     const Var<S> z = tape.make(count, model.dim(), false);
     const View<S> drawn = tape.mutable_value(z);
     model.base.sample_into(drawn, seed, Model::latent_stream, first);

@@ -19,6 +19,14 @@ template <Real S>
 struct Draw {
   Var<S> sample;
   Var<S> log_prob;
+  Var<S> penalty = {};  ///< as in Transformed
+};
+
+/// Log-densities, and what the flow asks training to add to the losses (N x 1, or empty).
+template <class X>
+struct LogProbAndPenalty {
+  X log_prob;
+  X penalty = {};
 };
 
 /// The distribution of x = flow.forward(z) for z from the base:
@@ -35,6 +43,8 @@ struct TransformedDistribution {
 
   /// The random stream that samples are drawn from; apart from those of initial weights.
   static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;
+  /// Rows that its evaluation takes at a time.
+  static constexpr Index tile_rows = tile_rows_of<FlowType>;
 
   TransformedDistribution() = default;
   /// Throws invalid_argument when the dimensions differ.
@@ -65,14 +75,18 @@ struct TransformedDistribution {
   {
     const Var<Scalar> z = base.draw(tape, rows, seed, stream, first);
     const Transformed<Var<Scalar>> x = flow.forward(z);
-    return {x.value, base.log_prob(z) - x.log_det};
+    return {x.value, base.log_prob(z) - x.log_det, x.penalty};
   }
 
   /// Log-density of traced samples: N x D -> N x 1.
   template <Traced X>
   X log_prob(const X& x) const {
+    return log_prob_and_penalty(x).log_prob;
+  }
+  template <Traced X>
+  LogProbAndPenalty<X> log_prob_and_penalty(const X& x) const {
     const Transformed<X> z = flow.inverse(x);
-    return base.log_prob(z.value) + z.log_det;
+    return {base.log_prob(z.value) + z.log_det, z.penalty};
   }
 
   /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
@@ -81,7 +95,7 @@ struct TransformedDistribution {
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
     detail::require_batch<Scalar>("log_prob: x", x, dim(), "flow");
     Array<Scalar> result(x.rows(), 1);
-    for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
       result.middleRows(first, count) = as_eigen(log_prob(tape.copy(x.derived().middleRows(first, count))).value());
     });
     return result;
@@ -92,8 +106,8 @@ struct TransformedDistribution {
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
     detail::require_batch<Scalar>("score: x", x, dim(), "flow");
     Array<Scalar> result(x.rows(), x.cols());
-    const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows<Scalar>, 1);
-    for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
+    for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Var<Scalar> tile = tape.variable(x.derived().middleRows(first, count));
       tape.backward(log_prob(tile), {ones.data(), count, 1, count});
       if (tile.has_grad())
@@ -108,7 +122,7 @@ struct TransformedDistribution {
   Array<Scalar> sample(Index n, std::uint64_t seed, int threads = 0) const {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
-    for_each_tile<Scalar>(n, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
       x.middleRows(first, count) = as_eigen(flow.forward(latent(tape, first, count, seed)).value.value());
     });
     return x;
@@ -118,7 +132,7 @@ struct TransformedDistribution {
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, int threads = 0) const {
     require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
-    for_each_tile<Scalar>(n, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Var<Scalar> z = latent(tape, first, count, seed);
       const Transformed<Var<Scalar>> x = flow.forward(z);
       result.sample.middleRows(first, count) = as_eigen(x.value.value());

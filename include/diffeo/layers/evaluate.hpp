@@ -24,7 +24,7 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
   using S = typename F::Scalar;
   require_batch<S>(what, x, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
-  for_each_tile<S>(x.rows(), threads, [&](Tape<S>& tape, Index first, Index count) {
+  for_each_tile<S>(x.rows(), tile_rows_of<F>, threads, [&](Tape<S>& tape, Index first, Index count) {
     const Transformed<Var<S>> tile = direction(tape.copy(x.derived().middleRows(first, count)));
     y.value.middleRows(first, count) = as_eigen(tile.value.value());
     y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());

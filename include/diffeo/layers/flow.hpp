@@ -7,11 +7,13 @@
 namespace diffeo {
 
 /// What a direction of a flow computes: `value` (N x D), and `log_det` (N x 1), the natural logarithm of |det| of the
-/// Jacobian of that direction, one per sample.
+/// Jacobian of that direction, one per sample. Where gradients of the parameters are recorded a layer may add a
+/// `penalty` (N x 1; else empty), which training adds to the loss of the sample: the cost of its path, for instance.
 template <class X>
 struct Transformed {
   X value;
   X log_det;
+  X penalty = {};
 };
 
 /// What a layer offers for values of type X; a composition offers what all its parts do.

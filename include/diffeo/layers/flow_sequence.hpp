@@ -11,8 +11,9 @@ namespace diffeo {
 
 namespace detail {
 
-/// Applies one map after another and adds up their log-determinants. Values that nobody will differentiate give their
-/// memory back after each map, so that evaluation stays in the first cache levels whatever the depth.
+/// Applies one map after another and adds up their log-determinants and penalties. Values that nobody will
+/// differentiate give their memory back after each map, so that evaluation stays in the first cache levels whatever the
+/// depth.
 template <Traced X>
 class Composition {
  public:
@@ -26,13 +27,16 @@ class Composition {
     add(map(value_));
   }
 
-  Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1)}; }
+  Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1), penalty_}; }
 
  private:
   void add(const Transformed<X>& y) {
     value_ = y.value;
     log_det_ = has_log_det_ ? log_det_ + y.log_det : y.log_det;
     has_log_det_ = true;
+    if constexpr (is_var<X>) {
+      if (y.penalty) penalty_ = penalty_ ? penalty_ + y.penalty : y.penalty;
+    }
   }
 
   // Two buffers for the value take turns; the log-determinant has one.
@@ -67,7 +71,7 @@ class Composition {
         value_.tape().mutable_value(total_), [](auto a, auto b) { return a + b; }, total_.value(), log_det.value());
   }
 
-  X value_, log_det_{};
+  X value_, log_det_{}, penalty_{};
   bool has_log_det_ = false;
   X buffers_[2]{};
   X total_{};

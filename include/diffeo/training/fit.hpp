@@ -117,10 +117,11 @@ double mean_loss(const Model& model, const O& objective, std::span<const Index> 
                  int threads = 0) {
   using S = typename Model::Scalar;
   const auto count = static_cast<Index>(rows.size());
-  std::vector<double> losses(static_cast<std::size_t>((count + tile_rows<S> - 1) / tile_rows<S>));
-  for_each_tile<S>(count, threads, [&](Tape<S>& tape, Index first, Index n) {
+  constexpr Index tile = tile_rows_of<Model>;
+  std::vector<double> losses(static_cast<std::size_t>((count + tile - 1) / tile));
+  for_each_tile<S>(count, tile, threads, [&](Tape<S>& tape, Index first, Index n) {
     const Minibatch batch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), first, 0, seed};
-    losses[static_cast<std::size_t>(first / tile_rows<S>)] =
+    losses[static_cast<std::size_t>(first / tile)] =
         as_eigen(detail::loss_of(objective, model, model, tape, batch).value()).template cast<double>().sum();
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(count);

@@ -5,7 +5,8 @@
 
 namespace diffeo {
 
-/// -log p(x) in nats for each row x of the data, which must outlive the objective.
+/// -log p(x) in nats for each row x of the data, which must outlive the objective; while gradients are recorded, plus
+/// the penalty that the flow may ask for (Transformed).
 template <Real S>
 class MaximumLikelihood {
  public:
@@ -27,7 +28,12 @@ class MaximumLikelihood {
       const S* from = data_->data() + j * data_->rows();
       for (std::size_t i = 0; i < batch.rows.size(); ++i) to.col(j)[i] = from[batch.rows[i]];
     }
-    return -model.log_prob(x);
+    if constexpr (requires { model.log_prob_and_penalty(x); }) {
+      const auto [log_prob, penalty] = model.log_prob_and_penalty(x);
+      return penalty ? penalty - log_prob : -log_prob;
+    } else {
+      return -model.log_prob(x);
+    }
   }
 
  private:

@@ -81,10 +81,12 @@ class ReverseKl {
     const Draw<S> drawn = draw(model, tape, batch);
     const Var<S> log_target = evaluate(model, drawn.sample);
     const double beta = options_.beta(batch.step);
-    const Var<S> value = drawn.log_prob - log_target;
+    Var<S> value = drawn.log_prob - log_target;
+    if (drawn.penalty) value = value + drawn.penalty;
     if (beta == 1 && !options_.path_derivative) return value;
     const Var<S> log_prob = options_.path_derivative ? log_prob_at(detached, drawn.sample) : drawn.log_prob;
-    return with_gradient_of(value, log_prob - log_target * static_cast<S>(beta));
+    const Var<S> source = log_prob - log_target * static_cast<S>(beta);
+    return with_gradient_of(value, drawn.penalty ? source + drawn.penalty : source);
   }
 
   /// Which sample has no finite loss, where it lies and what the target says there.

@@ -105,7 +105,7 @@ class Trainer {
     }
     if (average_.size() > 0) move_average();
     follow();
-    if (step_ == 1) divide(tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2));
+    if (step_ == 1) divide(std::max(tile_rows_of<Model>, tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2)));
     return loss;
   }
 
@@ -152,7 +152,7 @@ class Trainer {
     if constexpr (!DrawsSamples<O>) chosen_.resize(static_cast<std::size_t>(batch_));
     block_norm_.resize(static_cast<std::size_t>(blocks()));
     if (options.ema_decay > 0) average_ = values_;
-    divide(tile_rows<S>);
+    divide(tile_rows_of<Model>);
     for (int w = 0; w < pool_->size(); ++w) workers_.push_back(std::make_unique<Worker>(model_, values_.data()));
     cursor_ = order_.size();  // the first step shuffles
   }
