@@ -258,10 +258,14 @@ class Tape {
   template <class T>
   T& keep(const T& x) {
     Pool<T>& pool = companion_of<Pool<T>>();
-    if (pool.used == pool.objects.size())
+    if (pool.used == pool.objects.size()) {
       pool.objects.push_back(x);
-    else
+    } else if constexpr (std::is_copy_assignable_v<T>) {
       pool.objects[pool.used] = x;
+    } else {  // holds a function object
+      std::destroy_at(&pool.objects[pool.used]);
+      std::construct_at(&pool.objects[pool.used], x);
+    }
     return pool.objects[pool.used++];
   }
 

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/continuous/divergence.hpp>
+#include <diffeo/layers/evaluate.hpp>
+#include <diffeo/ode/adjoint.hpp>
+
+namespace diffeo {
+
+/// How the equations of a continuous flow are solved.
+///
+/// | option     | type                          | default                                                            |
+/// |------------|-------------------------------|--------------------------------------------------------------------|
+/// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute                 |
+/// | log_det    | std::optional<ode::Tolerance> | tolerances of the log-determinant; none: those of the state        |
+/// | divergence | Divergence                    | exact, in closed form where the field has one                      |
+struct CnfSolver {
+  ode::SolverOptions solver = {};
+  std::optional<ode::Tolerance> log_det = std::nullopt;
+  Divergence divergence = ExactDivergence{};
+};
+
+/// | option     | type                 | default |
+/// |------------|----------------------|-------------------------------------------------------------------------------|
+/// | training   | CnfSolver            | used while gradients of the parameters are recorded | | evaluation | CnfSolver
+/// | used otherwise                                                                | | gradient   |
+/// ode::GradientOptions | the exact gradient of the solve that was made                                 | | kinetic |
+/// double               | 0; weight of the integral of |v|^2 in the training loss (RNODE)               | | frobenius
+/// | double               | 0; weight of the integral of |dv/dx|_F^2 (RNODE); needs a pass with tangents  | | steer |
+/// double               | 0; in training a solve ends up to that much before or after its end, drawn    | | | |
+/// uniformly for each sample (STEER)                                             | | seed       | std::uint64_t | 0, of
+/// the ends that steer draws                                               |
+///
+/// RNODE: Finlay et al. 2020, "How to train your neural ODE", eqs. 10 and 12. STEER: Ghosh et al. 2020.
+struct CnfOptions {
+  CnfSolver training = {};
+  CnfSolver evaluation = {};
+  ode::GradientOptions gradient = {};
+  double kinetic = 0;
+  double frobenius = 0;
+  double steer = 0;
+  std::uint64_t seed = 0;
+
+  void check() const {
+    require(kinetic >= 0 && std::isfinite(kinetic), "cnf: kinetic is ", kinetic, ", expected finite and at least 0");
+    require(frobenius >= 0 && std::isfinite(frobenius), "cnf: frobenius is ", frobenius,
+            ", expected finite and at least 0");
+    require(steer >= 0 && steer < 1, "cnf: steer is ", steer, ", expected 0 <= steer < 1");
+    for (const CnfSolver* how : {&training, &evaluation}) {
+      how->solver.check();
+      if (how->log_det) how->log_det->check("cnf: log_det");
+    }
+  }
+};
+
+namespace detail {
+
+// State of a continuous flow: position, log-determinant and, where asked for, the integrals of the two penalties.
+template <class P>
+struct CnfSystem {
+  using Scalar = typename P::Scalar;
+
+  P field;
+  FieldTerms terms;
+  Index dim = 0;
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.field);
+  }
+
+  Index width() const { return dim + (terms.divergence ? 1 : 0) + (terms.kinetic ? 1 : 0) + (terms.frobenius ? 1 : 0); }
+
+  Var<Scalar> operator()(const Var<Scalar>& t, const Var<Scalar>& y, const Var<Scalar>& noise) const {
+    const FieldValue<Scalar> f = field(t, cols(y, 0, dim), noise, terms);
+    Var<Scalar> slope = f.velocity;
+    if (terms.divergence) slope = concat(slope, f.divergence);
+    if (terms.kinetic) slope = concat(slope, f.kinetic);
+    if (terms.frobenius) slope = concat(slope, f.frobenius);
+    return slope;
+  }
+};
+
+}  // namespace detail
+
+/// A continuous normalizing flow (Chen et al. 2018; FFJORD, Grathwohl et al. 2019): points follow a vector field,
+/// dx/dt = v(t, x), from time 0 (latent) to time 1 (data), and d log_det / dt = div v. Both directions are solves of
+/// the same equation; neither costs more than the other. Each row takes steps of its own: its result is the same bits
+/// whatever else is in the batch.
+///
+/// A solve that fails throws integration_error with the row: too many steps, a step that became too small, a velocity
+/// that is not finite.
+template <class Field>
+struct Cnf {
+  using Scalar = typename Field::Scalar;
+
+  Field field;
+  CnfOptions options = {};
+
+  /// Rows that are solved together: those with few steps make room for others.
+  static constexpr Index tile_rows = 256;
+
+  Index dim() const { return field.dim(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.field);
+  }
+  template <class U>
+  auto rebind() const {
+    return Cnf<decltype(field.template rebind<U>())>{field.template rebind<U>(), options};
+  }
+
+  Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return transport(z, 0, 1); }
+  Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return transport(x, 1, 0); }
+
+  /// Where points that are at x at time `from` are at time `to`, and log|det| of that map. Throws invalid_argument for
+  /// times outside [0, 1] and options out of range.
+  Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to) const {
+    require(x.cols() == dim(), "cnf: x has ", x.cols(), " columns, this flow has dimension ", dim());
+    require(from >= 0 && from <= 1, "cnf: from is ", from, ", expected a time between 0 and 1");
+    require(to >= 0 && to <= 1, "cnf: to is ", to, ", expected a time between 0 and 1");
+    options.check();
+    Tape<S>& tape = x.tape();
+    const bool training = learns();
+    const CnfSolver& how = training ? options.training : options.evaluation;
+    const FieldTerms terms{true, training && options.kinetic > 0, training && options.frobenius > 0};
+    const auto system = make_system(tape, how.divergence, terms);
+    const Index d = dim();
+
+    Var<S> noise;
+    if (const Index columns = system.field.noise_columns(); columns > 0) {
+      noise = tape.make(x.rows(), columns, false);
+      system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
+    }
+    const auto rows = static_cast<std::size_t>(x.rows());
+    auto* begin = tape.template storage<double>(rows);
+    auto* end = tape.template storage<double>(rows);
+    std::fill_n(begin, rows, from);
+    std::fill_n(end, rows, to);
+    if (training && options.steer > 0) steer(system.field, x.value(), end);
+
+    const ode::Tolerance tolerance{how.solver.relative_tolerance, how.solver.absolute_tolerance};
+    ode::ErrorControl<> control;
+    control.add({0, d, tolerance});
+    control.add({d, 1, how.log_det.value_or(tolerance)});
+    const Var<S> y0 = concat(x, zeros(x, system.width() - d));
+    const Var<S> y = ode::solve_on_tape<S>(system, y0, begin, end, noise, how.solver, control, options.gradient);
+
+    Transformed<Var<S>> result{cols(y, 0, d), cols(y, d, 1)};
+    Index at = d + 1;
+    const auto penalise = [&](bool asked, double weight) {
+      if (!asked) return;
+      const Var<S> part = cols(y, at++, 1) * static_cast<S>(to >= from ? weight : -weight);  // time may run backwards
+      result.penalty = result.penalty ? result.penalty + part : part;
+    };
+    penalise(terms.kinetic, options.kinetic);
+    penalise(terms.frobenius, options.frobenius);
+    return result;
+  }
+
+  /// What it took to solve for each row of x (N x D) from time `from` to `to`, as in evaluation. Throws as transport()
+  /// does, and for NaN or infinity.
+  template <class Derived>
+  std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1,
+                                                     double to = 0) const {
+    detail::require_batch<Scalar>("solve_statistics: x", x, dim(), "flow");
+    std::vector<ode::SolveStatistics> all;
+    for_each_tile<Scalar>(x.rows(), tile_rows, 1, [&](Tape<Scalar>& tape, Index first, Index count) {
+      transport(tape.copy(x.derived().middleRows(first, count)), from, to);
+      const auto tile = ode::statistics(tape);
+      all.insert(all.end(), tile.begin(), tile.end());
+    });
+    return all;
+  }
+
+ private:
+  using S = Scalar;
+
+  auto make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
+    auto prepared = prepare_field<S>(tape, field, divergence, terms);
+    return detail::CnfSystem<decltype(prepared)>{std::move(prepared), terms, dim()};
+  }
+
+  // Whether gradients of the parameters are recorded.
+  bool learns() const {
+    bool any = false;
+    for_each_parameter(field, [&any](const auto& p) {
+      if constexpr (detail::is_var<std::remove_cvref_t<decltype(p)>>) any = any || p.requires_grad();
+    });
+    return any;
+  }
+
+  template <class P>
+  void steer(const P& prepared, View<const S> x, double* end) const {
+    View<const S> weights{};
+    for_each_parameter(prepared, [&](const auto& p) {
+      if (weights.data == nullptr) weights = p.value();
+    });
+    for (Index i = 0; i < x.rows; ++i) {
+      PhiloxEngine engine = detail::sample_engine<S>(options.seed + 0x7374656572212121, x, i, weights);
+      end[i] += options.steer * (2 * detail::uniform(engine) - 1);
+    }
+  }
+};
+
+template <class Field>
+Cnf(Field) -> Cnf<Field>;
+template <class Field>
+Cnf(Field, CnfOptions) -> Cnf<Field>;
+
+}  // namespace diffeo
