@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-#include <diffeo/diffeo.hpp>
-#include <numeric>
-
-#include "machine.hpp"
+#include "workloads.hpp"
 
 /// Real NVP of 32 couplings with (64, 64) tanh units on the two moons, D = 2: a training step, densities, samples and
 /// the density of one point, all through the interface a user has.
@@ -41,36 +38,21 @@ Work work(const Model<S>& flow) {
   return total;
 }
 
-// A step of fit(): the choice of a minibatch, loss, gradient and Adam.
 template <Real S>
 void train_step(benchmark::State& state, int threads) {
-  const MaximumLikelihood<S> objective(data<S>());
-  std::vector<Index> rows(static_cast<std::size_t>(data<S>().rows()));
-  std::iota(rows.begin(), rows.end(), Index{0});
-  Trainer trainer(model<S>(), objective, rows, {.batch = batch, .threads = threads});
-  constexpr double rate = 1e-3;
-  for (int i = 0; i < 3; ++i) trainer.step(rate);  // allocate
-  const double seconds = time_iterations(state, [&] { benchmark::DoNotOptimize(trainer.step(rate)); });
+  const double seconds = time_train_step<S>(state, model<S>(), data<S>(), batch, threads, 1e-3);
   set_counters<S>(state, work(model<S>()), batch, true, threads, seconds);
 }
 
 template <Real S>
 void log_prob(benchmark::State& state, Index points, int threads) {
-  const Array<S> x = toy2d::sample<S>("moons", points, /*seed=*/2);
-  const double seconds = time_iterations(state, [&] {
-    const Array<S> result = model<S>().log_prob(x, threads);
-    benchmark::DoNotOptimize(result.data());
-  });
+  const double seconds = time_log_prob<S>(state, model<S>(), toy2d::sample<S>("moons", points, /*seed=*/2), threads);
   set_counters<S>(state, work(model<S>()), points, false, threads, seconds);
 }
 
 template <Real S>
 void sample(benchmark::State& state, Index points, int threads) {
-  std::uint64_t seed = 0;
-  const double seconds = time_iterations(state, [&] {
-    const Array<S> result = model<S>().sample(points, seed++, threads);
-    benchmark::DoNotOptimize(result.data());
-  });
+  const double seconds = time_sample<S>(state, model<S>(), points, threads);
   set_counters<S>(state, work(model<S>()), points, false, threads, seconds);
 }
 

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-#include <diffeo/diffeo.hpp>
-#include <numeric>
-
-#include "machine.hpp"
+#include "workloads.hpp"
 
 /// A residual flow of 16 blocks with (128, 128) units on the two moons, D = 2, with exact log-determinants: a training
 /// step, densities, and samples by either inverse.
@@ -51,34 +48,19 @@ Work work() {
 
 template <Real S>
 void train_step(benchmark::State& state, int threads) {
-  const MaximumLikelihood<S> objective(data<S>());
-  std::vector<Index> rows(static_cast<std::size_t>(data<S>().rows()));
-  std::iota(rows.begin(), rows.end(), Index{0});
-  Trainer trainer(model<S>(), objective, rows, {.batch = batch, .threads = threads});
-  constexpr double rate = 1e-4;
-  for (int i = 0; i < 3; ++i) trainer.step(rate);  // allocate
-  const double seconds = time_iterations(state, [&] { benchmark::DoNotOptimize(trainer.step(rate)); });
+  const double seconds = time_train_step<S>(state, model<S>(), data<S>(), batch, threads, 1e-4);
   set_counters<S>(state, work<S>(), batch, true, threads, seconds);
 }
 
 template <Real S>
 void log_prob(benchmark::State& state, Index points, int threads) {
-  const Array<S> x = toy2d::sample<S>("moons", points, /*seed=*/2);
-  const double seconds = time_iterations(state, [&] {
-    const Array<S> result = model<S>().log_prob(x, threads);
-    benchmark::DoNotOptimize(result.data());
-  });
+  const double seconds = time_log_prob<S>(state, model<S>(), toy2d::sample<S>("moons", points, /*seed=*/2), threads);
   set_counters<S>(state, work<S>(), points, false, threads, seconds);
 }
 
 template <Real S>
 void sample(benchmark::State& state, Index points, int threads, InverseMethod method) {
-  const Model<S> drawn = make_model<S>(method);
-  std::uint64_t seed = 0;
-  const double seconds = time_iterations(state, [&] {
-    const Array<S> result = drawn.sample(points, seed++, threads);
-    benchmark::DoNotOptimize(result.data());
-  });
+  const double seconds = time_sample<S>(state, make_model<S>(method), points, threads);
   state.counters["points_per_s"] = static_cast<double>(points) / seconds;
 }
 

@@ -140,10 +140,8 @@ struct Cnf {
     std::fill_n(end, rows, to);
     if (training && options.steer > 0) steer(system.field, x.value(), end);
 
-    const ode::Tolerance tolerance{how.solver.relative_tolerance, how.solver.absolute_tolerance};
-    ode::ErrorControl<> control;
-    control.add({0, d, tolerance});
-    control.add({d, 1, how.log_det.value_or(tolerance)});
+    const ode::Tolerance tolerance = how.solver.tolerance();
+    const ode::ErrorControl<> control{{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
     const Var<S> y0 = concat(x, zeros(x, system.width() - d));
     const Var<S> y = ode::solve_on_tape<S>(system, y0, begin, end, noise, how.solver, control, options.gradient);
 

@@ -53,46 +53,59 @@ struct RecordedSolve {
   View<const S> context_values() const { return context ? context.value() : View<const S>{}; }
 };
 
-// y + h sum_j weights[j] slopes[j], h one a row.
+// out = y + h sum_i weight_i slopes_i, h one a row: the arithmetic of advance(), for blocks of any stride.
 template <Real S>
-Var<S> combined(Var<S> y, View<const S> step, std::span<const Var<S>> slopes, const double* weights) {
-  struct Operands {
-    Var<S> slope[most_stages];
-    S weight[most_stages];
-    Index count = 0;
-  } operands;
-  View<const S> values[most_stages];
-  for (std::size_t j = 0; j < slopes.size(); ++j) {
-    if (weights[j] == 0) continue;
-    values[operands.count] = slopes[j].value();
-    operands.weight[operands.count] = static_cast<S>(weights[j]);
-    operands.slope[operands.count++] = slopes[j];
+void combine(View<S> out, View<const S> y, const S* h, const Combination<S>& sum, const View<const S>* slopes) {
+  constexpr Index lanes = simd::lanes<S>;
+  for (Index j = 0; j < out.cols; ++j) {
+    const auto piece = [&](Index i, auto... n) {
+      simd::Vec<S> total{};
+      for (std::size_t k = 0; k < sum.count; ++k) {
+        const auto slope = simd::load<S>(slopes[sum.stage[k]].col(j) + i, n...);
+        const auto weight = simd::broadcast<S>(sum.weight[k]);
+        total = k == 0 ? weight * slope : simd::mul_add<S>(weight, slope, total);
+      }
+      simd::store<S>(out.col(j) + i,
+                     simd::mul_add<S>(simd::load<S>(h + i, n...), total, simd::load<S>(y.col(j) + i, n...)), n...);
+    };
+    Index i = 0;
+    for (; i + lanes <= out.rows; i += lanes) piece(i);
+    if (i < out.rows) piece(i, out.rows - i);
   }
+}
+
+// The same of values of a tape.
+template <Real S>
+Var<S> combined(Var<S> y, View<const S> step, const Combination<S>& sum, const std::array<Var<S>, max_stages>& slopes) {
   Tape<S>& tape = y.tape();
+  std::array<View<const S>, max_stages> values;
   bool recorded = y.requires_grad();
-  for (Index j = 0; j < operands.count; ++j) recorded = recorded || operands.slope[j].requires_grad();
-  const Var<S> sum = tape.make(y.rows(), y.cols(), recorded);
-  combine<S>(tape.mutable_value(sum), y.value(), step.data, values, operands.weight, operands.count);
+  for (std::size_t k = 0; k < sum.count; ++k) {
+    values[sum.stage[k]] = slopes[sum.stage[k]].value();
+    recorded = recorded || slopes[sum.stage[k]].requires_grad();
+  }
+  const Var<S> out = tape.make(y.rows(), y.cols(), recorded);
+  combine<S>(tape.mutable_value(out), y.value(), step.data, sum, values.data());
   if (recorded)
-    tape.on_backward({sum}, [sum, y, step, operands] {
+    tape.on_backward({out}, [out, y, step, sum, slopes] {
       add_grad(
-          y, [](auto g) { return g; }, sum.grad());
-      for (Index j = 0; j < operands.count; ++j) {
-        if (!operands.slope[j].requires_grad()) continue;
-        const GradTarget<S> target = y.tape().grad_target(operands.slope[j]);
-        const S weight = operands.weight[j];
-        for (Index c = 0; c < sum.cols(); ++c)
+          y, [](auto g) { return g; }, out.grad());
+      for (std::size_t k = 0; k < sum.count; ++k) {
+        const Var<S> slope = slopes[sum.stage[k]];
+        if (!slope.requires_grad()) continue;
+        const GradTarget<S> target = y.tape().grad_target(slope);
+        for (Index c = 0; c < out.cols(); ++c)
           math::map_add(
-              target.grad.cols_block(c, 1), target.assign, [weight](auto g, auto h) { return g * (h * weight); },
-              sum.grad().cols_block(c, 1), step);
+              target.grad.cols_block(c, 1), target.assign,
+              [weight = sum.weight[k]](auto g, auto h) { return g * (h * weight); }, out.grad().cols_block(c, 1), step);
       }
     });
-  return sum;
+  return out;
 }
 
 // Stages that the state at the end of a step depends on.
-inline Index stages_of_state(const Tableau& method) {
-  Index count = method.stages;
+inline std::size_t stages_of_state(const Tableau& method) {
+  std::size_t count = method.stages;
   while (count > 0 && method.b[count - 1] == 0) --count;
   return count;
 }
@@ -102,18 +115,18 @@ template <Real S, class System>
 Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const Index* sample, const double* t,
                     const double* step, View<const S> context) {
   Tape<S>& tape = y.tape();
-  const Index rows = y.rows(), stages = stages_of_state(method);
+  const Index rows = y.rows();
+  const std::size_t stages = stages_of_state(method);
   const View<S> sizes = tape.mutable_value(tape.make(rows, 1, false));
   for (Index i = 0; i < rows; ++i) sizes.data[i] = static_cast<S>(step[i]);
-  Var<S> slopes[most_stages];
+  std::array<Var<S>, max_stages> slopes;
   auto* at = tape.template storage<double>(static_cast<std::size_t>(rows));
-  const auto known = [&](Index count) { return std::span<const Var<S>>(slopes, static_cast<std::size_t>(count)); };
-  for (Index s = 0; s < stages; ++s) {
+  for (std::size_t s = 0; s < stages; ++s) {
     for (Index i = 0; i < rows; ++i) at[i] = t[i] + method.c[s] * step[i];
     const auto [time, own] = block_input(tape, rows, sample, at, context);
-    slopes[s] = system(time, s == 0 ? y : combined<S>(y, sizes, known(s), method.a[s]), own);
+    slopes[s] = system(time, s == 0 ? y : combined<S>(y, sizes, Combination<S>(method.a[s]), slopes), own);
   }
-  return combined<S>(y, sizes, known(stages), method.b);
+  return combined<S>(y, sizes, Combination<S>(method.b), slopes);
 }
 
 /// Goes through the recorded steps of all samples backwards, each sample at its own pace, a block of rows at a time.
@@ -318,10 +331,9 @@ class AdjointSolve {
   // The groups of the state once more for the adjoint.
   ErrorControl<Norm> with_adjoint(Index n) const {
     ErrorControl<Norm> control = solve_.control;
-    for (Index g = 0; g < solve_.control.count; ++g) {
-      ColumnGroup group = solve_.control.groups[g];
-      group.first += n;
-      control.add(group);
+    for (std::size_t g = 0; g < solve_.control.count; ++g) {
+      control.groups[control.count] = solve_.control.groups[g];
+      control.groups[control.count++].first += n;
     }
     return control;
   }
@@ -343,13 +355,10 @@ class AdjointSolve {
       return View<const S>(to);
     };
     const View<const S> before = gathered(steps.before);
-    const Index stages = stages_of_state(method_);
-    View<const S> slopes[most_stages];
-    for (Index s = 0; s < stages; ++s) {
+    std::array<View<const S>, max_stages> slopes;
+    for (std::size_t s = 0; s < stages_of_state(method_); ++s) {
       const Var<S> state = tape_.make(rows, 2 * n, false);
-      S weights[most_stages];
-      for (Index j = 0; j < s; ++j) weights[j] = static_cast<S>(method_.a[s][j]);
-      combine<S>(tape_.mutable_value(state), before, size.data, slopes, weights, s);
+      combine<S>(tape_.mutable_value(state), before, size.data, Combination<S>(method_.a[s]), slopes.data());
       slopes[s] = gathered(steps.slopes[s]);
       if (method_.b[s] == 0) continue;
       for (Index i = 0; i < rows; ++i) t[i] = steps.t[steps.row[i]] + method_.c[s] * steps.step[steps.row[i]];

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+
+#include "workloads.hpp"
+
+/// A continuous flow with a field of (64, 64) elu units on the two moons, D = 2, Dopri5 with tolerances 1e-5 relative
+/// and 1e-6 absolute, exact log-determinants: a training step, densities and samples. The weights are as fresh ones of
+/// the peers.
+namespace diffeo::bench {
+namespace {
+
+constexpr Index batch = 512;
+
+template <Real S>
+using Model = TransformedDistribution<StandardNormal<S>, Cnf<MlpField<S>>>;
+
+// Of the size that the peers draw them in.
+template <Real S>
+Array<S> points(Index count, std::uint64_t seed) {
+  Array<S> x = toy2d::sample<S>("moons", count, seed);
+  x.col(0) = (x.col(0) + S(1)) / S(2);
+  x.col(1) = (x.col(1) + S(0.2)) / S(2);
+  return x;
+}
+
+template <Real S>
+const Model<S>& model() {
+  static const Model<S> fresh = [] {
+    MlpField<S> field = make_mlp_field<S>(2, {.hidden = {64, 64}, .activation = Activation::elu, .last_scale = 1});
+    std::uint64_t stream = 0;
+    for (Linear<S>& layer : field.network.layers) {
+      fill_normal(view(layer.weight), /*seed=*/3, stream++);
+      layer.weight /= std::sqrt(static_cast<S>(layer.weight.cols()));
+      layer.bias.setZero();
+    }
+    return Model<S>(StandardNormal<S>(2), Cnf(field));
+  }();
+  return fresh;
+}
+
+// Of one point on average: evaluations of its solve times the products of velocity and divergence, in closed form.
+template <Real S>
+Work work(double from, double to) {
+  const auto solves = model<S>().flow.solve_statistics(points<S>(2048, 2), from, to);
+  double evaluations = 0;
+  for (const auto& solve : solves) evaluations += static_cast<double>(solve.evaluations);
+  evaluations /= static_cast<double>(solves.size());
+  Work total;
+  const auto& layers = model<S>().flow.field.network.layers;
+  for (const auto& layer : layers) {
+    total.flops += evaluations * product_flops(1, layer.weight.cols(), layer.weight.rows());
+    if (&layer != &layers.back()) total.activations += evaluations * static_cast<double>(layer.weight.rows());
+  }
+  total.flops += evaluations * product_flops(1, layers[1].weight.cols(), layers[1].weight.rows());
+  return total;
+}
+
+template <Real S>
+void train_step(benchmark::State& state, int threads) {
+  const double seconds = time_train_step<S>(state, model<S>(), points<S>(20000, 1), batch, threads, 1e-4);
+  set_counters<S>(state, work<S>(1, 0), batch, true, threads, seconds);
+}
+
+template <Real S>
+void log_prob(benchmark::State& state, Index count, int threads) {
+  const double seconds = time_log_prob<S>(state, model<S>(), points<S>(count, 2), threads);
+  set_counters<S>(state, work<S>(1, 0), count, false, threads, seconds);
+}
+
+template <Real S>
+void sample(benchmark::State& state, Index count, int threads) {
+  const double seconds = time_sample<S>(state, model<S>(), count, threads);
+  set_counters<S>(state, work<S>(0, 1), count, false, threads, seconds);
+}
+
+template <Real S>
+void add() {
+  using benchmark::State;
+  const auto ms = benchmark::kMillisecond;
+  for (const int threads : {1, 2}) {
+    add_benchmark<S>("cnf_b512_step", threads, ms, [=](State& state) { train_step<S>(state, threads); });
+    add_benchmark<S>("cnf_logprob4096", threads, ms, [=](State& state) { log_prob<S>(state, 4096, threads); });
+    add_benchmark<S>("cnf_sample4096", threads, ms, [=](State& state) { sample<S>(state, 4096, threads); });
+  }
+  add_benchmark<S>("cnf_onepoint", 1, benchmark::kMicrosecond, [](State& state) { log_prob<S>(state, 1, 1); });
+}
+
+[[maybe_unused]] const bool added = (add<float>(), add<double>(), true);
+
+}  // namespace
+}  // namespace diffeo::bench
