@@ -25,7 +25,7 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
 }
 
 /// Calls f(tape, first, count) for consecutive tiles that cover 0 ... rows-1, on `threads` threads (0: all). The tape
-/// is empty at each call. The row that a convergence_error names becomes one of the whole.
+/// is empty at each call. The row that a solver_error names becomes one of the whole.
 template <Real S, class F>
 void for_each_tile(Index rows, int threads, const F& f) {
   const Index tiles = (rows + tile_rows<S> - 1) / tile_rows<S>;
@@ -35,8 +35,8 @@ void for_each_tile(Index rows, int threads, const F& f) {
     const Index first = tile * tile_rows<S>;
     try {
       f(tape, first, std::min(tile_rows<S>, rows - first));
-    } catch (const convergence_error& e) {
-      throw e.in_batch(first);
+    } catch (const solver_error& e) {
+      e.throw_for(first + e.sample());
     }
   };
   if (workers == 1) {
