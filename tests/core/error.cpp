@@ -38,3 +38,30 @@ TEMPLATE_TEST_CASE("errors: require_finite names the first bad entry in row orde
   CHECK(message(x.bottomRows(20)) == "fit: data is nan at (row 10, column 0), expected finite values");
   CHECK(message((x * S(2)).transpose()) == "fit: data is inf at (row 0, column 0), expected finite values");
 }
+
+TEST_CASE("errors: what was not solved names its row, and another one when thrown again", "[error]") {
+  const auto of_block = [](const diffeo::solver_error& e) { return [&e] { e.throw_for(64 + e.sample()); }; };
+  const diffeo::convergence_error root("solver", 3, 0.5, 7);
+  CHECK(root.sample() == 3);
+  CHECK(thrown_message<diffeo::convergence_error>(of_block(root)) ==
+        "solver: row 67 did not converge: residual 0.5 after 7 iterations");
+
+  const diffeo::integration_error ode(
+      "flow", 2, {.reason = "max_steps were not enough", .t = 0.25, .step = -1e-3, .error = 1.5, .stiffness = 3300});
+  CHECK(
+      std::string(ode.what()) ==
+      "flow: row 2 was not integrated: max_steps were not enough at t = 0.25, step -0.001, error 1.5, stiffness 3300");
+  try {
+    of_block(ode)();
+    FAIL("no exception was thrown");
+  } catch (const diffeo::integration_error& e) {
+    CHECK(e.solver() == "flow");
+    CHECK(e.sample() == 66);
+    CHECK(e.reason() == "max_steps were not enough");
+    CHECK(e.t() == 0.25);
+    CHECK(e.step() == -1e-3);
+    CHECK(e.error() == 1.5);
+    CHECK(e.stiffness() == 3300);
+    CHECK(contains(e.what(), "flow: row 66 was not integrated"));
+  }
+}

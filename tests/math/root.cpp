@@ -242,9 +242,3 @@ TEMPLATE_TEST_CASE("root: what cannot be solved is said, with row and residual",
                  "max_iterations is 0"));
   CHECK(roots_of<S>(cubic, Array<S>(0, 1)).rows() == 0);
 }
-
-TEST_CASE("root: an error of a block is one of the batch", "[math][root]") {
-  const convergence_error e = convergence_error("solver", 3, 0.5, 7).in_batch(64);
-  CHECK(e.sample() == 67);
-  CHECK(std::string(e.what()) == "solver: row 67 did not converge: residual 0.5 after 7 iterations");
-}

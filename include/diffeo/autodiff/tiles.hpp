@@ -52,7 +52,7 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
 }
 
 /// Calls f(tape, first, count) for consecutive tiles of at most `tile` rows that cover 0 ... rows-1, on `threads`
-/// threads (0: all). The tape is empty at each call. The row that a convergence_error names becomes one of the whole.
+/// threads (0: all). The tape is empty at each call. The row that a solver_error names becomes one of the whole.
 template <Real S, class F>
 void for_each_tile(Index rows, Index tile, int threads, const F& f) {
   const Index tiles = (rows + tile - 1) / tile;
@@ -62,8 +62,8 @@ void for_each_tile(Index rows, Index tile, int threads, const F& f) {
     const Index first = number * tile;
     try {
       f(tape, first, std::min(tile, rows - first));
-    } catch (const convergence_error& e) {
-      throw e.in_batch(first);
+    } catch (const solver_error& e) {
+      e.throw_for(first + e.sample());
     }
   };
   if (workers == 1) {

@@ -34,31 +34,83 @@ std::string concat_message(const Parts&... parts) {
 
 }  // namespace detail
 
-/// An iteration that did not reach its tolerance within its bound, or met NaN. The message names all of it: "planar
-/// inverse: row 5 did not converge: residual 0.25 after 200 iterations".
-class convergence_error : public std::runtime_error {
+/// Something that had to be solved for one sample and was not. It names the row of the arrays that the solver was
+/// given; a caller that passed rows of its own data catches it and throws it again with the row of those, whatever its
+/// type: `catch (const solver_error& e) { e.throw_for(first + e.sample()); }`.
+class solver_error : public std::runtime_error {
  public:
-  convergence_error(const std::string& what, std::ptrdiff_t sample, double residual, int iterations)
-      : std::runtime_error(detail::concat_message(what, ": row ", sample, " did not converge: residual ", residual,
-                                                  " after ", iterations, " iterations")),
-        solver_(what),
-        sample_(sample),
-        residual_(residual),
-        iterations_(iterations) {}
-
   const std::string& solver() const { return solver_; }  ///< what was solved, for instance "planar inverse"
   std::ptrdiff_t sample() const { return sample_; }      ///< the row
-  double residual() const { return residual_; }          ///< by how much the equation was missed
-  int iterations() const { return iterations_; }
 
-  /// The same for a batch of which the block that was solved is the rows from `first` on.
-  convergence_error in_batch(std::ptrdiff_t first) const { return {solver_, first + sample_, residual_, iterations_}; }
+  /// Throws the same error, of the same type, for another row.
+  [[noreturn]] virtual void throw_for(std::ptrdiff_t sample) const = 0;
+
+ protected:
+  solver_error(const std::string& solver, std::ptrdiff_t sample, const std::string& failure)
+      : std::runtime_error(detail::concat_message(solver, ": row ", sample, ' ', failure)),
+        solver_(solver),
+        sample_(sample) {}
 
  private:
   std::string solver_;
   std::ptrdiff_t sample_;
+};
+
+/// An iteration that did not reach its tolerance within its bound, or met NaN. The message names all of it: "planar
+/// inverse: row 5 did not converge: residual 0.25 after 200 iterations".
+class convergence_error : public solver_error {
+ public:
+  convergence_error(const std::string& what, std::ptrdiff_t sample, double residual, int iterations)
+      : solver_error(
+            what, sample,
+            detail::concat_message("did not converge: residual ", residual, " after ", iterations, " iterations")),
+        residual_(residual),
+        iterations_(iterations) {}
+
+  double residual() const { return residual_; }  ///< by how much the equation was missed
+  int iterations() const { return iterations_; }
+
+  [[noreturn]] void throw_for(std::ptrdiff_t sample) const override {
+    throw convergence_error(solver(), sample, residual_, iterations_);
+  }
+
+ private:
   double residual_;
   int iterations_;
+};
+
+/// Where the integration of an ordinary differential equation ended before its end time.
+struct IntegrationFailure {
+  std::string reason;    ///< for instance "the step size fell to its lower bound"
+  double t = 0;          ///< the time that was reached
+  double step = 0;       ///< the step that was tried last, signed
+  double error = 0;      ///< its error in units of the tolerance, 0 without error control
+  double stiffness = 0;  ///< estimated |eigenvalue| of the field's Jacobian, 0 where there is none
+};
+
+/// A differential equation that was not integrated to its end. The message names all of it: "cnf inverse: row 5 was not
+/// integrated: more than 100 steps at t = 0.25, step 0.001, error 1.5, stiffness 3300".
+class integration_error : public solver_error {
+ public:
+  integration_error(const std::string& what, std::ptrdiff_t sample, const IntegrationFailure& failure)
+      : solver_error(
+            what, sample,
+            detail::concat_message("was not integrated: ", failure.reason, " at t = ", failure.t, ", step ",
+                                   failure.step, ", error ", failure.error, ", stiffness ", failure.stiffness)),
+        failure_(failure) {}
+
+  const std::string& reason() const { return failure_.reason; }
+  double t() const { return failure_.t; }
+  double step() const { return failure_.step; }
+  double error() const { return failure_.error; }
+  double stiffness() const { return failure_.stiffness; }
+
+  [[noreturn]] void throw_for(std::ptrdiff_t sample) const override {
+    throw integration_error(solver(), sample, failure_);
+  }
+
+ private:
+  IntegrationFailure failure_;
 };
 
 /// Throws `invalid_argument` with the concatenation of `parts` unless `condition` holds.

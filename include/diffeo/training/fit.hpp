@@ -146,7 +146,7 @@ bool goes_on(F& callback, const FitProgress& progress) {
 /// FitProgress; one that returns false ends the training. With validation the parameters of the lowest validation loss
 /// are kept; an objective that draws its samples has nothing to hold out. Whatever happens the model ends with finite
 /// parameters: a loss or gradient that is not finite, or an equation of the model that is not solved
-/// (convergence_error), stops the training with the last good ones. While it runs the model holds its initial
+/// (solver_error), stops the training with the last good ones. While it runs the model holds its initial
 /// parameters or those of the last validation, and keeps them when a callback throws. Throws invalid_argument for
 /// options out of range; the model is then as before.
 template <class Model, class O, class... Callbacks>
@@ -206,7 +206,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
     double loss = 0;
     try {
       loss = trainer.step(rate);
-    } catch (const convergence_error& e) {
+    } catch (const solver_error& e) {
       report.reason = StopReason::not_solved;
       report.failure = e.what();
       break;

@@ -68,7 +68,7 @@ class Trainer {
   /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
   /// parameters go back to those before the last step; when the step would make a parameter not finite, it is not
   /// taken. Either way the result is not finite. Where an equation of the model is not solved, the parameters go back
-  /// too, and the convergence_error names the row of the data (of the minibatch, for an objective that draws).
+  /// too, and the solver_error names the row of the data (of the minibatch, for an objective that draws).
   double step(double learning_rate) {
     if constexpr (!DrawsSamples<O>) choose_rows();
     try {
@@ -249,10 +249,9 @@ class Trainer {
                 loss.cols(), " losses, expected ", count, " x 1");
         total += as_eigen(loss.value()).template cast<double>().sum();
         tape.backward(loss, {seeds_.data(), count, 1, count});
-      } catch (const convergence_error& e) {
+      } catch (const solver_error& e) {
         const std::ptrdiff_t place = at + e.sample();
-        throw convergence_error(e.solver(), DrawsSamples<O> ? place : chosen_[static_cast<std::size_t>(place)],
-                                e.residual(), e.iterations());
+        e.throw_for(DrawsSamples<O> ? place : chosen_[static_cast<std::size_t>(place)]);
       }
       if (at == 0 && step_ == 0) bytes_per_row_ = tape.scratch_bytes() / count;
     }
