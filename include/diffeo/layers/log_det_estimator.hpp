@@ -2,9 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <diffeo/core/random.hpp>
+#include <diffeo/math/sample_engine.hpp>
 #include <diffeo/nn/linearised.hpp>
 #include <variant>
 
@@ -58,26 +57,6 @@ struct RouletteLogDet {
 using LogDetEstimator = std::variant<ExactLogDet, PowerSeriesLogDet, RouletteLogDet>;
 
 namespace detail {
-
-// Random bits of one sample for one layer: a function of the seed, the sample's own values and those of the layer, so
-// that a sample's estimate does not depend on its batch, and that a layer that learns draws anew.
-template <Real S>
-PhiloxEngine sample_engine(std::uint64_t seed, View<const S> z, Index row, View<const S> weights) {
-  using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
-  std::uint64_t hash = 0x9E3779B97F4A7C15;
-  const auto mix = [&hash](S value) {  // splitmix64
-    hash ^= std::bit_cast<Bits>(value);
-    hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9;
-    hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EB;
-    hash ^= hash >> 31;
-  };
-  for (Index j = 0; j < z.cols; ++j) mix(z.col(j)[row]);
-  for (Index i = 0; i < std::min<Index>(weights.rows, 4); ++i) mix(weights.col(0)[i]);
-  return PhiloxEngine(seed, hash);
-}
-
-// In (0, 1].
-inline double uniform(PhiloxEngine& engine) { return (static_cast<double>(engine() >> 11) + 1) * 0x1p-53; }
 
 // The weights of the terms of a series for one sample: term(k) is that of the k-th, from 1; 0 from `terms` + 1 on.
 class TermWeights {
@@ -148,11 +127,7 @@ void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<
   for (Index n = 0; n < rows; ++n) {
     PhiloxEngine engine =
         sample_engine<S>(estimator.seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe), z, n, weights);
-    std::uint64_t bits = 0;
-    for (Index j = 0; j < dim; ++j) {
-      if (j % 64 == 0) bits = engine();
-      v.col(j)[n] = (bits >> (j % 64)) & 1 ? S(1) : S(-1);
-    }
+    draw_signs(engine, v, n);
     terms[n] = TermWeights(estimator, engine);
     most = std::max(most, terms[n].terms());
     value.data[n] = 0;

@@ -182,11 +182,12 @@ Var<S> identity_matrix(Tape<S>& tape, Index size) {
   return y;
 }
 
-// A dense network of `count` layers with its Jacobian; layer(i) gives matrix and bias.
+// A dense network of `count` layers with the Jacobian in the first `directions` columns of x; layer(i) gives matrix and
+// bias.
 template <Real S, class Layer>
-MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer) {
+MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer, Index directions) {
   const auto [first, bias] = layer(std::size_t{0});
-  HiddenInput<S> in{affine(x, first, bias), first, {}};
+  HiddenInput<S> in{affine(x, first, bias), directions == first.cols() ? first : cols(first, 0, directions), {}};
   if (count == 1)
     return hidden_product(in, Activation::identity, identity_matrix(x.tape(), first.rows()), zeros(bias, first.rows()));
   for (std::size_t i = 1;; ++i) {
@@ -195,6 +196,18 @@ MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, co
     if (i + 1 == count) return y;
     in = {{}, {}, y};
   }
+}
+
+// In all its columns.
+template <Real S, class Layer>
+MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer) {
+  return dense_with_jacobian(x, act, count, layer, x.cols());
+}
+
+// Calls f(k, block) for the derivatives along each direction of `blocks`.
+template <class T, Real S, class F>
+void for_each_direction(View<T> blocks, const MultiDual<S>& of, const F& f) {
+  for (Index k = 0; k < of.directions; ++k) f(k, stacked(blocks, of, k + 1, of.rows));
 }
 
 }  // namespace detail
@@ -242,6 +255,97 @@ Var<S> log_det_identity_plus(const MultiDual<S>& g) {
               g.rows, to, [](auto sum, auto seed, auto entry) { return simd::mul_add<S>(seed, entry, sum); }, to,
               y.grad().data, inverse + (j * d + i) * at);
         }
+    });
+  return y;
+}
+
+/// x scale + shift, where scale (none: an empty Var) and shift, N x C, do not depend on the directions.
+template <Real S>
+MultiDual<S> scale_shift(const MultiDual<S>& x, Var<S> scale, Var<S> shift) {
+  Tape<S>& tape = x.tape();
+  const auto fits = [&x](Var<S> v) { return v.rows() == x.rows && v.cols() == x.cols(); };
+  require((!scale || fits(scale)) && fits(shift), "scale_shift: scale and shift must be ", x.rows, " x ", x.cols());
+  const MultiDual<S> y{tape.make(x.blocks.rows(), x.cols(),
+                                 x.blocks.requires_grad() || shift.requires_grad() || (scale && scale.requires_grad())),
+                       x.rows, x.directions};
+  const View<S> out = tape.mutable_value(y.blocks);
+  if (scale)
+    for (Index k = 0; k <= x.directions; ++k)
+      math::map(
+          detail::stacked(out, y, k, x.rows), [](auto v, auto s) { return v * s; },
+          detail::stacked(x.blocks.value(), x, k, x.rows), scale.value());
+  else
+    math::map(
+        out, [](auto v) { return v; }, x.blocks.value());
+  math::map_add(
+      detail::stacked(out, y, 0, x.rows), false, [](auto v) { return v; }, shift.value());
+  if (y.blocks.requires_grad())
+    tape.on_backward({y.blocks}, [x, y, scale, shift] {
+      const View<const S> g = y.blocks.grad();
+      add_grad(
+          shift, [](auto v) { return v; }, detail::stacked(g, y, 0, y.rows));
+      if (!scale)
+        return add_grad(
+            x.blocks, [](auto v) { return v; }, g);
+      for (Index k = 0; k <= x.directions; ++k)
+        add_grad(
+            scale, [](auto a, auto b) { return a * b; }, detail::stacked(g, y, k, y.rows),
+            detail::stacked(x.blocks.value(), x, k, x.rows));
+      if (!x.blocks.requires_grad()) return;
+      const GradTarget<S> target = x.tape().grad_target(x.blocks);
+      for (Index k = 0; k <= x.directions; ++k)
+        math::map_add(
+            detail::stacked(target.grad, x, k, x.rows), target.assign, [](auto a, auto b) { return a * b; },
+            detail::stacked(g, y, k, y.rows), scale.value());
+    });
+  return y;
+}
+
+/// The trace of the Jacobian that g (N x D with D directions) carries: N x 1.
+template <Real S>
+Var<S> trace_of(const MultiDual<S>& g) {
+  Tape<S>& tape = g.tape();
+  require(g.directions == g.cols(), "trace_of: ", g.cols(), " columns and ", g.directions, " directions");
+  const Var<S> y = tape.make(g.rows, 1, g.blocks.requires_grad());
+  const View<S> out = tape.mutable_value(y);
+  detail::for_each_direction(g.blocks.value(), g, [&](Index k, View<const S> block) {
+    math::map_add(
+        out, k == 0, [](auto v) { return v; }, block.cols_block(k, 1));
+  });
+  if (y.requires_grad())
+    tape.on_backward({y}, [g, y] {
+      const GradTarget<S> target = detail::zeroed_target(g.blocks);
+      detail::for_each_direction(target.grad, g, [&](Index k, View<S> block) {
+        math::map_add(
+            block.cols_block(k, 1), false, [](auto v) { return v; }, y.grad());
+      });
+    });
+  return y;
+}
+
+/// The sum of the squares of all derivatives of a row: the squared Frobenius norm of its Jacobian, N x 1.
+template <Real S>
+Var<S> squared_norm_of(const MultiDual<S>& g) {
+  Tape<S>& tape = g.tape();
+  const Var<S> y = tape.make(g.rows, 1, g.blocks.requires_grad());
+  const View<S> out = tape.mutable_value(y);
+  math::map(out, [] { return simd::Vec<S>{}; });
+  detail::for_each_direction(g.blocks.value(), g, [&](Index, View<const S> block) {
+    for (Index j = 0; j < block.cols; ++j)
+      math::map(
+          out, [](auto sum, auto v) { return simd::mul_add<S>(v, v, sum); }, View<const S>(out),
+          block.cols_block(j, 1));
+  });
+  if (y.requires_grad())
+    tape.on_backward({y}, [g, y] {
+      const GradTarget<S> target = detail::zeroed_target(g.blocks);
+      detail::for_each_direction(target.grad, g, [&](Index k, View<S> block) {
+        const View<const S> value = detail::stacked(g.blocks.value(), g, k + 1, g.rows);
+        for (Index j = 0; j < block.cols; ++j)
+          math::map_add(
+              block.cols_block(j, 1), false, [](auto a, auto v) { return (a + a) * v; }, y.grad(),
+              value.cols_block(j, 1));
+      });
     });
   return y;
 }

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/affine.hpp>
+
+/// Activations that give their slope too: what a Jacobian needs of a network, in the pass that evaluates it.
+namespace diffeo {
+
+/// An activation's results and its slopes at the same points, N x H each.
+template <Real S>
+struct WithSlope {
+  Var<S> value;
+  Var<S> slope;
+};
+
+namespace detail {
+
+// Whether the curvature does not follow from value and slope, so that the argument must be kept.
+constexpr bool curvature_needs_argument(Activation a) { return a == Activation::silu || a == Activation::lip_swish; }
+
+template <Real S, Activation A>
+simd::Vec<S> curvature_from(simd::Vec<S> value, simd::Vec<S> slope) {
+  using V = simd::Vec<S>;
+  if constexpr (A == Activation::tanh)
+    return S(-2) * value * slope;
+  else if constexpr (A == Activation::elu || A == Activation::selu)
+    return value > S(0) ? V{} : slope;
+  else if constexpr (A == Activation::softplus)
+    return slope * (S(1) - slope);
+  else if constexpr (A == Activation::sin)
+    return -value;
+  else
+    return V{};
+}
+
+// value = act(argument), slope = act'(argument); value may lie where the argument does.
+template <Real S>
+void activate_with_slope(Activation act, View<const S> argument, View<S> value, View<S> slope) {
+  constexpr Index lanes = simd::lanes<S>;
+  with_activation<S>(act, [&](auto kernel) {
+    const auto run = [&](Index n, const S* a, S* y, S* d) {
+      const auto piece = [&](Index i, auto... count) {
+        const auto at = kernel.derivatives(simd::load<S>(a + i, count...));
+        simd::store<S>(y + i, at.value, count...);
+        simd::store<S>(d + i, at.slope, count...);
+      };
+      Index i = 0;
+      for (; i + lanes <= n; i += lanes) piece(i);
+      if (i < n) piece(i, n - i);
+    };
+    if (math::detail::same_layout(argument, View<const S>(value)) && math::detail::same_layout(value, slope))
+      return run(math::detail::extent(argument), argument.data, value.data, slope.data);
+    for (Index j = 0; j < argument.cols; ++j) run(argument.rows, argument.col(j), value.col(j), slope.col(j));
+  });
+}
+
+// The adjoint of the argument, in the memory of an adjoint that exists: value' slope + slope' curvature.
+template <Real S>
+View<S> argument_adjoint(Activation act, Var<S> y, Var<S> d, View<const S> argument) {
+  Tape<S>& t = y.tape();
+  const View<S> out = t.mutable_grad(y.has_grad() ? y : d);
+  with_activation<S>(act, [&]<Activation A>(ActivationKernel<S, A> kernel) {
+    const auto curvature = [&](auto value, auto slope) { return curvature_from<S, A>(value, slope); };
+    if (!d.has_grad())
+      math::map(
+          out, [](auto g, auto slope) { return g * slope; }, y.grad(), d.value());
+    else if constexpr (curvature_needs_argument(A)) {
+      if (y.has_grad())
+        math::map(
+            out,
+            [kernel](auto g, auto of_slope, auto slope, auto a) {
+              return simd::mul_add<S>(g, slope, of_slope * kernel.derivatives(a).curvature);
+            },
+            y.grad(), d.grad(), d.value(), argument);
+      else
+        math::map(
+            out, [kernel](auto of_slope, auto a) { return of_slope * kernel.derivatives(a).curvature; }, d.grad(),
+            argument);
+    } else if (y.has_grad()) {
+      math::map(
+          out,
+          [curvature](auto g, auto of_slope, auto value, auto slope) {
+            return simd::mul_add<S>(g, slope, of_slope * curvature(value, slope));
+          },
+          y.grad(), d.grad(), y.value(), d.value());
+    } else {
+      math::map(
+          out, [curvature](auto of_slope, auto value, auto slope) { return of_slope * curvature(value, slope); },
+          d.grad(), y.value(), d.value());
+    }
+  });
+  return out;
+}
+
+}  // namespace detail
+
+/// act(x) and act'(x), elementwise; differentiated with the curvature.
+template <Real S>
+WithSlope<S> activate_with_slope(Activation act, Var<S> x) {
+  Tape<S>& tape = x.tape();
+  const bool recorded = x.requires_grad();
+  const Var<S> y = tape.make(x.rows(), x.cols(), recorded), d = tape.make(x.rows(), x.cols(), recorded);
+  detail::activate_with_slope(act, x.value(), tape.mutable_value(y), tape.mutable_value(d));
+  if (recorded)
+    tape.on_backward({y, d}, [x, y, d, act] {
+      add_grad(
+          x, [](auto g) { return g; }, View<const S>(detail::argument_adjoint(act, y, d, x.value())));
+    });
+  return {y, d};
+}
+
+/// act(x W' + b) and act' at the same points, in one op: x is N x K, W is M x K, b is 1 x M. Throws invalid_argument
+/// where shapes do not fit.
+template <Real S, class W, class B>
+WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activation act) {
+  Tape<S>& tape = x.tape();
+  const Var<S> w = as_var(tape, weights), b = as_var(tape, bias);
+  require(x.cols() == w.cols() && b.rows() == 1 && b.cols() == w.rows(), "affine: x has ", x.cols(),
+          " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
+  const bool recorded = x.requires_grad() || w.requires_grad() || b.requires_grad();
+  const Var<S> y = tape.make(x.rows(), w.rows(), recorded), d = tape.make(x.rows(), w.rows(), recorded);
+  const View<S> value = tape.mutable_value(y);
+  View<S> argument = value;
+  if (recorded && detail::curvature_needs_argument(act)) argument.data = tape.scratch(value.stride * value.cols);
+  math::product(detail::with_padding(argument, x.value()), x.value(), detail::forth(w.value(), true), b.value().data,
+                math::Start::bias);
+  detail::activate_with_slope(act, View<const S>(argument), value, tape.mutable_value(d));
+  if (!recorded) return {y, d};
+
+  tape.on_backward({y, d}, [x, w, b, y, d, act, argument = View<const S>(argument)] {
+    Tape<S>& t = y.tape();
+    const View<const S> g = detail::argument_adjoint(act, y, d, argument);
+    if (w.requires_grad() || b.requires_grad()) detail::add_weight_gradients(t, w, b, true, g, x.value());
+    if (!x.requires_grad()) return;
+    const GradTarget<S> target = t.grad_target(x);
+    math::product<S>(detail::with_padding(target.grad, g), g, detail::back(w.value(), true), nullptr,
+                     target.assign ? math::Start::zero : math::Start::accumulate);
+  });
+  return {y, d};
+}
+
+}  // namespace diffeo

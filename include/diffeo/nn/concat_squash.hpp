@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/nn/linear.hpp>
+
+namespace diffeo {
+
+/// A dense layer that time modulates (FFJORD: Grathwohl et al. 2019, appendix B.1, "concatsquash"):
+/// (x W' + b) * sigmoid(t g' + c) + t s', the gate with weights g and bias c, the shift with weights s.
+template <class T>
+struct ConcatSquash {
+  using Scalar = scalar_t<T>;
+
+  Linear<T> dense;
+  Linear<T> gate;    ///< weight M x 1, bias 1 x M
+  param_t<T> shift;  ///< M x 1
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.dense, self.gate, self.shift);
+  }
+  template <class U>
+  ConcatSquash<U> rebind() const {
+    return {};
+  }
+
+  /// t: N x 1, x: N x inputs -> N x outputs.
+  template <Traced X>
+  X operator()(const X& t, const X& x) const {
+    return dense(x) * sigmoid(gate(t)) + linear(t, shift);
+  }
+  /// The same without the gate.
+  template <Traced X>
+  X ungated(const X& t, const X& x) const {
+    return dense(x) + linear(t, shift);
+  }
+};
+
+/// Weights of the dense part drawn as `how` says; those of gate and shift uniform on [-1, 1), biases zero. Uses three
+/// streams from `stream` on.
+template <Real S>
+ConcatSquash<S> make_concat_squash(Index inputs, Index outputs, Initialisation how, std::uint64_t seed,
+                                   std::uint64_t stream) {
+  const auto uniform_column = [&](std::uint64_t from) {
+    Array<S> w(outputs, 1);
+    fill_uniform(view(w), seed, from);
+    return Array<S>(w * S(2) - S(1));
+  };
+  Linear<S> dense = make_linear<S>(inputs, outputs, how, seed, stream);
+  return {std::move(dense), {uniform_column(stream + 1), Array<S>::Zero(1, outputs)}, uniform_column(stream + 2)};
+}
+
+}  // namespace diffeo
