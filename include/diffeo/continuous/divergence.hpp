@@ -148,7 +148,7 @@ struct PreparedField {
     require(noise.rows == x.rows && noise.cols == noise_columns(), "draw_noise: the noise is ", noise.rows, " x ",
             noise.cols, ", expected ", x.rows, " x ", noise_columns());
     if (const auto* hutchinson = std::get_if<HutchinsonDivergence>(&divergence))
-      draw_probes(*hutchinson, x, noise);
+      draw_probes(hutchinson->distribution, hutchinson->seed, 0, hutchinson->probes, x, noise);
     else if (const auto* plus = std::get_if<HutchPlusPlusDivergence>(&divergence))
       draw_sketch(*plus, tape, t, x, noise);
   }
@@ -273,13 +273,15 @@ struct PreparedField {
     return seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe);
   }
 
-  void draw_probes(const HutchinsonDivergence& of, View<const S> x, View<S> noise) const {
+  // Probes number `first` to `first` + `count`.
+  void draw_probes(ProbeDistribution distribution, std::uint64_t seed, Index first, Index count, View<const S> x,
+                   View<S> noise) const {
     const View<const S> weights = first_weights();
-    for (Index probe = 0; probe < of.probes; ++probe)
+    for (Index probe = first; probe < first + count; ++probe)
       for (Index row = 0; row < x.rows; ++row) {
-        PhiloxEngine engine = detail::sample_engine<S>(seed_of(of.seed, probe), x, row, weights);
+        PhiloxEngine engine = detail::sample_engine<S>(seed_of(seed, probe), x, row, weights);
         const View<S> to = noise.cols_block(probe * dim(), dim());
-        if (of.distribution == ProbeDistribution::rademacher)
+        if (distribution == ProbeDistribution::rademacher)
           detail::draw_signs(engine, to, row);
         else
           detail::draw_normal(engine, to, row);
@@ -293,7 +295,9 @@ struct PreparedField {
       for (Index j = 0; j < noise.cols; ++j) std::fill_n(noise.col(j), noise.rows, j / d == j % d ? S(1) : S(0));
       return;
     }
-    draw_probes({split.sketched + split.random, ProbeDistribution::rademacher, of.seed}, x, noise);
+    // In few dimensions random signs would be linearly dependent too often for a sketch.
+    draw_probes(ProbeDistribution::gaussian, of.seed, 0, split.sketched, x, noise);
+    draw_probes(ProbeDistribution::rademacher, of.seed, split.sketched, split.random, x, noise);
     const auto mark = tape.mark();
     const Var<S> point = tape.constant(x), time = tape.make(x.rows, 1, false);
     math::map(tape.mutable_value(time), [t] { return simd::broadcast<S>(static_cast<S>(t)); });
