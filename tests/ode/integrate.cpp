@@ -587,7 +587,7 @@ TEST_CASE("integrate: misuse throws and names what came", "[ode]") {
   };
   CHECK(contains(refused(y0, 0, wide, 2, {}), "ode::integrate: y1 is 2 x 2, y0 is 2 x 1"));
   CHECK(contains(refused(y0, 0, y1, 3, {}), "3 statistics, expected one for each of 2 samples"));
-  CHECK(contains(refused(y0, std::nan(""), y1, 2, {}), "t0 is nan"));
+  CHECK(contains(refused(y0, std::nan(""), y1, 2, {}), "t0 of sample 0 is nan"));
   CHECK(contains(refused(y0, 0, y1, 2, {.relative_tolerance = 0}), "ode::integrate: the relative tolerance is 0"));
   CHECK(contains(refused(y0, 0, y1, 2, {}, {{0, 2, {}}}), "columns 0 ... 1 are measured, the state has 1"));
   CHECK(contains(refused(y0, 0, y1, 2, {.method = Method::rk4}), "rk4 has no error estimate"));

@@ -169,9 +169,10 @@ class Integration {
             " x ", y0.cols);
     require(static_cast<Index>(statistics.size()) == y0.rows, what, ": ", statistics.size(),
             " statistics, expected one for each of ", y0.rows, " samples");
-    for (Index i = 0; i < y0.rows; ++i)
-      require(std::isfinite(t0[i]) && std::isfinite(t1[i]), what, ": sample ", i, " goes from t0 = ", t0[i],
-              " to t1 = ", t1[i], ", expected finite times");
+    for (Index i = 0; i < y0.rows; ++i) {
+      require(std::isfinite(t0[i]), what, ": t0 of sample ", i, " is ", t0[i], ", expected a finite time");
+      require(std::isfinite(t1[i]), what, ": t1 of sample ", i, " is ", t1[i], ", expected a finite time");
+    }
     if (control_.count == 0) control_ = {{0, cols_, options.tolerance()}};
     for (std::size_t g = 0; g < control_.count; ++g)
       require(static_cast<S>(control_.groups[g].tolerance.absolute) >= std::numeric_limits<S>::min(), what,
