@@ -354,12 +354,16 @@ struct PreparedField {
 };
 
 /// Makes a field ready for evaluations on `tape`. Its parameters may be arrays, which become constants and must outlive
-/// the tape's values, or variables of the tape. Throws invalid_argument for options out of range, and where the closed
-/// form is asked for and does not apply.
-template <Real S, class F>
-auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms = {}) {
+/// the tape's values, or variables of the tape. `prepared`, of a field of the same structure, is overwritten; its
+/// memory is used again. Throws invalid_argument for options out of range, and where the closed form is asked for and
+/// does not apply.
+template <Real S, class F, class Lifted>
+void prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms,
+                   PreparedField<Lifted>& prepared) {
   using Method = ExactDivergence::Method;
-  auto lifted = field.template rebind<Var<S>>();
+  std::visit([](const auto& of) { of.check(); }, divergence);
+  prepared.divergence = divergence;
+  prepared.closed.clear();
   detail::visit(
       [&tape](const auto& from, auto& to) {
         if constexpr (detail::is_buffer<std::remove_cvref_t<decltype(from)>>)
@@ -367,21 +371,26 @@ auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
         else
           to = as_var(tape, from);
       },
-      field, lifted);
-  std::visit([](const auto& of) { of.check(); }, divergence);
-  PreparedField<decltype(lifted)> prepared{std::move(lifted), {}, divergence};
-  if (const auto* exact = std::get_if<ExactDivergence>(&divergence)) {
-    const bool applies = detail::has_closed_form(prepared.field);
-    if (exact->method == Method::closed_form) {
-      require(applies,
-              "divergence: the closed form was asked for; it is known for dense fields with one or two hidden layers, "
-              "with two only where the output is not gated");
-      require(!terms.frobenius, detail::frobenius_not_in_closed_form);
-    }
-    if constexpr (DenseField<decltype(prepared.field)>)
-      if (applies && exact->method != Method::tangents && terms.divergence && !terms.frobenius)
-        prepared.closed.push_back(detail::closed_form_matrix(tape, prepared.field));
+      field, prepared.field);
+  const auto* exact = std::get_if<ExactDivergence>(&divergence);
+  if (!exact) return;
+  const bool applies = detail::has_closed_form(prepared.field);
+  if (exact->method == Method::closed_form) {
+    require(applies,
+            "divergence: the closed form was asked for; it is known for dense fields with one or two hidden layers, "
+            "with two only where the output is not gated");
+    require(!terms.frobenius, detail::frobenius_not_in_closed_form);
   }
+  if constexpr (DenseField<Lifted>)
+    if (applies && exact->method != Method::tangents && terms.divergence && !terms.frobenius)
+      prepared.closed.push_back(detail::closed_form_matrix(tape, prepared.field));
+}
+
+/// The same in memory of its own.
+template <Real S, class F>
+auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms = {}) {
+  PreparedField<decltype(field.template rebind<Var<S>>())> prepared{field.template rebind<Var<S>>(), {}, divergence};
+  prepare_field(tape, field, divergence, terms, prepared);
   return prepared;
 }
 
