@@ -22,6 +22,22 @@ concept HasForward = requires(const F& f, const X& z) { f.forward(z); };
 template <class F, class X>
 concept HasInverse = requires(const F& f, const X& x) { f.inverse(x); };
 
+/// What a layer offers whose log-determinant costs extra: the value of forward alone.
+template <class F, class X>
+concept HasGenerate = requires(const F& f, const X& z) {
+  { f.generate(z) } -> std::same_as<X>;
+};
+
+/// The value of forward, at no more cost than that.
+template <class F, class X>
+  requires HasForward<F, X>
+X generate(const F& flow, const X& z) {
+  if constexpr (HasGenerate<F, X>)
+    return flow.generate(z);
+  else
+    return flow.forward(z).value;
+}
+
 /// An invertible differentiable map of R^D. `forward` generates, z -> x; `inverse` evaluates density, x -> z.
 ///
 /// | expression          | type                | meaning                                                     |
@@ -36,7 +52,8 @@ concept HasInverse = requires(const F& f, const X& x) { f.inverse(x); };
 /// directions add up to 0 and equal log|det| of the dense Jacobian; a row's result does not depend, bit for bit, on the
 /// other rows; gradients in both directions agree with finite differences.
 ///
-/// Models: Coupling, Planar, Radial, Residual, DiagonalScale, Permutation, Standardize, FlowSequence, Repeated, Invert.
+/// Models: Coupling, Planar, Radial, Residual, Cnf, DiagonalScale, Permutation, Standardize, FlowSequence, Repeated,
+/// Invert.
 ///
 /// Only Var is asked for here. A layer written over the op vocabulary takes Dual too, but one whose direction is solved
 /// by iteration may offer its tangent in one direction alone.
