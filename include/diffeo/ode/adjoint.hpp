@@ -416,7 +416,14 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
   throw_failed("ode", companion.statistics);
   if (!recorded) return y1;
 
-  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0, y1, context, t0, t1, options, control, {}};
+  const auto kept = [&tape, rows](Times times) {
+    if (!times.each()) return times;
+    auto* copy = tape.template storage<double>(static_cast<std::size_t>(rows));
+    std::copy_n(times.each(), rows, copy);
+    return Times(copy);
+  };
+  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0,      y1,      context, kept(t0),
+                                               kept(t1),           options, control, {}};
   if (discrete) solve.steps = companion.log.keep(tape);
   tape.on_backward({y1}, [solve, discrete] {
     if (discrete)

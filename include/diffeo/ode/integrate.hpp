@@ -60,6 +60,8 @@ class Times {
   Times(P each) : each_(each) {}
 
   double operator[](Index sample) const { return each_ ? each_[sample] : all_; }
+  /// Null where there is one for all.
+  const double* each() const { return each_; }
 
  private:
   double all_ = 0;
