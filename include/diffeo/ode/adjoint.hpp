@@ -391,10 +391,10 @@ class AdjointSolve {
 
 }  // namespace detail
 
-/// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t1 (N values) may differ by sample, and lie
-/// before t0. Each row is solved by steps of its own. The statistics of the solve are those of `statistics(tape)` until
-/// the next solve. Throws integration_error, with the row, where a row cannot be solved, and invalid_argument for
-/// options out of range.
+/// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may be times of each sample, and t1
+/// may lie before t0. Each row is solved by steps of its own. The statistics of the solve are those of
+/// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved, and
+/// invalid_argument for options out of range.
 template <Real S, TapeSystem<S> System, class Norm>
 Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
                      const ErrorControl<Norm>& control, const GradientOptions& gradient) {
