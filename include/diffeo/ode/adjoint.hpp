@@ -44,8 +44,7 @@ template <Real S, class System, class Norm>
 struct RecordedSolve {
   const System* system;
   Var<S> start, end, context;
-  double t0;
-  const double* t1;  // of each sample
+  Times t0, t1;
   SolverOptions options;
   ErrorControl<Norm> control;
   StepRecord<S> steps;
@@ -302,14 +301,9 @@ class AdjointSolve {
     const View<S> both{tape_.scratch(2 * n * stride), rows, 2 * n, stride};
     copy_block(solve_.end.value(), both.cols_block(0, n));
     copy_block(solve_.end.grad(), both.cols_block(n, n));
-    // Time is counted from the end of each sample, so that all begin at 0.
-    auto* const spans = tape_.template storage<double>(static_cast<std::size_t>(rows));
-    for (Index i = 0; i < rows; ++i) spans[i] = solve_.t0 - solve_.t1[i];
     const auto mark = tape_.mark();
     const auto slope = [&](const Stage<S>& in, View<S> out) {
-      double time[block_rows];
-      for (Index i = 0; i < in.y.rows; ++i) time[i] = solve_.t1[in.sample[i]] + in.t[i];
-      const auto [t, own] = block_input(tape_, in.y.rows, in.sample, time, solve_.context_values());
+      const auto [t, own] = block_input(tape_, in.y.rows, in.sample, in.t, solve_.context_values());
       const Var<S> y = tape_.make(in.y.rows, n, true);
       copy_block(in.y.cols_block(0, n), tape_.mutable_value(y));
       const Var<S> f = (*constant_)(t, y, own);
@@ -324,13 +318,12 @@ class AdjointSolve {
       tape_.rewind(mark);
     };
     companion_.statistics.assign(static_cast<std::size_t>(rows), {});
-    integrate<S>(slope, View<const S>(both), 0, spans, both, solve_.options, with_adjoint(n), companion_.statistics,
-                 companion_.workspace, [&](const AcceptedSteps<S>& steps) {
+    integrate<S>(slope, View<const S>(both), solve_.t1, solve_.t0, both, solve_.options, with_adjoint(n),
+                 companion_.statistics, companion_.workspace, [&](const AcceptedSteps<S>& steps) {
                    if (!recorded_) return;
                    add_parameter_gradients(steps, n);
                    tape_.rewind(mark);
                  });
-    for (Index i = 0; i < rows; ++i) companion_.statistics[static_cast<std::size_t>(i)].t += solve_.t1[i];
     throw_failed("ode adjoint", companion_.statistics);
     if (!solve_.start.requires_grad()) return;
     const GradTarget<S> target = solve_.start.tape().grad_target(solve_.start);
@@ -374,7 +367,7 @@ class AdjointSolve {
       if (method_.b[s] == 0) continue;
       for (Index i = 0; i < rows; ++i) {
         const Index r = steps.row[i];
-        t[i] = solve_.t1[sample[i]] + stage_time(method_.c[s], steps.t[r], steps.step[r], steps.end[r]);
+        t[i] = stage_time(method_.c[s], steps.t[r], steps.step[r], steps.end[r]);
       }
       const auto [time, own] = block_input(tape_, rows, sample, t, solve_.context_values());
       const Var<S> f = (*recorded_)(time, tape_.constant(state.value().cols_block(0, n)), own);
@@ -403,8 +396,8 @@ class AdjointSolve {
 /// the next solve. Throws integration_error, with the row, where a row cannot be solved, and invalid_argument for
 /// options out of range.
 template <Real S, TapeSystem<S> System, class Norm>
-Var<S> solve_on_tape(const System& system, Var<S> y0, double t0, const double* t1, Var<S> context,
-                     const SolverOptions& options, const ErrorControl<Norm>& control, const GradientOptions& gradient) {
+Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
+                     const ErrorControl<Norm>& control, const GradientOptions& gradient) {
   Tape<S>& tape = y0.tape();
   const Index rows = y0.rows();
   auto& companion = tape.template companion<detail::SolverCompanion<S>>();
@@ -423,9 +416,7 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, double t0, const double* t
   throw_failed("ode", companion.statistics);
   if (!recorded) return y1;
 
-  auto* ends = tape.template storage<double>(static_cast<std::size_t>(rows));
-  std::copy_n(t1, rows, ends);
-  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0, y1, context, t0, ends, options, control, {}};
+  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0, y1, context, t0, t1, options, control, {}};
   if (discrete) solve.steps = companion.log.keep(tape);
   tape.on_backward({y1}, [solve, discrete] {
     if (discrete)

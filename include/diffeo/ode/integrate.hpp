@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
@@ -15,6 +16,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -49,6 +51,21 @@ struct SolveStatistics {
   double error = 0;
 };
 
+/// One time for all samples, or one for each, in memory of the caller.
+class Times {
+ public:
+  Times(double all) : all_(all) {}
+  template <class P>
+    requires std::is_pointer_v<P>  // a template, so that 0 is a time
+  Times(P each) : each_(each) {}
+
+  double operator[](Index sample) const { return each_ ? each_[sample] : all_; }
+
+ private:
+  double all_ = 0;
+  const double* each_ = nullptr;
+};
+
 /// What f is evaluated at: row i of y is sample[i] at time t[i].
 template <Real S>
 struct Stage {
@@ -56,6 +73,10 @@ struct Stage {
   const double* t;
   View<const S> y;
 };
+
+/// f(in, dy): writes the slopes of the rows of in.y to dy, which has its shape.
+template <class F, class S>
+concept RightHandSide = std::invocable<const F&, const Stage<S>&, View<S>>;
 
 /// The steps that a round accepted, for i < count: of the block's row r = row[i], which is sample[r], from t[r] over
 /// step[r] to end[r] (t + step, or the end time itself), from before.col(j)[r] to after.col(j)[r] with the slopes
@@ -123,7 +144,7 @@ namespace detail {
 template <Real S, class F, class Norm, class Observer>
 class Integration {
  public:
-  Integration(const F& f, View<const S> y0, double t0, const double* t1, View<S> y1, const SolverOptions& options,
+  Integration(const F& f, View<const S> y0, Times t0, Times t1, View<S> y1, const SolverOptions& options,
               const ErrorControl<Norm>& control, std::span<SolveStatistics> statistics, Workspace<S>& workspace,
               Observer& observer)
       : f_(f),
@@ -148,9 +169,10 @@ class Integration {
             " x ", y0.cols);
     require(static_cast<Index>(statistics.size()) == y0.rows, what, ": ", statistics.size(),
             " statistics, expected one for each of ", y0.rows, " samples");
-    require(std::isfinite(t0), what, ": t0 is ", t0, ", expected a finite time");
-    for (Index i = 0; i < y0.rows; ++i)
+    for (Index i = 0; i < y0.rows; ++i) {
+      require(std::isfinite(t0[i]), what, ": t0 of sample ", i, " is ", t0[i], ", expected a finite time");
       require(std::isfinite(t1[i]), what, ": t1 of sample ", i, " is ", t1[i], ", expected a finite time");
+    }
     if (control_.count == 0) control_ = {{0, cols_, options.tolerance()}};
     for (std::size_t g = 0; g < control_.count; ++g)
       require(static_cast<S>(control_.groups[g].tolerance.absolute) >= std::numeric_limits<S>::min(), what,
@@ -219,8 +241,8 @@ class Integration {
     Index listed = 0;
     for (Index i = 0; i < y0_.rows; ++i) {
       statistics_[at(i)] = {};
-      statistics_[at(i)].t = t0_;
-      if (t1_[i] != t0_) {
+      statistics_[at(i)].t = t0_[i];
+      if (t1_[i] != t0_[i]) {
         w_.waiting[at(listed++)] = i;
         continue;
       }
@@ -234,7 +256,7 @@ class Integration {
       active_ = std::min(block_rows, listed - first);
       for (Index i = 0; i < active_; ++i) {
         w_.sample[at(i)] = w_.waiting[at(first + i)];
-        w_.t[at(i)] = t0_;
+        w_.t[at(i)] = t0_[w_.sample[at(i)]];
         copy_y0(i, w_.sample[at(i)]);
       }
       start_block();
@@ -250,11 +272,11 @@ class Integration {
       start_norms(w_.error, y_, nullptr);
       start_norms(w_.log_error, slope, nullptr);
       for (Index i = 0; i < active_; ++i) {
-        const double span = t1_[w_.sample[at(i)]] - t0_;
+        const double start = t0_[w_.sample[at(i)]], span = t1_[w_.sample[at(i)]] - start;
         const double size = std::min(trial_step(w_.error[at(i)], w_.log_error[at(i)]), std::abs(span));
         w_.step[at(i)] = std::copysign(size, span);
         w_.h[at(i)] = static_cast<S>(w_.step[at(i)]);
-        w_.time[at(i)] = t0_ + w_.step[at(i)];
+        w_.time[at(i)] = start + w_.step[at(i)];
       }
       Combination<S> euler;
       euler.count = 1;
@@ -274,7 +296,7 @@ class Integration {
         continue;
       }
       double size = options_.first_step > 0 ? options_.first_step : w_.next_step[at(i)];
-      if (!(size > 0)) size = 1e-14 * std::abs(t1_[sample] - t0_);  // the norm of f has overflowed
+      if (!(size > 0)) size = 1e-14 * std::abs(t1_[sample] - t0_[sample]);  // the norm of f has overflowed
       w_.waiting[at(waiting_)] = sample;
       w_.first_step[at(waiting_)] = std::clamp(size, options_.min_step, options_.max_step);
       if (method_.first_same_as_last)
@@ -301,13 +323,13 @@ class Integration {
     const Index place = next_++, sample = w_.waiting[at(place)];
     const std::size_t r = at(row);
     w_.sample[r] = sample;
-    w_.t[r] = t0_;
+    w_.t[r] = t0_[sample];
     w_.end[r] = t1_[sample];
     w_.log_error[r] = StepController::first_log_error;
     w_.after_rejection[r] = false;
     copy_y0(row, sample);
     if (!fixed_) {
-      w_.next_step[r] = std::copysign(w_.first_step[at(place)], w_.end[r] - t0_);
+      w_.next_step[r] = std::copysign(w_.first_step[at(place)], w_.end[r] - w_.t[r]);
       // Where t is near 0, 16 epsilon |t| bounds nothing.
       w_.least_step[r] =
           std::max(options_.min_step, std::numeric_limits<double>::epsilon() * std::abs(w_.next_step[r]));
@@ -321,8 +343,9 @@ class Integration {
       if (fixed_) {
         const Index made = statistics(static_cast<Index>(i)).accepted;
         w_.last[i] = made + 1 == options_.steps;
-        w_.step[i] = (w_.end[i] - t0_) / static_cast<double>(options_.steps);
-        w_.step_end[i] = simd::mul_add_scalar<double>(static_cast<double>(made + 1), w_.step[i], t0_);
+        const double start = t0_[w_.sample[i]];
+        w_.step[i] = (w_.end[i] - start) / static_cast<double>(options_.steps);
+        w_.step_end[i] = simd::mul_add_scalar<double>(static_cast<double>(made + 1), w_.step[i], start);
       } else {
         const double rest = w_.end[i] - w_.t[i];
         w_.last[i] = std::abs(rest) <= std::min(1.01 * std::abs(w_.next_step[i]), options_.max_step);
@@ -490,8 +513,7 @@ class Integration {
 
   const F& f_;
   View<const S> y0_;
-  double t0_;
-  const double* t1_;
+  Times t0_, t1_;
   View<S> y1_;
   const SolverOptions& options_;
   const Tableau& method_;
@@ -511,8 +533,8 @@ class Integration {
 
 }  // namespace detail
 
-/// Integrates y' = f(t, y) for every row of y0 (N x n) from t0 to its own t1[i], which may lie before t0, into y1 (N x
-/// n, which may be y0's memory); rows with t1[i] == t0 are copied.
+/// Integrates y' = f(t, y) for every row of y0 (N x n) from t0 to t1, which may each be one time for all or one for
+/// each row, and t1 before t0, into y1 (N x n, which may be y0's memory); rows with t1 == t0 are copied.
 ///
 /// Samples are taken up to 64 at a time: each has its own time, step and error, and when it ends the next one takes its
 /// place. f(in, dy) writes f of the rows of a Stage<S> to a View<S> of in.y's shape; a row of dy must depend on the
@@ -523,8 +545,9 @@ class Integration {
 /// Numerical failure does not throw: the statistics of the sample say it, its y1 is the state at the time it reached,
 /// and the others go on; see throw_failed. Steps in which f or the state is not finite are rejected. Throws
 /// invalid_argument for options, tolerances, times or shapes out of range.
-template <Real S, class F, ErrorNorm Norm, class Observer = IgnoreSteps>
-void integrate(const F& f, View<const S> y0, double t0, const double* t1, View<S> y1, const SolverOptions& options,
+template <Real S, RightHandSide<S> F, ErrorNorm Norm, class Observer = IgnoreSteps>
+  requires std::invocable<Observer&, const AcceptedSteps<S>&>
+void integrate(const F& f, View<const S> y0, Times t0, Times t1, View<S> y1, const SolverOptions& options,
                const ErrorControl<Norm>& control, std::span<SolveStatistics> statistics, Workspace<S>& workspace,
                Observer&& observer = Observer{}) {
   detail::Integration<S, F, Norm, std::remove_reference_t<Observer>>(f, y0, t0, t1, y1, options, control, statistics,
