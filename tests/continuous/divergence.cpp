@@ -460,7 +460,7 @@ TEST_CASE("divergence: a prepared field is made ready again", "[divergence]") {
   other.network.layers[1].weight += 0.5;
   Tape<double> tape;
   auto p = prepare_field(tape, one, HutchinsonDivergence{});
-  for (const auto* field : {&one, &other, &one}) {
+  for (const auto* field : {&one, &std::as_const(other), &one}) {
     prepare_field(tape, *field, ExactDivergence{}, {}, p);
     REQUIRE(p.closed.size() == 1);
     REQUIRE(p.noise_columns() == 0);

@@ -257,16 +257,32 @@ class Tape {
   /// A copy of x that lives until reset(). The copies take the places of those before, whose memory they use again.
   template <class T>
   T& keep(const T& x) {
+    bool made = false;
+    T& place = kept_place<T>([&]() -> const T& {
+      made = true;
+      return x;
+    });
+    if (!made) replace(place, x);
+    return place;
+  }
+
+  /// An object that lives until reset(): the one in the next of those places, as it was left, or else make().
+  template <class T, class Make>
+  T& kept_place(const Make& make) {
     Pool<T>& pool = companion_of<Pool<T>>();
-    if (pool.used == pool.objects.size()) {
-      pool.objects.push_back(x);
-    } else if constexpr (std::is_copy_assignable_v<T>) {
-      pool.objects[pool.used] = x;
-    } else {  // holds a function object
-      std::destroy_at(&pool.objects[pool.used]);
-      std::construct_at(&pool.objects[pool.used], x);
-    }
+    if (pool.used == pool.objects.size()) pool.objects.push_back(make());
     return pool.objects[pool.used++];
+  }
+
+  /// to = from, for types too that cannot be assigned because they hold a function object.
+  template <class T>
+  static void replace(T& to, const T& from) {
+    if constexpr (std::is_copy_assignable_v<T>) {
+      to = from;
+    } else {
+      std::destroy_at(&to);
+      std::construct_at(&to, from);
+    }
   }
 
   /// Uninitialised memory until reset() or release().

@@ -3,7 +3,7 @@
 
 #include <diffeo/continuous/divergence.hpp>
 #include <diffeo/layers/evaluate.hpp>
-#include <diffeo/ode/adjoint.hpp>
+#include <diffeo/ode/solve_on_tape.hpp>
 
 namespace diffeo {
 
@@ -174,7 +174,7 @@ struct Cnf {
     const CnfSolver& how = training ? options.training : options.evaluation;
     terms.kinetic = terms.kinetic && training;
     terms.frobenius = terms.frobenius && training;
-    const auto system = make_system(tape, how.divergence, terms);
+    const auto& system = make_system(tape, how.divergence, terms);
     const Index d = dim();
 
     Var<S> noise;
@@ -194,9 +194,22 @@ struct Cnf {
     return {ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient), terms};
   }
 
-  auto make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
-    auto prepared = prepare_field<S>(tape, field, divergence, terms);
-    return detail::CnfSystem<decltype(prepared)>{std::move(prepared), terms, dim()};
+  // In memory of the tape that serves every solve, so that a training step allocates nothing.
+  const auto& make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
+    using Lifted = decltype(field.template rebind<Var<S>>());
+    using System = detail::CnfSystem<PreparedField<Lifted>>;
+    auto& system = tape.template kept_place<System>([&] {
+      return System{{field.template rebind<Var<S>>(), {}, divergence}, terms, dim()};
+    });
+    // What lies there may be of another shape.
+    if constexpr (std::is_same_v<Lifted, Field>)
+      Tape<S>::replace(system.field.field, field);
+    else
+      Tape<S>::replace(system.field.field, field.template rebind<Var<S>>());
+    prepare_field(tape, field, divergence, terms, system.field);
+    system.terms = terms;
+    system.dim = dim();
+    return system;
   }
 
   // Whether gradients of the parameters are recorded.

@@ -11,7 +11,9 @@
 #include <diffeo/math/simd.hpp>
 #include <diffeo/ode/error_norm.hpp>
 #include <diffeo/ode/kernels.hpp>
+#include <diffeo/ode/statistics.hpp>
 #include <diffeo/ode/step_control.hpp>
+#include <diffeo/ode/steps.hpp>
 #include <diffeo/ode/tableau.hpp>
 #include <limits>
 #include <span>
@@ -22,90 +24,6 @@
 
 /// Initial value problems of many samples: y' = f(t, y), each sample a row with its own time, steps and end.
 namespace diffeo::ode {
-
-/// How the solve of a sample ended.
-enum class Status {
-  finished,
-  max_steps,       ///< SolverOptions::max_steps attempts were not enough
-  step_too_small,  ///< a step of min_step, or one that rounding hides, was still too large
-  not_finite       ///< the field or the state is not finite at the start, or in an equal step
-};
-
-/// | field                        | of a sample                                                                       |
-/// |------------------------------|-----------------------------------------------------------------------------------|
-/// | status                       |                                                                                   |
-/// | evaluations                  | of f                                                                              |
-/// | accepted, rejected           | steps                                                                             |
-/// | stiffness                    | estimate of |lambda| of f's Jacobian, from the last two stages (Solving ODEs II,  |
-/// |                              | IV.2); dopri5 is unstable where step * stiffness > 3.3. 0: unknown                |
-/// | t                            | the time that was reached                                                         |
-/// | step, error                  | the last step that was tried, signed, and its error in units of the tolerance     |
-struct SolveStatistics {
-  Status status = Status::finished;
-  Index evaluations = 0;
-  Index accepted = 0;
-  Index rejected = 0;
-  double stiffness = 0;
-  double t = 0;
-  double step = 0;
-  double error = 0;
-};
-
-/// One time for all samples, or one for each, in memory of the caller.
-class Times {
- public:
-  Times(double all) : all_(all) {}
-  template <class P>
-    requires std::is_pointer_v<P>  // a template, so that 0 is a time
-  Times(P each) : each_(each) {}
-
-  double operator[](Index sample) const { return each_ ? each_[sample] : all_; }
-
- private:
-  double all_ = 0;
-  const double* each_ = nullptr;
-};
-
-/// What f is evaluated at: row i of y is sample[i] at time t[i].
-template <Real S>
-struct Stage {
-  const Index* sample;
-  const double* t;
-  View<const S> y;
-};
-
-/// f(in, dy): writes the slopes of the rows of in.y to dy, which has its shape.
-template <class F, class S>
-concept RightHandSide = std::invocable<const F&, const Stage<S>&, View<S>>;
-
-/// The steps that a round accepted, for i < count: of the block's row r = row[i], which is sample[r], from t[r] over
-/// step[r] to end[r] (t + step, or the end time itself), from before.col(j)[r] to after.col(j)[r] with the slopes
-/// stage(k).col(j)[r]. The other rows of the block (before.rows in all) were rejected; their entries are those of the
-/// attempt. Everything is valid during the call alone.
-template <Real S>
-struct AcceptedSteps {
-  Index count;
-  const Index* row;
-  const Index* sample;
-  const double* t;
-  const double* step;
-  const double* end;
-  View<const S> before, after;
-  const S* const* stages;
-
-  View<const S> stage(std::size_t k) const { return {stages[k], before.rows, before.cols, before.stride}; }
-};
-
-/// The time of a stage of a step from t over `step` to `end`.
-inline double stage_time(double c, double t, double step, double end) {
-  return c == 1 ? end : simd::mul_add_scalar<double>(c, step, t);
-}
-
-/// The observer that looks away.
-struct IgnoreSteps {
-  template <Real S>
-  void operator()(const AcceptedSteps<S>&) const {}
-};
 
 namespace detail {
 template <Real S, class F, class Norm, class Observer>
@@ -553,19 +471,6 @@ void integrate(const F& f, View<const S> y0, Times t0, Times t1, View<S> y1, con
   detail::Integration<S, F, Norm, std::remove_reference_t<Observer>>(f, y0, t0, t1, y1, options, control, statistics,
                                                                      workspace, observer)
       .run();
-}
-
-/// Throws integration_error for the first sample that did not finish; `what` names the caller.
-inline void throw_failed(const std::string& what, std::span<const SolveStatistics> statistics) {
-  for (std::size_t i = 0; i < statistics.size(); ++i) {
-    const SolveStatistics& s = statistics[i];
-    if (s.status == Status::finished) continue;
-    const char* const reason = s.status == Status::max_steps        ? "max_steps were not enough"
-                               : s.status == Status::step_too_small ? "the step size fell to its lower bound"
-                                                                    : "the field is not finite";
-    throw integration_error(what, static_cast<std::ptrdiff_t>(i),
-                            {.reason = reason, .t = s.t, .step = s.step, .error = s.error, .stiffness = s.stiffness});
-  }
 }
 
 }  // namespace diffeo::ode

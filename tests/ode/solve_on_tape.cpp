@@ -4,7 +4,7 @@
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/math/random_fill.hpp>
-#include <diffeo/ode/adjoint.hpp>
+#include <diffeo/ode/solve_on_tape.hpp>
 #include <vector>
 
 #include "../catch.hpp"

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/ode/recorded_solve.hpp>
+
+/// The exact gradient of a solve as the sequence of steps that it was.
+namespace diffeo::ode::detail {
+
+/// Goes through the recorded steps of all samples backwards, each sample at its own pace, a block of rows at a time.
+template <Real S, class System, class Norm>
+class ReversedSteps {
+ public:
+  explicit ReversedSteps(const RecordedSolve<S, System, Norm>& solve)
+      : solve_(solve),
+        record_(solve.steps),
+        method_(tableau(solve.options.method)),
+        tape_(solve.end.tape().template companion<SolverCompanion<S>>().tape) {
+    tape_.reset();
+    recorded_ = &mirrored(tape_, *solve.system, true);
+    if (record_.every > 1) constant_ = &mirrored(tape_, *solve.system, false);
+    const Index n = record_.width, stride = Tape<S>::stride_for(block_rows);
+    adjoint_ = {tape_.scratch(stride * n), block_rows, n, stride};
+    math::map(adjoint_, [] { return simd::Vec<S>{}; });
+    segments_ = tape_.scratch(record_.every > 1 ? block_rows * record_.every * n : 0);
+    if (solve_.start.requires_grad()) start_ = solve_.start.tape().grad_target(solve_.start);
+  }
+
+  void run() {
+    const auto mark = tape_.mark();
+    while (active_ < block_rows && take_next(active_)) ++active_;
+    while (active_ > 0) {
+      for (Index i = 0; i < active_; ++i) {
+        times_[i] = times(sample_[i], place_[i]);
+      }
+      if (record_.every > 1) fill_segments();
+      const Var<S> y = tape_.make(active_, record_.width, true);
+      const View<S> state = tape_.mutable_value(y);
+      for (Index i = 0; i < active_; ++i) put(state_before(i), state, i);
+      const Var<S> next = step_on_tape<S>(*recorded_, method_, y, sample_, times_, solve_.context_values());
+      const View<S> g{adjoint_.data, active_, adjoint_.cols, adjoint_.stride};
+      tape_.backward(next, g);
+      copy_block(y.grad(), g);  // the state itself is part of the next
+      tape_.rewind(mark);
+      for (Index i = 0; i < active_;) {
+        if (--place_[i] >= 0 || finish(i)) {
+          ++i;
+        } else {
+          --active_;  // the last lane comes in its place, and has its step still to be counted
+          if (i < active_) move(active_, i);
+        }
+      }
+    }
+  }
+
+ private:
+  // Takes the next sample into a lane; false when there is none. A sample without a step is done at once.
+  bool take_next(Index lane) {
+    for (; next_ < record_.samples; ++next_) {
+      sample_[lane] = next_;
+      place_[lane] = record_.steps(next_) - 1;
+      segment_[lane] = -1;
+      for (Index j = 0; j < adjoint_.cols; ++j) adjoint_.col(j)[lane] = solve_.end.grad().col(j)[next_];
+      if (place_[lane] >= 0) {
+        ++next_;
+        return true;
+      }
+      write(lane);
+    }
+    return false;
+  }
+
+  void write(Index lane) {
+    if (!start_.grad.data) return;
+    for (Index j = 0; j < adjoint_.cols; ++j) {
+      S& to = start_.grad.col(j)[sample_[lane]];
+      to = start_.assign ? adjoint_.col(j)[lane] : to + adjoint_.col(j)[lane];
+    }
+  }
+  bool finish(Index lane) {
+    write(lane);
+    return take_next(lane);
+  }
+  void move(Index from, Index to) {
+    sample_[to] = sample_[from];
+    place_[to] = place_[from];
+    segment_[to] = segment_[from];
+    for (Index j = 0; j < adjoint_.cols; ++j) adjoint_.col(j)[to] = adjoint_.col(j)[from];
+    if (record_.every > 1) std::copy_n(segment(from), record_.every * record_.width, segment(to));
+  }
+
+  void put(const S* values, View<S> block, Index row) const {
+    for (Index j = 0; j < block.cols; ++j) block.col(j)[row] = values[j];
+  }
+
+  StepTimes times(Index sample, Index number) const {
+    const Index step = record_.first[sample] + number;
+    return {record_.t[step], record_.step[step], record_.end[step]};
+  }
+
+  // Of each lane, the states before the steps from segment_[lane] on.
+  S* segment(Index lane) { return segments_ + lane * record_.every * record_.width; }
+
+  const S* state_before(Index lane) {
+    const Index within = place_[lane] % record_.every;
+    if (within == 0) return record_.state(sample_[lane], place_[lane]);
+    return segment(lane) + within * record_.width;
+  }
+
+  // Computes again the states between the kept ones, for lanes that come into a new segment.
+  void fill_segments() {
+    const Index n = record_.width;
+    Index lanes[block_rows], count = 0;
+    for (Index i = 0; i < active_; ++i) {
+      const Index begin = place_[i] - place_[i] % record_.every;
+      if (begin == place_[i] || segment_[i] == begin) continue;
+      segment_[i] = begin;
+      std::copy_n(record_.state(sample_[i], begin), n, segment(i));
+      lanes[count++] = i;
+    }
+    Index sample[block_rows];
+    StepTimes at[block_rows];
+    for (Index done = 0; count > 0; ++done) {
+      Index left = 0;
+      for (Index k = 0; k < count; ++k)
+        if (segment_[lanes[k]] + done < place_[lanes[k]]) lanes[left++] = lanes[k];
+      count = left;
+      if (count == 0) return;
+      const auto mark = tape_.mark();
+      const Var<S> y = tape_.make(count, n, false);
+      for (Index k = 0; k < count; ++k) {
+        const Index lane = lanes[k];
+        sample[k] = sample_[lane];
+        at[k] = times(sample_[lane], segment_[lane] + done);
+        put(segment(lane) + done * n, tape_.mutable_value(y), k);
+      }
+      const View<const S> next = step_on_tape<S>(*constant_, method_, y, sample, at, solve_.context_values()).value();
+      for (Index k = 0; k < count; ++k)
+        for (Index j = 0; j < n; ++j) segment(lanes[k])[(done + 1) * n + j] = next.col(j)[k];
+      tape_.release(mark);
+    }
+  }
+
+  const RecordedSolve<S, System, Norm>& solve_;
+  const StepRecord<S>& record_;
+  const Tableau& method_;
+  Tape<S>& tape_;
+  const System* recorded_ = nullptr;
+  const System* constant_ = nullptr;
+  View<S> adjoint_;
+  S* segments_ = nullptr;
+  GradTarget<S> start_{};
+  Index active_ = 0, next_ = 0;
+  Index sample_[block_rows], place_[block_rows], segment_[block_rows];
+  StepTimes times_[block_rows];
+};
+
+}  // namespace diffeo::ode::detail

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/ode/adjoint.hpp>
+#include <diffeo/ode/discrete_gradient.hpp>
+
+/// Solutions of initial value problems as values of a tape, with gradients with respect to the initial state and the
+/// parameters of the system.
+namespace diffeo::ode {
+
+/// How a solve is differentiated. `discrete`: exactly, as the sequence of accepted steps that it was, their sizes held
+/// fixed. `adjoint`: by the adjoint equation (Chen et al. 2018, section 2), solved backwards together with the state
+/// itself in memory that does not grow with the number of steps; exact but for the errors of both solves.
+enum class Differentiation { discrete, adjoint };
+
+/// | option        | type            | default                                                                       |
+/// |---------------|-----------------|-------------------------------------------------------------------------------|
+/// | method        | Differentiation | discrete                                                                      |
+/// | memory_budget | std::size_t     | 64 MiB for the states that a solve (of one tile of rows) keeps for its        |
+/// |               |                 | gradient; beyond that it keeps fewer and computes the ones between again      |
+///
+/// The gradient's bits do not depend on the budget. Time and step size are kept of every step, 16 bytes. Errors of the
+/// adjoint equation are controlled in state and adjoint; the gradients of the parameters are integrals along the
+/// solution, have no part in the error (the seminorm of Kidger, Chen & Lyons 2021), and take no memory either.
+struct GradientOptions {
+  Differentiation method = Differentiation::discrete;
+  std::size_t memory_budget = std::size_t{64} << 20;
+};
+
+/// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may be times of each sample, and t1
+/// may lie before t0. Each row is solved by steps of its own. The statistics of the solve are those of
+/// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved, and
+/// invalid_argument for options out of range.
+template <Real S, TapeSystem<S> System, class Norm>
+Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
+                     const ErrorControl<Norm>& control, const GradientOptions& gradient) {
+  Tape<S>& tape = y0.tape();
+  const Index rows = y0.rows();
+  auto& companion = tape.template companion<detail::SolverCompanion<S>>();
+  const bool recorded = y0.requires_grad() || detail::records_parameters(system);
+  const bool discrete = recorded && gradient.method == Differentiation::discrete;
+  companion.tape.reset();
+  companion.statistics.assign(static_cast<std::size_t>(rows), {});
+  const System& constants = detail::mirrored(companion.tape, system, false);
+  const Var<S> y1 = tape.make(rows, y0.cols(), recorded);
+  const View<const S> own = context ? context.value() : View<const S>{};
+  if (discrete) companion.log.begin(rows, y0.cols(), gradient.memory_budget);
+  integrate<S>(detail::right_hand_side<S>(companion.tape, constants, own), y0.value(), t0, t1, tape.mutable_value(y1),
+               options, control, companion.statistics, companion.workspace, [&](const AcceptedSteps<S>& steps) {
+                 if (discrete) companion.log.add(steps);
+               });
+  throw_failed("ode", companion.statistics);
+  if (!recorded) return y1;
+
+  const auto kept = [&tape, rows](Times times) {
+    if (!times.each()) return times;
+    auto* copy = tape.template storage<double>(static_cast<std::size_t>(rows));
+    std::copy_n(times.each(), rows, copy);
+    return Times(copy);
+  };
+  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0,      y1,      context, kept(t0),
+                                               kept(t1),           options, control, {}};
+  if (discrete) solve.steps = companion.log.keep(tape);
+  tape.on_backward({y1}, [solve, discrete] {
+    if (discrete)
+      detail::ReversedSteps<S, System, Norm>(solve).run();
+    else
+      detail::AdjointSolve<S, System, Norm>(solve).run();
+  });
+  return y1;
+}
+
+/// What the latest solve on this tape did, one entry a row.
+template <Real S>
+std::span<const SolveStatistics> statistics(Tape<S>& tape) {
+  return tape.template companion<detail::SolverCompanion<S>>().statistics;
+}
+
+}  // namespace diffeo::ode
