@@ -4,6 +4,7 @@
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
+#include <vector>
 
 #include "../catch.hpp"
 
@@ -248,4 +249,115 @@ TEST_CASE("tape: temporaries within an adjoint are given back", "[tape]") {
   }
   const Tape<double>::Temporary again(tape, 128);
   CHECK(again.data() == first);
+}
+
+TEST_CASE("tape: companions are made once and live as long as the tape", "[tape]") {
+  struct Counted {
+    Counted() = default;
+    Counted(const Counted&) = delete;
+    int uses = 0;
+  };
+  Tape<double> tape;
+  Counted& first = tape.companion<Counted>();
+  first.uses = 5;
+  tape.companion<std::vector<double>>().push_back(2);
+  tape.reset();
+  CHECK(&tape.companion<Counted>() == &first);
+  CHECK(first.uses == 5);
+  CHECK(tape.companion<std::vector<double>>().size() == 1);
+  Tape<double> other;
+  CHECK(other.companion<Counted>().uses == 0);
+  // A tape beside the tape, which may have companions itself.
+  Tape<double>& inner = tape.companion<Tape<double>>();
+  inner.companion<Counted>().uses = 7;
+  CHECK(&inner != &tape);
+  CHECK(tape.companion<Counted>().uses == 5);
+}
+
+TEST_CASE("tape: what is kept stays until reset", "[tape]") {
+  Tape<double> tape;
+  std::vector<std::vector<int>*> places;
+  for (int round = 0; round < 3; ++round) {
+    tape.reset();
+    for (int i = 0; i < 50; ++i) {
+      std::vector<int>& kept = tape.keep(std::vector<int>(std::size_t(10 + i), round));
+      if (round == 0) places.push_back(&kept);
+      CHECK(&kept == places[std::size_t(i)]);  // the places of the round before
+    }
+    for (int i = 0; i < 50; ++i) CHECK(*places[std::size_t(i)] == std::vector<int>(std::size_t(10 + i), round));
+  }
+  // Of each type on its own.
+  CHECK(tape.keep(3.5) == 3.5);
+  CHECK(*places[7] == std::vector<int>(17, 2));
+  // A function object cannot be assigned.
+  const auto kept = [&tape](int by) {
+    return &tape.keep([by, grown = std::vector<int>(3, by)](int x) { return x + grown[0] + by; });
+  };
+  const auto* const once = kept(4);
+  CHECK((*once)(1) == 9);
+  tape.reset();
+  CHECK(kept(5) == once);
+  CHECK((*once)(1) == 11);
+}
+
+TEST_CASE("tape: a variable shared with another tape", "[tape]") {
+  Tape<double> tape, other;
+  const Array<double> x0 = Array<double>::Random(19, 3), c = Array<double>::Random(19, 3);
+  Array<double> w = Array<double>::Random(1, 3), dw = Array<double>::Constant(1, 3, std::nan(""));
+  const Var<double> x = tape.variable(x0), p = tape.parameter(view(w), dw.data());
+  // With nothing brought the gradient is zero.
+  const Var<double> same_x = other.shared(x), same_p = other.shared(p);
+  CHECK(same_x.requires_grad());
+  CHECK(&same_x.tape() == &other);
+  CHECK(same_x.value().data == x.value().data);
+  CHECK((grad(x) == 0).all());
+  CHECK((dw == 0).all());
+  backward(sum(same_x * same_p));
+  CHECK((grad(x) - w.replicate(19, 1)).abs().maxCoeff() < 1e-15);
+  CHECK((dw - x0.colwise().sum()).abs().maxCoeff() < 1e-14);
+  // Both tapes add to it, in any order, and a second handle does not begin anew.
+  backward(sum(x * 2.0));
+  other.reset();
+  backward(sum(other.shared(x) * 3.0));
+  CHECK((grad(x) - w.replicate(19, 1) - 5).abs().maxCoeff() < 1e-14);
+
+  // Of a value computed there, while its own adjoint still has to run; of a block of columns.
+  tape.reset();
+  other.reset();
+  const Var<double> v = tape.variable(x0), e = exp(v), block = cols(e, 1, 2);
+  const Var<double> out = tape.make(19, 1, true);
+  as_eigen(tape.mutable_value(out)).setZero();
+  tape.on_backward({out}, [&other, out, e, block] {
+    backward(sum_cols(square(other.shared(e))));
+    backward(sum_cols(other.shared(block)));
+  });
+  backward(out);
+  Array<double> expected = 2 * (2 * x0).exp();
+  expected.rightCols(2) += x0.rightCols(2).exp();
+  CHECK((grad(v) - expected).abs().maxCoeff() < 1e-13);
+}
+
+TEST_CASE("tape: rewound to a mark", "[tape]") {
+  Tape<double> tape;
+  const Array<double> x0 = Array<double>::Random(30, 2);
+  Array<double> w = Array<double>::Random(1, 2), dw = Array<double>::Zero(1, 2);
+  const Var<double> p = tape.parameter(view(w), dw.data()), kept = tape.copy(x0);
+  tape.redirect_parameter_grads(dw.data());
+  const auto mark = tape.mark();
+  const double* first = nullptr;
+  for (int round = 1; round <= 5; ++round) {
+    const Var<double> x = tape.make(30, 2, true);
+    if (!first) first = x.value().data;
+    CHECK(x.value().data == first);  // no more memory in any round
+    as_eigen(tape.mutable_value(x)) = x0;
+    const Var<double> y = tanh(x * p) * kept;
+    CHECK(tape.size() > 0);
+    backward(sum(y));
+    const Array<double> slope = (1 - (x0 * w.replicate(30, 1)).tanh().square()) * x0;
+    CHECK((grad(x) - slope * w.replicate(30, 1)).abs().maxCoeff() < 1e-14);
+    CHECK((dw - round * (slope * x0).colwise().sum()).abs().maxCoeff() < 1e-13);  // of parameters gradients stay
+    tape.rewind(mark);
+    CHECK(tape.size() == 0);
+    CHECK((value(kept) == x0).all());
+  }
 }

@@ -100,3 +100,63 @@ TEMPLATE_TEST_CASE("tiles: what a tape's values take", "[tiles]", float, double)
   tape.reset();
   CHECK(tape.scratch_bytes() == 0);
 }
+
+namespace {
+
+// Structures of which some ask for long tiles.
+template <Index rows>
+struct Asking {
+  using Scalar = float;
+  static constexpr Index tile_rows = rows;
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple();
+  }
+};
+struct Modest {
+  using Scalar = float;
+  Array<float> weight;
+  Buffer<float> buffer;
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.weight, self.buffer);
+  }
+};
+template <class... P>
+struct Whole {
+  using Scalar = float;
+  std::tuple<P...> parts;
+  std::vector<Modest> more;
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.parts, self.more);
+  }
+};
+template <class P>
+struct Several {
+  using Scalar = float;
+  std::vector<P> parts;
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.parts);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("tiles: as long as the part that asks for most", "[tiles]") {
+  constexpr Index shortest = tile_rows<float>;
+  static_assert(tile_rows_of<Modest> == shortest);
+  static_assert(tile_rows_of<Asking<256>> == 256);
+  static_assert(tile_rows_of<Asking<8>> == shortest);
+  static_assert(tile_rows_of<Whole<Modest>> == shortest);
+  static_assert(tile_rows_of<Whole<>> == shortest);
+  static_assert(tile_rows_of<Whole<Modest, Asking<256>, Asking<128>>> == 256);
+  static_assert(tile_rows_of<Whole<Asking<128>, Whole<Several<Asking<512>>>>> == 512);
+  static_assert(tile_rows_of<Several<Modest>> == shortest);
+  // Rows of each tile that was asked for.
+  std::vector<Index> counts;
+  for_each_tile<float>(600, tile_rows_of<Whole<Asking<256>>>, 1,
+                       [&](Tape<float>&, Index, Index count) { counts.push_back(count); });
+  CHECK(counts == std::vector<Index>{256, 256, 88});
+}
