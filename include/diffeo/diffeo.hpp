@@ -21,6 +21,7 @@
 #include <diffeo/core/error.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
+#include <diffeo/continuous/cnf.hpp>
 #include <diffeo/core/version.hpp>
 #include <diffeo/data/csv.hpp>
 #include <diffeo/data/npy.hpp>

@@ -134,16 +134,14 @@ struct Cnf {
       system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
     }
     const auto rows = static_cast<std::size_t>(x.rows());
-    auto* begin = tape.template storage<double>(rows);
     auto* end = tape.template storage<double>(rows);
-    std::fill_n(begin, rows, from);
     std::fill_n(end, rows, to);
     if (training && options.steer > 0) steer(system.field, x.value(), end);
 
     const ode::Tolerance tolerance = how.solver.tolerance();
     const ode::ErrorControl<> control{{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
     const Var<S> y0 = concat(x, zeros(x, system.width() - d));
-    const Var<S> y = ode::solve_on_tape<S>(system, y0, begin, end, noise, how.solver, control, options.gradient);
+    const Var<S> y = ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient);
 
     Transformed<Var<S>> result{cols(y, 0, d), cols(y, d, 1)};
     Index at = d + 1;

@@ -44,7 +44,7 @@ template <Real S, class System, class Norm>
 struct RecordedSolve {
   const System* system;
   Var<S> start, end, context;
-  const double* t0;
+  double t0;
   const double* t1;  // of each sample
   SolverOptions options;
   ErrorControl<Norm> control;
@@ -110,19 +110,23 @@ inline std::size_t stages_of_state(const Tableau& method) {
   return count;
 }
 
+struct StepTimes {
+  double t, step, end;
+};
+
 // The state after one step from y, written over the op vocabulary.
 template <Real S, class System>
-Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const Index* sample, const double* t,
-                    const double* step, View<const S> context) {
+Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const Index* sample, const StepTimes* times,
+                    View<const S> context) {
   Tape<S>& tape = y.tape();
   const Index rows = y.rows();
   const std::size_t stages = stages_of_state(method);
   const View<S> sizes = tape.mutable_value(tape.make(rows, 1, false));
-  for (Index i = 0; i < rows; ++i) sizes.data[i] = static_cast<S>(step[i]);
+  for (Index i = 0; i < rows; ++i) sizes.data[i] = static_cast<S>(times[i].step);
   std::array<Var<S>, max_stages> slopes;
   auto* at = tape.template storage<double>(static_cast<std::size_t>(rows));
   for (std::size_t s = 0; s < stages; ++s) {
-    for (Index i = 0; i < rows; ++i) at[i] = t[i] + method.c[s] * step[i];
+    for (Index i = 0; i < rows; ++i) at[i] = stage_time(method.c[s], times[i].t, times[i].step, times[i].end);
     const auto [time, own] = block_input(tape, rows, sample, at, context);
     slopes[s] = system(time, s == 0 ? y : combined<S>(y, sizes, Combination<S>(method.a[s]), slopes), own);
   }
@@ -153,15 +157,13 @@ class ReversedSteps {
     while (active_ < block_rows && take_next(active_)) ++active_;
     while (active_ > 0) {
       for (Index i = 0; i < active_; ++i) {
-        const Index step = record_.first[sample_[i]] + place_[i];
-        t_[i] = record_.t[step];
-        size_[i] = record_.step[step];
+        times_[i] = times(sample_[i], place_[i]);
       }
       if (record_.every > 1) fill_segments();
       const Var<S> y = tape_.make(active_, record_.width, true);
       const View<S> state = tape_.mutable_value(y);
       for (Index i = 0; i < active_; ++i) put(state_before(i), state, i);
-      const Var<S> next = step_on_tape<S>(*recorded_, method_, y, sample_, t_, size_, solve_.context_values());
+      const Var<S> next = step_on_tape<S>(*recorded_, method_, y, sample_, times_, solve_.context_values());
       const View<S> g{adjoint_.data, active_, adjoint_.cols, adjoint_.stride};
       tape_.backward(next, g);
       copy_block(y.grad(), g);  // the state itself is part of the next
@@ -217,6 +219,11 @@ class ReversedSteps {
     for (Index j = 0; j < block.cols; ++j) block.col(j)[row] = values[j];
   }
 
+  StepTimes times(Index sample, Index number) const {
+    const Index step = record_.first[sample] + number;
+    return {record_.t[step], record_.step[step], record_.end[step]};
+  }
+
   // Of each lane, the states before the steps from segment_[lane] on.
   S* segment(Index lane) { return segments_ + lane * record_.every * record_.width; }
 
@@ -238,7 +245,7 @@ class ReversedSteps {
       lanes[count++] = i;
     }
     Index sample[block_rows];
-    double t[block_rows], size[block_rows];
+    StepTimes at[block_rows];
     for (Index done = 0; count > 0; ++done) {
       Index left = 0;
       for (Index k = 0; k < count; ++k)
@@ -248,14 +255,12 @@ class ReversedSteps {
       const auto mark = tape_.mark();
       const Var<S> y = tape_.make(count, n, false);
       for (Index k = 0; k < count; ++k) {
-        const Index lane = lanes[k], step = record_.first[sample_[lane]] + segment_[lane] + done;
+        const Index lane = lanes[k];
         sample[k] = sample_[lane];
-        t[k] = record_.t[step];
-        size[k] = record_.step[step];
+        at[k] = times(sample_[lane], segment_[lane] + done);
         put(segment(lane) + done * n, tape_.mutable_value(y), k);
       }
-      const View<const S> next =
-          step_on_tape<S>(*constant_, method_, y, sample, t, size, solve_.context_values()).value();
+      const View<const S> next = step_on_tape<S>(*constant_, method_, y, sample, at, solve_.context_values()).value();
       for (Index k = 0; k < count; ++k)
         for (Index j = 0; j < n; ++j) segment(lanes[k])[(done + 1) * n + j] = next.col(j)[k];
       tape_.release(mark);
@@ -273,7 +278,7 @@ class ReversedSteps {
   GradTarget<S> start_{};
   Index active_ = 0, next_ = 0;
   Index sample_[block_rows], place_[block_rows], segment_[block_rows];
-  double t_[block_rows], size_[block_rows];
+  StepTimes times_[block_rows];
 };
 
 /// Solves the adjoint equation from the end of a solve to its start, for the state y and the adjoint a together:
@@ -314,8 +319,9 @@ class AdjointSolve {
       tape_.rewind(mark);
     };
     companion_.statistics.assign(static_cast<std::size_t>(rows), {});
-    integrate<S>(slope, View<const S>(both), solve_.t1, solve_.t0, both, solve_.options, with_adjoint(n),
-                 companion_.statistics, companion_.workspace, [&](const AcceptedSteps<S>& steps) {
+    integrate<S>(slope, View<const S>(both), solve_.t1[0],
+                 std::vector<double>(static_cast<std::size_t>(rows), solve_.t0).data(), both, solve_.options,
+                 with_adjoint(n), companion_.statistics, companion_.workspace, [&](const AcceptedSteps<S>& steps) {
                    if (!recorded_) return;
                    add_parameter_gradients(steps, n);
                    tape_.rewind(mark);
@@ -359,9 +365,12 @@ class AdjointSolve {
     for (std::size_t s = 0; s < stages_of_state(method_); ++s) {
       const Var<S> state = tape_.make(rows, 2 * n, false);
       combine<S>(tape_.mutable_value(state), before, size.data, Combination<S>(method_.a[s]), slopes.data());
-      slopes[s] = gathered(steps.slopes[s]);
+      slopes[s] = gathered(steps.stage(s));
       if (method_.b[s] == 0) continue;
-      for (Index i = 0; i < rows; ++i) t[i] = steps.t[steps.row[i]] + method_.c[s] * steps.step[steps.row[i]];
+      for (Index i = 0; i < rows; ++i) {
+        const Index r = steps.row[i];
+        t[i] = stage_time(method_.c[s], steps.t[r], steps.step[r], steps.end[r]);
+      }
       const auto [time, own] = block_input(tape_, rows, sample, t, solve_.context_values());
       const Var<S> f = (*recorded_)(time, tape_.constant(state.value().cols_block(0, n)), own);
       const View<S> seed = tape_.mutable_value(tape_.make(rows, n, false));
@@ -384,12 +393,12 @@ class AdjointSolve {
 
 }  // namespace detail
 
-/// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 (N values each) may differ by sample,
-/// and t1 may lie before t0. Each row is solved by steps of its own. The statistics of the solve are those of
-/// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved, and
-/// invalid_argument for options out of range.
+/// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t1 (N values) may differ by sample, and lie
+/// before t0. Each row is solved by steps of its own. The statistics of the solve are those of `statistics(tape)` until
+/// the next solve. Throws integration_error, with the row, where a row cannot be solved, and invalid_argument for
+/// options out of range.
 template <Real S, TapeSystem<S> System, class Norm>
-Var<S> solve_on_tape(const System& system, Var<S> y0, const double* t0, const double* t1, Var<S> context,
+Var<S> solve_on_tape(const System& system, Var<S> y0, double t0, const double* t1, Var<S> context,
                      const SolverOptions& options, const ErrorControl<Norm>& control, const GradientOptions& gradient) {
   Tape<S>& tape = y0.tape();
   const Index rows = y0.rows();
@@ -409,13 +418,9 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, const double* t0, const do
   throw_failed("ode", companion.statistics);
   if (!recorded) return y1;
 
-  const auto kept = [&tape, rows](const double* times) {
-    auto* copy = tape.template storage<double>(static_cast<std::size_t>(rows));
-    std::copy_n(times, rows, copy);
-    return copy;
-  };
-  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0,      y1,      context, kept(t0),
-                                               kept(t1),           options, control, {}};
+  auto* ends = tape.template storage<double>(static_cast<std::size_t>(rows));
+  std::copy_n(t1, rows, ends);
+  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0, y1, context, t0, ends, options, control, {}};
   if (discrete) solve.steps = companion.log.keep(tape);
   tape.on_backward({y1}, [solve, discrete] {
     if (discrete)

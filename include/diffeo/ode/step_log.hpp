@@ -16,6 +16,7 @@ struct StepRecord {
   const Index* first = nullptr;        ///< samples + 1: where the steps of each sample begin
   const double* t = nullptr;           ///< at the start of each step
   const double* step = nullptr;        ///< signed
+  const double* end = nullptr;         ///< t + step, or the end time itself
   const Index* first_state = nullptr;  ///< samples + 1: where the states of each sample begin
   const S* states = nullptr;           ///< each `width` values in a row
 
@@ -43,7 +44,7 @@ class StepLog {
     for (Index i = 0; i < accepted.count; ++i) {
       const Index r = accepted.row[i], sample = accepted.sample[r];
       const Index number = count_[static_cast<std::size_t>(sample)]++;
-      steps_.push_back({sample, accepted.t[r], accepted.step[r]});
+      steps_.push_back({sample, accepted.t[r], accepted.step[r], accepted.end[r]});
       if (number % every_ != 0) continue;
       places_.push_back({sample, number});
       for (Index j = 0; j < width_; ++j) states_.push_back(accepted.before.col(j)[r]);
@@ -65,12 +66,14 @@ class StepLog {
     }
     auto* t = tape.template storage<double>(steps_.size());
     auto* step = tape.template storage<double>(steps_.size());
+    auto* end = tape.template storage<double>(steps_.size());
     auto* filled = tape.template storage<Index>(samples);
     std::copy_n(first, samples, filled);
     for (const Step& s : steps_) {
       const Index at = filled[s.sample]++;
       t[at] = s.t;
       step[at] = s.step;
+      end[at] = s.end;
     }
     S* states = tape.template storage<S>(states_.size());
     for (std::size_t i = 0; i < places_.size(); ++i)
@@ -79,6 +82,7 @@ class StepLog {
     record.first = first;
     record.t = t;
     record.step = step;
+    record.end = end;
     record.first_state = first_state;
     record.states = states;
     return record;
@@ -87,7 +91,7 @@ class StepLog {
  private:
   struct Step {
     Index sample;
-    double t, step;
+    double t, step, end;
   };
   struct Place {
     Index sample, number;
