@@ -3,6 +3,7 @@
 #include <diffeo/distributions/normal.hpp>
 #include <limits>
 
+#include "../distributions/statistics.hpp"
 #include "../layers/laws.hpp"
 
 using diffeo::Array;
@@ -48,7 +49,7 @@ Array<double> grid(Index dim, double low, double high, Index n) {
 // Its derivative at 0, to fourth order.
 template <class F>
 Array<double> derivative(const F& f) {
-  constexpr double h = 0.01;
+  constexpr double h = 0.005;
   return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
 }
 
@@ -85,8 +86,7 @@ TEST_CASE("probability path: a closed form", "[continuous]") {
   const auto field = diffeo::make_field<double>(1, [](const auto&, const auto& x) { return x * a; });
   const auto frame =
       diffeo::Standardize<double>::from(Array<double>::Constant(1, 1, m), Array<double>::Constant(1, 1, s));
-  const TransformedDistribution model(StandardNormal<double>(1),
-                                      diffeo::FlowSequence(Cnf{field, tight(1e-10)}, frame));
+  const TransformedDistribution model(StandardNormal<double>(1), diffeo::FlowSequence(Cnf{field, tight(1e-10)}, frame));
   const ProbabilityPath path(model);
   const Array<double> x = grid(1, -3, 5, 41);
   for (const double t : {0.0, 0.2, 0.5, 0.9, 1.0}) {
@@ -145,12 +145,13 @@ TEMPLATE_TEST_CASE("probability path: trajectories", "[continuous]", float, doub
   REQUIRE(x.size() == 6);
   CHECK((x[0] == z).all());
   CHECK((x[1] == x[2]).all());
-  CHECK((x[3] - path.sample(0.5, 500, 3)).abs().maxCoeff() < 10 * tolerance);
+  // Between the ends of steps Dopri5 has one order less.
+  CHECK((x[3] - path.sample(0.5, 500, 3)).abs().maxCoeff() < 100 * tolerance);
   CHECK((x[5] - diffeo::forward(model.flow, z).value).abs().maxCoeff() < 10 * tolerance);
   CHECK((x[5] - z).abs().maxCoeff() > 0.1);
   if constexpr (std::is_same_v<S, double>) {
     const Array<S> slope = (x[4] - x[2]) / 0.02, v = path.velocity(0.5, x[3]);
-    CHECK((slope - v).abs().maxCoeff() < 1e-3);
+    CHECK((slope - v).abs().maxCoeff() < 1e-3);  // 0.01^2 / 6 of a third derivative
     CHECK(v.abs().maxCoeff() > 0.1);
   }
   CHECK(path.trajectories(z, {}).empty());
@@ -184,8 +185,9 @@ TEST_CASE("probability path: bad input", "[continuous]") {
   CHECK(message([&] { path.velocity(-0.5, x); }) == "velocity: t is -0.5, expected a time between 0 and 1");
   CHECK(contains(message([&] { path.sample(std::numeric_limits<double>::quiet_NaN(), 5, 1); }), "sample: t is nan"));
   CHECK(contains(message([&] { path.trajectories(x, {0.5, 2}); }), "trajectories: t is 2"));
-  CHECK(message([&] { path.trajectories(x, {0.5, 0.25}); }) ==
-        "trajectories: time 1 is 0.25 after 0.5, expected times that ascend");
+  CHECK(message([&] {
+          path.trajectories(x, {0.5, 0.25});
+        }) == "trajectories: time 1 is 0.25 after 0.5, expected times that ascend");
   CHECK(contains(message([&] { path.sample(0.5, -1, 1); }), "n is -1"));
   const Array<double> wide = Array<double>::Zero(5, 3);
   CHECK(message([&] { path.log_prob(0.5, wide); }) == "log_prob: x has 3 columns, this path has dimension 2");

@@ -18,9 +18,9 @@ namespace diffeo {
 /// A standardisation behind the flow takes part from 0 to 1 too: at time t the flow's points y are seen at
 /// x = t mean + scale^t y. So p_0 is the base and p_1 the model, in the units of the data.
 ///
-/// A plain value. Methods take any Eigen expression and work in tiles on `threads` threads (0: all); a row's result does
-/// not depend on the others. They throw invalid_argument for times outside [0, 1], the wrong number of columns, NaN or
-/// infinity, and integration_error as Cnf does.
+/// A plain value. Methods take any Eigen expression and work in tiles on `threads` threads (0: all); a row's result
+/// does not depend on the others. They throw invalid_argument for times outside [0, 1], the wrong number of columns,
+/// NaN or infinity, and integration_error as Cnf does.
 template <class Base, class Field>
 class ProbabilityPath {
  public:
@@ -81,9 +81,10 @@ class ProbabilityPath {
     return x;
   }
 
-  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. The steps are
-  /// chosen by the errors of the points alone, and states between them come from the method's dense output: they agree
-  /// with forward() to the tolerance of the solves. Of the options it is those for evaluation that count.
+  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve,
+  /// with the options for evaluation; its steps are chosen by the errors of the points alone, and states between the
+  /// ends of steps come from the method's dense output. They agree with sample() and forward() to the tolerance of the
+  /// solves.
   template <class Derived>
   std::vector<Array<Scalar>> trajectories(const Eigen::DenseBase<Derived>& z, const std::vector<double>& times,
                                           int threads = 0) const {
