@@ -114,44 +114,27 @@ struct Cnf {
   Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return transport(z, 0, 1); }
   Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return transport(x, 1, 0); }
 
+  /// Where forward takes z, without the log-determinant: at about half the cost.
+  Var<Scalar> generate(const Var<Scalar>& z) const {
+    return cols(solve(z, 0, 1, {.divergence = false}).state, 0, dim());
+  }
+
   /// Where points that are at x at time `from` are at time `to`, and log|det| of that map. Throws invalid_argument for
   /// times outside [0, 1] and options out of range.
   Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to) const {
-    require(x.cols() == dim(), "cnf: x has ", x.cols(), " columns, this flow has dimension ", dim());
-    require(from >= 0 && from <= 1, "cnf: from is ", from, ", expected a time between 0 and 1");
-    require(to >= 0 && to <= 1, "cnf: to is ", to, ", expected a time between 0 and 1");
-    options.check();
-    Tape<S>& tape = x.tape();
-    const bool training = learns();
-    const CnfSolver& how = training ? options.training : options.evaluation;
-    const FieldTerms terms{true, training && options.kinetic > 0, training && options.frobenius > 0};
-    const auto system = make_system(tape, how.divergence, terms);
+    const Solved solved =
+        solve(x, from, to, {.divergence = true, .kinetic = options.kinetic > 0, .frobenius = options.frobenius > 0});
     const Index d = dim();
-
-    Var<S> noise;
-    if (const Index columns = system.field.noise_columns(); columns > 0) {
-      noise = tape.make(x.rows(), columns, false);
-      system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
-    }
-    const auto rows = static_cast<std::size_t>(x.rows());
-    auto* end = tape.template storage<double>(rows);
-    std::fill_n(end, rows, to);
-    if (training && options.steer > 0) steer(system.field, x.value(), end);
-
-    const ode::Tolerance tolerance = how.solver.tolerance();
-    const ode::ErrorControl<> control{{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
-    const Var<S> y0 = concat(x, zeros(x, system.width() - d));
-    const Var<S> y = ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient);
-
-    Transformed<Var<S>> result{cols(y, 0, d), cols(y, d, 1)};
+    Transformed<Var<S>> result{cols(solved.state, 0, d), cols(solved.state, d, 1)};
     Index at = d + 1;
     const auto penalise = [&](bool asked, double weight) {
       if (!asked) return;
-      const Var<S> part = cols(y, at++, 1) * static_cast<S>(to >= from ? weight : -weight);  // time may run backwards
+      // Time may run backwards.
+      const Var<S> part = cols(solved.state, at++, 1) * static_cast<S>(to >= from ? weight : -weight);
       result.penalty = result.penalty ? result.penalty + part : part;
     };
-    penalise(terms.kinetic, options.kinetic);
-    penalise(terms.frobenius, options.frobenius);
+    penalise(solved.terms.kinetic, options.kinetic);
+    penalise(solved.terms.frobenius, options.frobenius);
     return result;
   }
 
@@ -172,6 +155,44 @@ struct Cnf {
 
  private:
   using S = Scalar;
+
+  struct Solved {
+    Var<S> state;  // position, then the terms that were taken
+    FieldTerms terms;
+  };
+
+  // Penalties are for training alone.
+  Solved solve(const Var<S>& x, double from, double to, FieldTerms terms) const {
+    require(x.cols() == dim(), "cnf: x has ", x.cols(), " columns, this flow has dimension ", dim());
+    require(from >= 0 && from <= 1, "cnf: from is ", from, ", expected a time between 0 and 1");
+    require(to >= 0 && to <= 1, "cnf: to is ", to, ", expected a time between 0 and 1");
+    options.check();
+    Tape<S>& tape = x.tape();
+    const bool training = learns();
+    const CnfSolver& how = training ? options.training : options.evaluation;
+    terms.kinetic = terms.kinetic && training;
+    terms.frobenius = terms.frobenius && training;
+    const auto system = make_system(tape, how.divergence, terms);
+    const Index d = dim();
+
+    Var<S> noise;
+    const Index columns = terms.divergence || terms.frobenius ? system.field.noise_columns() : 0;
+    if (columns > 0) {
+      noise = tape.make(x.rows(), columns, false);
+      system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
+    }
+    const auto rows = static_cast<std::size_t>(x.rows());
+    auto* end = tape.template storage<double>(rows);
+    std::fill_n(end, rows, to);
+    if (training && options.steer > 0) steer(system.field, x.value(), end);
+
+    const ode::Tolerance tolerance = how.solver.tolerance();
+    ode::ErrorControl<> control{{0, d, tolerance}};
+    if (terms.divergence) control = {{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
+    const Index extra = system.width() - d;
+    const Var<S> y0 = extra > 0 ? concat(x, zeros(x, extra)) : x;
+    return {ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient), terms};
+  }
 
   auto make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
     auto prepared = prepare_field<S>(tape, field, divergence, terms);

@@ -123,12 +123,12 @@ struct TransformedDistribution {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
     for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      x.middleRows(first, count) = as_eigen(flow.forward(latent(tape, first, count, seed)).value.value());
+      x.middleRows(first, count) = as_eigen(generate(flow, latent(tape, first, count, seed)).value());
     });
     return x;
   }
 
-  /// The same samples with their log-densities, at the cost of the samples alone.
+  /// The same samples with their log-densities, in one pass; those of a solved flow are the same within its tolerance.
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, int threads = 0) const {
     require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};

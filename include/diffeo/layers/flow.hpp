@@ -22,6 +22,22 @@ concept HasForward = requires(const F& f, const X& z) { f.forward(z); };
 template <class F, class X>
 concept HasInverse = requires(const F& f, const X& x) { f.inverse(x); };
 
+/// What a layer offers whose log-determinant costs extra: the value of forward alone.
+template <class F, class X>
+concept HasGenerate = requires(const F& f, const X& z) {
+  { f.generate(z) } -> std::same_as<X>;
+};
+
+/// The value of forward, at no more cost than that.
+template <class F, class X>
+  requires HasForward<F, X>
+X generate(const F& flow, const X& z) {
+  if constexpr (HasGenerate<F, X>)
+    return flow.generate(z);
+  else
+    return flow.forward(z).value;
+}
+
 /// An invertible differentiable map of R^D. `forward` generates, z -> x; `inverse` evaluates density, x -> z.
 ///
 /// | expression          | type                | meaning                                                     |

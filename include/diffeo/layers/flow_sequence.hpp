@@ -27,11 +27,15 @@ class Composition {
     add(map(value_));
   }
 
+  const X& value() const { return value_; }
   Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1), penalty_}; }
 
  private:
   void add(const Transformed<X>& y) {
     value_ = y.value;
+    if constexpr (is_var<X>) {
+      if (!y.log_det) return;  // values alone are wanted
+    }
     log_det_ = has_log_det_ ? log_det_ + y.log_det : y.log_det;
     has_log_det_ = true;
     if constexpr (is_var<X>) {
@@ -59,7 +63,7 @@ class Composition {
     turn_ = 1 - turn_;
     math::map(
         tape.mutable_value(next), [](auto v) { return v; }, y.value.value());
-    accumulate(y.log_det);
+    if (y.log_det) accumulate(y.log_det);
     value_ = next;
     log_det_ = total_;
     has_log_det_ = true;
@@ -134,6 +138,18 @@ struct FlowSequence {
     return composition.result();
   }
   template <Traced X>
+  X generate(const X& z) const
+    requires((HasForward<Layers, X> && ...) && (HasGenerate<Layers, X> || ...))
+  {
+    detail::Composition<X> composition(z);
+    std::apply(
+        [&](const auto&... layer) {
+          (composition.then([&](const X& v) { return Transformed<X>{diffeo::generate(layer, v), {}}; }), ...);
+        },
+        layers);
+    return composition.value();
+  }
+  template <Traced X>
   Transformed<X> inverse(const X& x) const
     requires(HasInverse<Layers, X> && ...)
   {
@@ -181,6 +197,14 @@ struct Repeated {
     detail::Composition<X> composition(z);
     for (const L& layer : layers) composition.then([&](const X& v) { return layer.forward(v); });
     return composition.result();
+  }
+  template <Traced X>
+  X generate(const X& z) const
+    requires HasGenerate<L, X>
+  {
+    detail::Composition<X> composition(z);
+    for (const L& layer : layers) composition.then([&](const X& v) { return Transformed<X>{layer.generate(v), {}}; });
+    return composition.value();
   }
   template <Traced X>
   Transformed<X> inverse(const X& x) const
