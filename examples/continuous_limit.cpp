@@ -175,9 +175,12 @@ void write_limit_picture(const std::filesystem::path& folder, const std::string&
   const auto line = [&](double at_last) { return number(at_last * last) + " / x"; };
   script << sheet.place({left, curve, 4 * width + 3 * gap, curve_height})
          << "unset title; unset colorbox; set format y '10^{%L}'; set xlabel 'residual blocks'; set ylabel 'error'\n"
-            "set termoption enhanced; set logscale xy; set grid xtics ytics lc rgb '#dddddd'; set key bottom left "
+            "set termoption enhanced; set logscale xy; set grid xtics ytics lc rgb '#cccccc' lt 1; set key bottom left "
             "Left reverse\n"
-         << "set xrange [0.85:" << number(1.18 * last) << "]; set yrange [*:*]; set xtics (";
+         << "set xrange [0.85:" << number(1.18 * last) << "]; set yrange "
+         << support::detail::range({0.5 * std::min(all.back().map_error, all.back().log_p_error),
+                                    2 * std::max(all.front().map_error, all.front().log_p_error)})
+         << "\nset xtics (";
   for (std::size_t i = 0; i < all.size(); ++i) script << (i > 0 ? ", " : "") << all[i].count;
   script << ")\nplot " << line(all.back().map_error) << " with lines dt 2 lc rgb '#888888' title 'order 1', "
          << line(all.back().log_p_error) << " with lines dt 2 lc rgb '#888888', \\\n  '" << name

@@ -147,6 +147,7 @@ TEMPLATE_TEST_CASE("probability path: trajectories", "[continuous]", float, doub
   CHECK((x[1] == x[2]).all());
   // Between the ends of steps Dopri5 has one order less.
   CHECK((x[3] - path.sample(0.5, 500, 3)).abs().maxCoeff() < 100 * tolerance);
+  CHECK((x[5] == model.sample(500, 3)).all());
   CHECK((x[5] - diffeo::forward(model.flow, z).value).abs().maxCoeff() < 10 * tolerance);
   CHECK((x[5] - z).abs().maxCoeff() > 0.1);
   if constexpr (std::is_same_v<S, double>) {

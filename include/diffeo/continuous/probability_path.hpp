@@ -72,19 +72,12 @@ class ProbabilityPath {
   /// n samples of p_t (n x D): those of the model on their way, sample i a function of (seed, i) alone.
   Array<Scalar> sample(double t, Index n, std::uint64_t seed, int threads = 0) const {
     check("sample", t);
-    const Standardize<Scalar> frame = frame_at(t);
-    Array<Scalar> x = latent(n, seed);
-    for_each_tile<Scalar>(n, tile, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> y = cnf_.transport(tape.copy(x.middleRows(first, count)), 0, t).value;
-      x.middleRows(first, count) = as_eigen(frame.forward(y).value.value());
-    });
-    return x;
+    return trajectories(latent(n, seed), {t}, threads).front();
   }
 
-  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve,
-  /// with the options for evaluation; its steps are chosen by the errors of the points alone, and states between the
-  /// ends of steps come from the method's dense output. They agree with sample() and forward() to the tolerance of the
-  /// solves.
+  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve, with
+  /// the options for evaluation and without the log-determinant: at the last time the points are those of sample(), and
+  /// at 1 those of the model's own, bit for bit; states between the ends of steps come from the method's dense output.
   template <class Derived>
   std::vector<Array<Scalar>> trajectories(const Eigen::DenseBase<Derived>& z, const std::vector<double>& times,
                                           int threads = 0) const {
@@ -111,8 +104,7 @@ class ProbabilityPath {
       const auto states = ode::trajectory(velocity, start, from_start, cnf_.options.evaluation.solver).states;
       for (std::size_t i = 0; i < times.size(); ++i) {
         const Standardize<Scalar> frame = frame_at(times[i]);
-        paths[i].middleRows(first, count) =
-            (states[i + 1].rowwise() * frame.scale.value.row(0)).rowwise() + frame.mean.value.row(0);
+        paths[i].middleRows(first, count) = as_eigen(frame.forward(tape.copy(states[i + 1])).value.value());
       }
     });
     return paths;
