@@ -363,7 +363,7 @@ class Integration {
           double error = static_cast<double>(w_.norm[i]);
           if (method_.damped() && error > 0)  // Hairer's dop853: the larger the lower order's, the less it counts
             error *= error / std::hypot(error, 0.1 * static_cast<double>(w_.norm2[i]));
-          w_.error[i] = g == 0 ? error : std::max(w_.error[i], error);
+          w_.error[i] = g == 0 || std::isnan(error) ? error : std::max(w_.error[i], error);  // NaN stays
         }
       }
     }

@@ -80,7 +80,7 @@ void advance(Index rows, Index cols, S* out, const S* y, const S* h, const Combi
   });
 }
 
-/// norm[i]: that of h sum in units of absolute + relative max(|before|, |after|).
+/// norm[i]: that of h sum, NaN where an entry is not finite, in units of absolute + relative max(|before|, |after|).
 template <class Norm, Real S>
 void error_norm(Index rows, Index first, Index cols, S relative, S absolute, S* norm, const S* before, const S* after,
                 const S* h, const Combination<S>& sum, const S* const* stages) {
@@ -89,15 +89,16 @@ void error_norm(Index rows, Index first, Index cols, S relative, S absolute, S* 
     const Terms<S, count> terms(sum, stages);
     const V rtol = simd::broadcast<S>(relative), atol = simd::broadcast<S>(absolute);
     for (Index i = 0; i < whole_registers<S>(rows); i += simd::lanes<S>) {
-      V total{};
+      V total{}, not_finite{};
       for (Index j = first; j < first + cols; ++j) {
         const Index place = j * block_rows + i;
         const V size =
             simd::max<S>(simd::abs<S>(simd::load<S>(before + place)), simd::abs<S>(simd::load<S>(after + place)));
-        total =
-            Norm::template add<S>(total, simd::load<S>(h + i) * terms.at(place) / simd::mul_add<S>(rtol, size, atol));
+        const V error = simd::load<S>(h + i) * terms.at(place) / simd::mul_add<S>(rtol, size, atol);
+        total = Norm::template add<S>(total, error);
+        not_finite = simd::mul_add<S>(V{}, error, not_finite);
       }
-      simd::store<S>(norm + i, Norm::template finish<S>(total, cols));
+      simd::store<S>(norm + i, Norm::template finish<S>(total, cols) + not_finite);
     }
   });
 }

@@ -22,16 +22,16 @@ enum class Method { euler, midpoint, heun, rk4, bosh3, dopri5, tsit5, dopri8 };
 /// The most stages that a method has, those of its dense output included.
 inline constexpr std::size_t max_stages = 16;
 
-/// What a method's dense output is made of; see dense_output.hpp.
+/// The solution within a step, at t + theta h:
 enum class DenseOutput {
   hermite,  ///< cubic, from the values and slopes at both ends
   weights,  ///< y + h sum_i b_i(theta) k_i, b_i polynomials of degree 4 without constant
-  extended  ///< DOP853's, of degree 7, from the values and slopes at both ends and all stages
+  extended  ///< DOP853's, of degree 7, from the values and slopes at both ends and further stages
 };
 
 /// A Butcher tableau: k_i = f(t + c_i h, y + h sum_{j < i} a_ij k_j), y(t + h) = y + h sum_i b_i k_i. Stages from
-/// `stages` on are those that dense output alone needs. Where `first_same_as_last` the last stage is f(t + h, y(t +
-/// h)), the first one of the next step.
+/// `stages` on are for dense output alone, the first one of them f(t + h, y(t + h)) unless a stage is that already.
+/// Where `first_same_as_last` the last stage is f(t + h, y(t + h)), the first one of the next step.
 struct Tableau {
   std::string_view name;
   std::size_t stages = 0;
@@ -45,12 +45,15 @@ struct Tableau {
   std::array<double, max_stages> e{};        ///< the error estimate: h sum_i e_i k_i
   std::array<double, max_stages> damping{};  ///< DOP853's second one, of order 3, in the same form; zero otherwise
   DenseOutput dense = DenseOutput::hermite;
-  int dense_order = 3;           ///< the dense output misses the solution by O(h^(dense_order + 1)) in a step
-  std::size_t dense_stages = 0;  ///< stages beyond `stages` that it needs
+  int dense_degree = 3;  ///< of the polynomials; within a step they miss the solution by O(h^(dense_degree + 1))
+  std::size_t dense_stages = 0;  ///< stages beyond `stages` that they need
   /// weights: row d holds the coefficients of theta^(d + 1) of all b_i; extended: Hairer's d_4i ... d_7i.
   std::array<std::array<double, max_stages>, 4> dense_weights{};
 
   constexpr bool adaptive() const { return error_order > 0; }
+  /// The stage that is f(t + h, y(t + h)); beyond `stages` where dense output alone has one.
+  constexpr std::size_t end_stage() const { return first_same_as_last ? stages - 1 : stages; }
+  /// Whether the error estimate is that of DOP853, |e|^2 / |(e, damping / 10)|.
   constexpr bool damped() const { return dense == DenseOutput::extended; }
   /// Evaluations of a step, the first one of the solve of a first-same-as-last method aside.
   constexpr std::size_t evaluations() const { return stages - (first_same_as_last ? 1 : 0); }
@@ -58,27 +61,34 @@ struct Tableau {
 
 namespace detail {
 
-inline constexpr Tableau euler_tableau = {.name = "euler", .stages = 1, .order = 1, .b = {1}, .dense_order = 1};
+inline constexpr Tableau euler_tableau = {
+    .name = "euler", .stages = 1, .order = 1, .c = {0, 1}, .a = {{{}, {1}}}, .b = {1}, .dense_stages = 1};
 
-inline constexpr Tableau midpoint_tableau = {
-    .name = "midpoint", .stages = 2, .order = 2, .c = {0, 0.5}, .a = {{{}, {0.5}}}, .b = {0, 1}, .dense_order = 2};
+inline constexpr Tableau midpoint_tableau = {.name = "midpoint",
+                                             .stages = 2,
+                                             .order = 2,
+                                             .c = {0, 0.5, 1},
+                                             .a = {{{}, {0.5}, {0, 1}}},
+                                             .b = {0, 1},
+                                             .dense_stages = 1};
 
 inline constexpr Tableau heun_tableau = {.name = "heun",
                                          .stages = 2,
                                          .order = 2,
                                          .error_order = 2,
-                                         .c = {0, 1},
-                                         .a = {{{}, {1}}},
+                                         .c = {0, 1, 1},
+                                         .a = {{{}, {1}, {0.5, 0.5}}},
                                          .b = {0.5, 0.5},
                                          .e = {-0.5, 0.5},
-                                         .dense_order = 2};
+                                         .dense_stages = 1};
 
 inline constexpr Tableau rk4_tableau = {.name = "rk4",
                                         .stages = 4,
                                         .order = 4,
-                                        .c = {0, 0.5, 0.5, 1},
-                                        .a = {{{}, {0.5}, {0, 0.5}, {0, 0, 1}}},
-                                        .b = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6}};
+                                        .c = {0, 0.5, 0.5, 1, 1},
+                                        .a = {{{}, {0.5}, {0, 0.5}, {0, 0, 1}, {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6}}},
+                                        .b = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6},
+                                        .dense_stages = 1};
 
 inline constexpr Tableau bosh3_tableau = {.name = "bosh3",
                                           .stages = 4,
@@ -109,7 +119,7 @@ inline constexpr Tableau dopri5_tableau = {
     .b = {35.0 / 384, 0, 500.0 / 1113, 125.0 / 192, -2187.0 / 6784, 11.0 / 84},
     .e = {71.0 / 57600, 0, -71.0 / 16695, 71.0 / 1920, -17253.0 / 339200, 22.0 / 525, -1.0 / 40},
     .dense = DenseOutput::weights,
-    .dense_order = 4,
+    .dense_degree = 4,
     .dense_weights = {{{1},
                        {-8048581381.0 / 2820520608, 0, 131558114200.0 / 32700410799, -1754552775.0 / 470086768,
                         127303824393.0 / 49829197408, -282668133.0 / 205662961, 40617522.0 / 29380423},
@@ -138,7 +148,7 @@ inline constexpr Tableau tsit5_tableau = {
     .e = {0.00178001105222577714, 0.0008164344596567469, -0.007880878010261995, 0.1447110071732629, -0.5823571654525552,
           0.45808210592918697, -1.0 / 66},
     .dense = DenseOutput::weights,
-    .dense_order = 4,
+    .dense_degree = 4,
     .dense_weights = {
         {{1},
          {-2.763706197274826, 0.1317, 3.9302962368947516, -12.411077166933676, 37.50931341651104, -27.896526289197286,
@@ -192,7 +202,7 @@ constexpr Tableau make_dopri8() {
       .e = {0.013120044994194880733, 0, 0, 0, 0, -1.2251564463762044407, -0.49575894965725019152, 1.6643771824549865370,
             -0.35032884874997368169, 0.33417911871301747903, 0.081923206485115712466, -0.022355307863886295259},
       .dense = DenseOutput::extended,
-      .dense_order = 7,
+      .dense_degree = 7,
       .dense_stages = 3,
       .dense_weights = {
           {{-8.4289382761090128651, 0, 0, 0, 0, 0.56671495351937776963, -3.0689499459498916913, 2.3846676565120698288,

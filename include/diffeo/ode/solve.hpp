@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/core/array.hpp>
+#include <diffeo/ode/integrate.hpp>
+#include <vector>
+
+/// Initial value problems, arrays in and arrays out.
+namespace diffeo::ode {
+
+template <Real S>
+struct Solution {
+  Array<S> y;  ///< N x n: the states at the end
+  std::vector<SolveStatistics> statistics;
+};
+
+/// The states at t1 of y' = f(t, y) from the rows of y0 at t0; see integrate(), of which this is the form without a
+/// workspace. Throws integration_error for the first row that is not integrated; invalid_argument for options,
+/// tolerances or times out of range.
+/// ```cpp
+/// const auto oscillator = [](const ode::Stage<double>& in, View<double> dy) {
+///   const auto y = as_eigen(in.y);
+///   as_eigen(dy) << y.col(1), -y.col(0);
+/// };
+/// const Array<double> half_a_period = ode::solve(oscillator, y0, 0, std::numbers::pi).y;
+/// ```
+template <class F, DenseExpression D, ErrorNorm Norm = RmsNorm>
+  requires Real<typename D::Scalar>
+Solution<typename D::Scalar> solve(const F& f, const D& y0, double t0, double t1, const SolverOptions& options = {},
+                                   const ErrorControl<Norm>& control = {}) {
+  using S = typename D::Scalar;
+  Solution<S> solution{Array<S>(y0.array()), std::vector<SolveStatistics>(static_cast<std::size_t>(y0.rows()))};
+  const std::vector<double> end(static_cast<std::size_t>(y0.rows()), t1);
+  Workspace<S> workspace;
+  integrate<S>(f, view(solution.y), t0, end.data(), view(solution.y), options, control, solution.statistics, workspace);
+  throw_failed("ode::solve", solution.statistics);
+  return solution;
+}
+
+}  // namespace diffeo::ode

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <diffeo/ode/dense_output.hpp>
+#include <diffeo/ode/integrate.hpp>
+#include <span>
+#include <vector>
+
+/// Solutions at many times.
+namespace diffeo::ode {
+
+template <Real S>
+struct Trajectory {
+  std::vector<Array<S>> states;  ///< of each time: N x n
+  std::vector<SolveStatistics> statistics;
+};
+
+namespace detail {
+
+// Takes down the states of accepted steps at the times that lie in them.
+template <Real S, class F>
+class Recorder {
+ public:
+  Recorder(const F& f, const Tableau& method, std::span<const double> times, std::vector<Array<S>>& states,
+           std::size_t samples, std::size_t first)
+      : f_(f), method_(method), times_(times), states_(states), next_(samples, first), evaluations_(samples, 0) {}
+
+  void operator()(const AcceptedSteps<S>& steps) {
+    bool between = false;
+    for (Index i = 0; i < steps.count && !between; ++i) between = ends_before(steps, steps.row[i]);
+    if (between) {
+      const Interpolant<S> interpolant(f_, method_, steps, workspace_);
+      for (Index i = 0; i < steps.count; ++i) {
+        const Index row = steps.row[i], sample = steps.sample[row];
+        if (!ends_before(steps, row)) continue;
+        evaluations_[at(sample)] += static_cast<Index>(method_.dense_stages);
+        for (std::size_t& next = next_[at(sample)]; ends_before(steps, row); ++next) {
+          Array<S>& state = states_[next];
+          interpolant.at(row, times_[next], [&](Index column, S value) { state(sample, column) = value; });
+        }
+      }
+    }
+    for (Index i = 0; i < steps.count; ++i) {
+      const Index row = steps.row[i], sample = steps.sample[row];
+      for (std::size_t& next = next_[at(sample)]; next < times_.size() && times_[next] == steps.end[row]; ++next)
+        for (Index j = 0; j < steps.after.cols; ++j) states_[next](sample, j) = steps.after.col(j)[row];
+    }
+  }
+
+  Index evaluations(std::size_t sample) const { return evaluations_[sample]; }
+
+ private:
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+  // Whether the next time of a row comes before the end of its step.
+  bool ends_before(const AcceptedSteps<S>& steps, Index row) const {
+    const std::size_t next = next_[at(steps.sample[row])];
+    if (next == times_.size()) return false;
+    return steps.step[row] > 0 ? times_[next] < steps.end[row] : times_[next] > steps.end[row];
+  }
+
+  const F& f_;
+  const Tableau& method_;
+  std::span<const double> times_;
+  std::vector<Array<S>>& states_;
+  std::vector<std::size_t> next_;
+  std::vector<Index> evaluations_;
+  InterpolantWorkspace<S> workspace_;
+};
+
+}  // namespace detail
+
+/// The solution of y' = f(t, y) from the rows of y0 at times[0] at all times, which ascend or descend (equal ones may
+/// follow each other). The steps are those of solve() to the last time: the states between their ends come from the
+/// method's dense output, and are not more accurate for being many. Its evaluations of f are counted in the statistics.
+/// Throws as solve().
+template <class F, DenseExpression D, ErrorNorm Norm = RmsNorm>
+  requires Real<typename D::Scalar>
+Trajectory<typename D::Scalar> trajectory(const F& f, const D& y0, std::span<const double> times,
+                                          const SolverOptions& options = {}, const ErrorControl<Norm>& control = {}) {
+  using S = typename D::Scalar;
+  require(!times.empty(), "ode::trajectory: there are no times");
+  for (std::size_t i = 0; i < times.size(); ++i) {
+    require(std::isfinite(times[i]), "ode::trajectory: time ", i, " is ", times[i], ", expected a finite time");
+    const bool ascends = times.back() >= times.front();
+    require(i == 0 || (ascends ? times[i] >= times[i - 1] : times[i] <= times[i - 1]), "ode::trajectory: time ", i,
+            " is ", times[i], " after ", times[i - 1], ", expected times that ascend or descend");
+  }
+  const auto samples = static_cast<std::size_t>(y0.rows());
+  // Times that equal the first one keep these.
+  Trajectory<S> result{std::vector<Array<S>>(times.size(), Array<S>(y0.array())), std::vector<SolveStatistics>(samples)};
+  std::size_t moved = 0;
+  while (moved < times.size() && times[moved] == times.front()) ++moved;
+  const std::vector<double> end(samples, times.back());
+  Workspace<S> workspace;
+  Array<S> last(y0.rows(), y0.cols());
+  const Tableau& method = tableau(options.method);
+  detail::Recorder<S, F> recorder(f, method, times, result.states, samples, moved);
+  integrate<S>(f, view(result.states.front()), times.front(), end.data(), view(last), options, control,
+               result.statistics, workspace, recorder);
+  throw_failed("ode::trajectory", result.statistics);
+  for (std::size_t i = 0; i < samples; ++i) result.statistics[i].evaluations += recorder.evaluations(i);
+  return result;
+}
+
+}  // namespace diffeo::ode
