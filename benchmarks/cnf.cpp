@@ -37,9 +37,10 @@ const Model<S>& model() {
   return fresh;
 }
 
-// Of one point on average: evaluations of its solve times the products of velocity and divergence, in closed form.
+// Of one point on average: evaluations of its solve times the products of the velocity and, in closed form, of the
+// divergence.
 template <Real S>
-Work work(double from, double to) {
+Work work(double from, double to, bool divergence) {
   const auto solves = model<S>().flow.solve_statistics(points<S>(2048, 2), from, to);
   double evaluations = 0;
   for (const auto& solve : solves) evaluations += static_cast<double>(solve.evaluations);
@@ -50,26 +51,26 @@ Work work(double from, double to) {
     total.flops += evaluations * product_flops(1, layer.weight.cols(), layer.weight.rows());
     if (&layer != &layers.back()) total.activations += evaluations * static_cast<double>(layer.weight.rows());
   }
-  total.flops += evaluations * product_flops(1, layers[1].weight.cols(), layers[1].weight.rows());
+  if (divergence) total.flops += evaluations * product_flops(1, layers[1].weight.cols(), layers[1].weight.rows());
   return total;
 }
 
 template <Real S>
 void train_step(benchmark::State& state, int threads) {
   const double seconds = time_train_step<S>(state, model<S>(), points<S>(20000, 1), batch, threads, 1e-4);
-  set_counters<S>(state, work<S>(1, 0), batch, true, threads, seconds);
+  set_counters<S>(state, work<S>(1, 0, true), batch, true, threads, seconds);
 }
 
 template <Real S>
 void log_prob(benchmark::State& state, Index count, int threads) {
   const double seconds = time_log_prob<S>(state, model<S>(), points<S>(count, 2), threads);
-  set_counters<S>(state, work<S>(1, 0), count, false, threads, seconds);
+  set_counters<S>(state, work<S>(1, 0, true), count, false, threads, seconds);
 }
 
 template <Real S>
 void sample(benchmark::State& state, Index count, int threads) {
   const double seconds = time_sample<S>(state, model<S>(), count, threads);
-  set_counters<S>(state, work<S>(0, 1), count, false, threads, seconds);
+  set_counters<S>(state, work<S>(0, 1, false), count, false, threads, seconds);
 }
 
 template <Real S>

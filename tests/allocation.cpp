@@ -9,6 +9,7 @@
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
+#include <diffeo/ode/integrate.hpp>
 #include <diffeo/targets/funnel.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/reverse_kl.hpp>
@@ -215,5 +216,27 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
     steps(by_contraction, threads, 0, 0);
     variational_steps(real_nvp_flow, threads, {});
     variational_steps(real_nvp_flow, threads, {.anneal_steps = 10, .path_derivative = true});
+  }
+}
+
+TEMPLATE_TEST_CASE("a solve in a warm workspace does not allocate", "[allocation]", float, double) {
+  using S = TestType;
+  const auto field = [](const ode::Stage<S>& in, View<S> dy) {
+    for (Index j = 0; j < in.y.cols; ++j)
+      for (Index i = 0; i < in.y.rows; ++i) dy.col(j)[i] = in.y.col(j)[i] * (1 - in.y.col(j)[i]);
+  };
+  const Array<S> y0 = Array<S>::Random(200, 3).abs();
+  Array<S> y1(200, 3);
+  const std::vector<double> t1(200, 2.0);
+  std::vector<ode::SolveStatistics> statistics(200);
+  ode::Workspace<S> workspace;
+  for (const auto method : {ode::Method::heun, ode::Method::bosh3, ode::Method::tsit5, ode::Method::dopri8}) {
+    const auto solve = [&] {
+      ode::integrate<S>(field, view(y0), 0, t1.data(), view(y1), {.method = method},
+                        ode::ErrorControl<>{{0, 2, {}}, {2, 1, {}}}, statistics, workspace);
+    };
+    solve();
+    CHECK(allocations_in(solve) == 0);
+    CHECK(statistics[199].status == ode::Status::finished);
   }
 }

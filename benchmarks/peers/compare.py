@@ -49,7 +49,7 @@ def peers(python, script):
         if not line.startswith("{"):
             continue
         row = json.loads(line)
-        workload, variant = row["name"].split("/")
+        workload, variant = row["name"].rsplit("/", 1)
         peer = "JAX by hand" if variant.startswith("jax_") else variant
         result[workload][peer] = min(row["ms"], result[workload].get(peer, float("inf")))
     return result

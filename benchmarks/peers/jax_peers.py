@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The workloads in JAX, in float: by hand, as an expert of JAX would write them, and with flowjax.
+"""The workloads in JAX, in float: by hand, as an expert of JAX would write them, and with flowjax and diffrax.
 
-usage: jax_peers.py [realnvp32] [flowjax] [planar32] [residual16]    (default: all)
+usage: jax_peers.py [realnvp32] [flowjax] [planar32] [residual16] [cnf] [cnf_trace_dim]    (default: all)
 """
 import sys
 
+import diffrax
 import equinox as eqx
 import flowjax.distributions
 import flowjax.flows
@@ -193,7 +194,73 @@ def residual16():
     report("residual16_logprob8192/jax_scan", lambda: evaluate(params, x).block_until_ready(), 5, 8192)
 
 
-WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows, "planar32": planar32, "residual16": residual16}
+def field_params(dim):
+    """Of the velocity field, [x, t] -> (64, 64) elu -> velocity, as the benchmark draws them."""
+    sizes = [dim + 1, WIDTH, WIDTH, dim]
+    keys = jax.random.split(KEY, 3)
+    return [(jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:])]
+
+
+def velocity(params, t, x):
+    """Of one point."""
+    h = jnp.concatenate([x, jnp.array([t])])
+    for w, b in params[:-1]:
+        h = jax.nn.elu(h @ w + b)
+    return h @ params[-1][0] + params[-1][1]
+
+
+def cnf():
+    """Dopri5 with tolerances 1e-5 and 1e-6 and exact traces; with one step size for the whole batch, which is faster
+    here than one for each sample (vmap)."""
+
+    def field(t, y, params):
+        def one(y):
+            x = y[:2]
+            return jnp.append(velocity(params, t, x), jnp.trace(jax.jacfwd(lambda x: velocity(params, t, x))(x)))
+
+        return jax.vmap(one)(y)
+
+    def solve(params, y, start, end):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(field), diffrax.Dopri5(), start, end, None, y, params, max_steps=256,
+            stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-6)).ys[0]
+
+    def log_prob(params, x):
+        y = solve(params, jnp.concatenate([x, jnp.zeros((x.shape[0], 1))], 1), 1.0, 0.0)
+        return y[:, 2] - 0.5 * (y[:, :2] ** 2).sum(1) - LOG_2PI
+
+    params = field_params(2)
+    x = (moons(4096) + jnp.array([1, 0.2])) / 2
+    report(f"cnf_b{BATCH}_step/diffrax", adam_step(log_prob, params, x[:BATCH]), 15, BATCH)
+    evaluate = jax.jit(log_prob)
+    report("cnf_logprob4096/diffrax", lambda: evaluate(params, x).block_until_ready(), 5, 4096)
+
+
+def cnf_trace_dim():
+    """Velocity and exact divergence of 512 points: by the closed form, and by D tangents."""
+
+    def closed_form(params, x):
+        (w1, b1), (w2, b2), (w3, b3) = params
+        m = w2 * (w3 @ w1[: x.shape[1]]).T
+        h1, slope1 = jax.vjp(lambda a: jax.nn.elu(a), jnp.pad(x, ((0, 0), (0, 1)), constant_values=0.5) @ w1 + b1)
+        d1 = slope1(jnp.ones_like(h1))[0]
+        h2, slope2 = jax.vjp(lambda a: jax.nn.elu(a), h1 @ w2 + b2)
+        d2 = slope2(jnp.ones_like(h2))[0]
+        return h2 @ w3 + b3, ((d1 @ m) * d2).sum(1)
+
+    def tangents(params, x):
+        v = lambda x: velocity(params, 0.5, x)
+        return jax.vmap(v)(x), jax.vmap(lambda x: jnp.trace(jax.jacfwd(v)(x)))(x)
+
+    for dim in (2, 8, 43, 63):
+        params, x = field_params(dim), jax.random.normal(KEY, (512, dim))
+        for variant, function in (("jax_closed_form", closed_form), ("jax_tangents", tangents)):
+            call = jax.jit(function)
+            report(f"cnf_trace_dim/{dim}/{variant}", lambda: jax.block_until_ready(call(params, x)), 60, 512)
+
+
+WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows, "planar32": planar32, "residual16": residual16,
+             "cnf": cnf, "cnf_trace_dim": cnf_trace_dim}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:

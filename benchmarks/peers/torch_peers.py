@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The workloads in PyTorch, in float on one thread: with normflows, zuko and nflows, and by hand under torch.compile.
 
-usage: torch_peers.py [normflows] [zuko] [nflows] [compiled]    (default: all)
+usage: torch_peers.py [normflows] [zuko] [zuko_cnf] [nflows] [compiled]    (default: all)
 """
 import math
 import sys
@@ -93,7 +93,26 @@ def compiled():
     report_density("torch_compile", list(params.values()), log_prob)
 
 
-WORKLOADS = {"normflows": normflows, "zuko": zuko, "nflows": nflows, "compiled": compiled}
+def zuko_cnf():
+    """Dopri5 with zuko's tolerances (1e-6, 1e-5), one step size for the whole batch, exact traces."""
+    import zuko
+
+    flow = zuko.flows.CNF(2, hidden_features=(WIDTH, WIDTH), exact=True)
+    x = (moons(4096) + torch.tensor([1, 0.2])) / 2
+    optimiser = torch.optim.Adam(flow.parameters(), 1e-3)
+
+    def step():
+        optimiser.zero_grad()
+        (-flow().log_prob(x[:BATCH]).mean()).backward()
+        optimiser.step()
+
+    report(f"cnf_b{BATCH}_step/zuko", step, 6, BATCH)
+    with torch.no_grad():
+        report("cnf_logprob4096/zuko", lambda: flow().log_prob(x), 3, 4096)
+        report("cnf_sample4096/zuko", lambda: flow().sample((4096,)), 3, 4096)
+
+
+WORKLOADS = {"normflows": normflows, "zuko": zuko, "zuko_cnf": zuko_cnf, "nflows": nflows, "compiled": compiled}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:

@@ -274,6 +274,100 @@ TEMPLATE_TEST_CASE("multi_dual: a row's bits do not depend on the other rows", "
     }
 }
 
+TEST_CASE("multi_dual: trace and norm of the Jacobian in the first columns of the argument", "[multi_dual]") {
+  const auto in_first = [](const auto& model, const auto& x, Index directions) {
+    return diffeo::detail::dense_with_jacobian<double>(
+        x, model.activation, model.layers.size(),
+        [&](std::size_t i) {
+          return std::pair(as_var(x.tape(), model.layers[i].weight), as_var(x.tape(), model.layers[i].bias));
+        },
+        directions);
+  };
+  for (const auto& hidden : depths)
+    for (const Index dim : {1, 2, 11})
+      for (const Index n : batches) {
+        CAPTURE(hidden.size(), dim, n);
+        const Mlp<double> net = network<double>(dim + 2, dim, hidden, Activation::tanh);
+        const Array<double> x = gaussian<double>(n, dim + 2, 0);
+        Tape<double> tape;
+        const Var<double> v = tape.copy(x);
+        const MultiDual<double> g = in_first(net, v, dim);
+        REQUIRE(g.directions == dim);
+        const MultiDual<double> whole = with_jacobian(net, v);
+        Array<double> trace = Array<double>::Zero(n, 1), squares = trace;
+        for (Index k = 0; k < dim; ++k) {
+          const Array<double> column = to_array(along(whole, k));
+          trace += column.col(k);
+          squares += column.square().rowwise().sum();
+        }
+        const Array<double> got = to_array(trace_of(g)), norm = to_array(squared_norm_of(g));
+        REQUIRE(got.rows() == n);
+        REQUIRE(norm.rows() == n);
+        if (n > 0) {
+          CHECK((got - trace).abs().maxCoeff() < 1e-12);
+          CHECK((norm - squares).abs().maxCoeff() < 1e-12 * (1 + squares.maxCoeff()));
+        }
+        CHECK(tape.size() == 0);
+        const auto check =
+            testing::check_gradients(net,
+                                     [&](const auto& model, auto at) {
+                                       const auto all = in_first(model, at[0], dim);
+                                       return concat(concat(value_of(all), trace_of(all)), squared_norm_of(all));
+                                     },
+                                     std::vector{x}, {1, 0, 2});
+        INFO(check.where);
+        CHECK(check.max_error < 1e-6);
+      }
+  Tape<double> tape;
+  CHECK(thrown_message<invalid_argument>([&] {
+          trace_of(with_jacobian(network<double>(3, 2, {5}, Activation::tanh), tape.copy(gaussian<double>(4, 3, 0))));
+        }) == "trace_of: 2 columns and 3 directions");
+}
+
+TEST_CASE("multi_dual: scaled and shifted", "[multi_dual]") {
+  for (const Index dim : {1, 2, 5})
+    for (const Index n : batches) {
+      CAPTURE(dim, n);
+      const Mlp<double> net = network<double>(dim, dim, {6}, Activation::tanh);
+      const std::vector in{gaussian<double>(n, dim, 0), gaussian<double>(n, dim, 1), gaussian<double>(n, dim, 2)};
+      {
+        Tape<double> tape;
+        const MultiDual<double> g = with_jacobian(net, tape.copy(in[0]));
+        const MultiDual<double> both = scale_shift(g, tape.copy(in[1]), tape.copy(in[2])),
+                                shifted = scale_shift(g, Var<double>(), tape.copy(in[2]));
+        const auto near = [&](Var<double> a, const Array<double>& b) {
+          return n == 0 || (to_array(a) - b).abs().maxCoeff() < 1e-14;
+        };
+        CHECK(near(value_of(both), to_array(value_of(g)) * in[1] + in[2]));
+        CHECK(near(value_of(shifted), to_array(value_of(g)) + in[2]));
+        for (Index k = 0; k < dim; ++k) {
+          CHECK(near(along(both, k), to_array(along(g, k)) * in[1]));
+          CHECK(near(along(shifted, k), to_array(along(g, k))));
+        }
+        CHECK(tape.size() == 0);
+      }
+      const auto check = [&](bool scaled) {
+        const auto result = testing::check_gradients(net,
+                                                     [&](const auto& model, auto x) {
+                                                       const auto y = scale_shift(with_jacobian(model, x[0]),
+                                                                                  scaled ? x[1] : Var<double>(), x[2]);
+                                                       return everything(y);
+                                                     },
+                                                     in, {1, 0, 2});
+        INFO(result.where);
+        CHECK(result.max_error < 1e-6);
+      };
+      check(true);
+      check(false);
+    }
+  Tape<double> tape;
+  const MultiDual<double> g =
+      with_jacobian(network<double>(3, 3, {5}, Activation::tanh), tape.copy(gaussian<double>(4, 3, 0)));
+  CHECK(thrown_message<invalid_argument>([&] {
+          scale_shift(g, Var<double>(), tape.copy(gaussian<double>(4, 2, 0)));
+        }) == "scale_shift: scale and shift must be 4 x 3");
+}
+
 TEST_CASE("multi_dual: what memory held before does not matter", "[multi_dual]") {
   for (const auto& hidden : depths)
     for (const Index n : {1, 3, 65}) {

@@ -4,6 +4,7 @@
 #include <diffeo/autodiff/tiles.hpp>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "../catch.hpp"
@@ -58,6 +59,22 @@ TEST_CASE("tiles: an exception comes through, and a bad number of threads is ref
     CHECK(thrown_message<invalid_argument>(fails) == "row 500 is bad");
   }
   CHECK_THROWS_AS(for_each_tile<double>(10, -1, [](Tape<double>&, Index, Index) {}), invalid_argument);
+}
+
+TEST_CASE("tiles: what is not solved is a row of the whole, of whatever kind it is", "[tiles]") {
+  constexpr Index first = 3 * tile_rows<double>;
+  const auto fails_with = [&](const auto& error) {
+    return [error] {
+      for_each_tile<double>(5 * first, 1, [&](Tape<double>&, Index at, Index) {
+        if (at == first) throw error;
+      });
+    };
+  };
+  const std::string row = "row " + std::to_string(first + 7);
+  CHECK(thrown_message<convergence_error>(fails_with(convergence_error("root", 7, 0.5, 9))) ==
+        "root: " + row + " did not converge: residual 0.5 after 9 iterations");
+  CHECK(contains(thrown_message<integration_error>(fails_with(integration_error("ode", 7, {.reason = "why"}))),
+                 "ode: " + row + " was not integrated: why"));
 }
 
 TEMPLATE_TEST_CASE("tiles: as long as the values of a row allow", "[tiles]", float, double) {

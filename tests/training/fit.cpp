@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
@@ -58,6 +59,22 @@ struct Failing {
         break;
     }
     return sqrt(square(y * 0.0F));  // 0, with the derivative 0 / 0
+  }
+};
+
+// Maximum likelihood for which one row of the data is never solved from some step on.
+template <class Error>
+struct Unsolved {
+  MaximumLikelihood<float> good;
+  std::uint64_t from_step;
+  Index row;
+  Error error;
+  Index size() const { return good.size(); }
+  template <class Model>
+  Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
+    const auto found = std::find(batch.rows.begin(), batch.rows.end(), row);
+    if (batch.step >= from_step && found != batch.rows.end()) error.throw_for(found - batch.rows.begin());
+    return good.loss(model, tape, batch);
   }
 };
 
@@ -267,6 +284,26 @@ TEST_CASE("a loss or gradient that is not finite stops with the last good parame
       CHECK(contains(text.str(), "not finite"));
     }
   }
+}
+
+TEST_CASE("an equation that is not solved stops with the last good parameters and names the row", "[training]") {
+  const Array<float> data = moons<float>(200);
+  const auto start = some_model(data, 2);
+  const auto check = [&](const auto& error, const std::string& message) {
+    auto model = start;
+    const Unsolved objective{MaximumLikelihood<float>(data), 4, 123, error};
+    const auto report = diffeo::fit(model, objective, {.steps = 20, .batch = 50});
+    CHECK(report.reason == StopReason::not_solved);
+    CHECK(report.failure == message);
+    CHECK(report.steps >= 4);  // every row comes within four steps
+    CHECK(report.steps < 8);
+    CHECK(model.log_prob(data).allFinite());
+    CHECK_FALSE(same_parameters(model, start));
+  };
+  check(diffeo::convergence_error("root", 0, 0.5, 9),
+        "root: row 123 did not converge: residual 0.5 after 9 iterations");
+  check(diffeo::integration_error("ode", 0, {.reason = "why", .t = 0.5}),
+        "ode: row 123 was not integrated: why at t = 0.5, step 0, error 0, stiffness 0");
 }
 
 TEMPLATE_TEST_CASE("no learning rate makes a model non-finite", "[training]", float, double) {

@@ -38,8 +38,8 @@ struct ExactDivergence {
 enum class ProbeDistribution { rademacher, gaussian };
 
 /// Hutchinson's estimate (1990), the mean of e'Je over random probes e of mean 0 and covariance I (FFJORD: Grathwohl
-/// et al. 2019, section 3.1). Unbiased; with random signs the variance is 2 sum_{i<j} (J_ij + J_ji)^2 / 2 per probe and
-/// never larger than with Gaussian probes.
+/// et al. 2019, section 3.1). Unbiased; the variance per probe is sum_{i<j} (J_ij + J_ji)^2 with random signs, which
+/// Gaussian probes exceed by 2 sum_i J_ii^2.
 struct HutchinsonDivergence {
   Index probes = 1;
   ProbeDistribution distribution = ProbeDistribution::rademacher;
@@ -85,6 +85,9 @@ struct FieldValue {
 };
 
 namespace detail {
+
+inline constexpr const char* frobenius_not_in_closed_form =
+    "divergence: the closed form does not give the Frobenius norm";
 
 // The matrix of the closed form: tr J = slopes[1]' M slopes[0], or M slopes[0] where the second slope is 1.
 template <DenseField F, Real S>
@@ -145,7 +148,7 @@ struct PreparedField {
     require(noise.rows == x.rows && noise.cols == noise_columns(), "draw_noise: the noise is ", noise.rows, " x ",
             noise.cols, ", expected ", x.rows, " x ", noise_columns());
     if (const auto* hutchinson = std::get_if<HutchinsonDivergence>(&divergence))
-      draw_probes(*hutchinson, x, noise);
+      draw_probes(hutchinson->distribution, hutchinson->seed, 0, hutchinson->probes, x, noise);
     else if (const auto* plus = std::get_if<HutchPlusPlusDivergence>(&divergence))
       draw_sketch(*plus, tape, t, x, noise);
   }
@@ -167,7 +170,7 @@ struct PreparedField {
       value = by_closed_form(t, x);
     } else {
       require(std::get<ExactDivergence>(divergence).method != ExactDivergence::Method::closed_form,
-              "divergence: the closed form does not give the Frobenius norm");
+              terms.frobenius ? detail::frobenius_not_in_closed_form : "divergence: the field was not prepared for it");
       value = by_tangents(t, x, terms);
     }
     if (terms.kinetic) value.kinetic = row_dot(value.velocity, value.velocity);
@@ -198,7 +201,7 @@ struct PreparedField {
       for (Index k = 0; k < dim(); ++k) {
         const Var<S> direction = zeros(x, dim());
         math::map(x.tape().mutable_value(direction).cols_block(k, 1), [] { return simd::broadcast<S>(1); });
-        const Dual<Var<S>> v = along(t, x, direction);
+        const Dual<Var<S>> v = along(field, t, x, direction);
         if (k == 0) value.velocity = v.value;
         if (terms.divergence) add(value.divergence, cols(v.tangent, k, 1));
         if (terms.frobenius) add(value.frobenius, row_dot(v.tangent, v.tangent));
@@ -207,7 +210,7 @@ struct PreparedField {
     return value;
   }
 
-  Dual<Var<S>> along(const Var<S>& t, const Var<S>& x, const Var<S>& direction) const {
+  static Dual<Var<S>> along(const Field& field, const Var<S>& t, const Var<S>& x, const Var<S>& direction) {
     return field(Dual<Var<S>>{t, zeros(t, 1)}, Dual<Var<S>>{x, direction});
   }
 
@@ -243,7 +246,7 @@ struct PreparedField {
       if constexpr (DenseField<Field>) {
         moved = at.times(e);
       } else {
-        const Dual<Var<S>> v = along(t, x, e);
+        const Dual<Var<S>> v = along(field, t, x, e);
         moved = v.tangent;
         if (!value.velocity) value.velocity = v.value;
       }
@@ -270,13 +273,15 @@ struct PreparedField {
     return seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe);
   }
 
-  void draw_probes(const HutchinsonDivergence& of, View<const S> x, View<S> noise) const {
+  // Probes number `first` to `first` + `count`.
+  void draw_probes(ProbeDistribution distribution, std::uint64_t seed, Index first, Index count, View<const S> x,
+                   View<S> noise) const {
     const View<const S> weights = first_weights();
-    for (Index probe = 0; probe < of.probes; ++probe)
+    for (Index probe = first; probe < first + count; ++probe)
       for (Index row = 0; row < x.rows; ++row) {
-        PhiloxEngine engine = detail::sample_engine<S>(seed_of(of.seed, probe), x, row, weights);
+        PhiloxEngine engine = detail::sample_engine<S>(seed_of(seed, probe), x, row, weights);
         const View<S> to = noise.cols_block(probe * dim(), dim());
-        if (of.distribution == ProbeDistribution::rademacher)
+        if (distribution == ProbeDistribution::rademacher)
           detail::draw_signs(engine, to, row);
         else
           detail::draw_normal(engine, to, row);
@@ -290,20 +295,30 @@ struct PreparedField {
       for (Index j = 0; j < noise.cols; ++j) std::fill_n(noise.col(j), noise.rows, j / d == j % d ? S(1) : S(0));
       return;
     }
-    draw_probes({split.sketched + split.random, ProbeDistribution::rademacher, of.seed}, x, noise);
+    // In few dimensions random signs would be linearly dependent too often for a sketch.
+    draw_probes(ProbeDistribution::gaussian, of.seed, 0, split.sketched, x, noise);
+    draw_probes(ProbeDistribution::rademacher, of.seed, split.sketched, split.random, x, noise);
     const auto mark = tape.mark();
     const Var<S> point = tape.constant(x), time = tape.make(x.rows, 1, false);
     math::map(tape.mutable_value(time), [t] { return simd::broadcast<S>(static_cast<S>(t)); });
     Field constants = field.template rebind<Var<S>>();
     detail::visit([&](const auto& from, auto& to) { freeze(tape, from, to); }, field, constants);
-    const PreparedField frozen{std::move(constants), {}, ExactDivergence{}};
+    [[maybe_unused]] LinearisedField<S> at;
+    if constexpr (DenseField<Field>) at = constants.linearised(time, point);
+    const auto times = [&](const Var<S>& v) {
+      if constexpr (DenseField<Field>)
+        return at.times(v);
+      else
+        return along(constants, time, point, v).tangent;
+    };
     const View<S> coefficient = tape.mutable_value(tape.make(x.rows, 1, false)),
                   before = tape.mutable_value(tape.make(x.rows, 1, false));
     for (Index i = 0; i < split.sketched + split.random; ++i) {
       const View<S> vector = noise.cols_block(i * d, d);
       if (i < split.sketched) {
         const auto inner = tape.mark();
-        copy(frozen.product(time, point, tape.constant(View<const S>(vector))).value(), vector);
+        const View<const S> moved = times(tape.constant(View<const S>(vector))).value();
+        for (Index j = 0; j < d; ++j) std::copy_n(moved.col(j), moved.rows, vector.col(j));
         tape.release(inner);
         detail::row_dot<S>(before, vector, vector);
       }
@@ -332,25 +347,12 @@ struct PreparedField {
     tape.release(mark);
   }
 
-  // J v.
-  Var<S> product(const Var<S>& t, const Var<S>& x, const Var<S>& v) const {
-    if constexpr (DenseField<Field>)
-      return field.linearised(t, x).times(v);
-    else
-      return along(t, x, v).tangent;
-  }
-
   template <class P>
   static void freeze(Tape<S>& tape, const P& from, P& to) {
     if constexpr (detail::is_buffer<P>)
       to.value = tape.constant(from.value.value());
     else
       to = tape.constant(from.value());
-  }
-
-  static void copy(View<const S> from, View<S> to) {
-    math::map(
-        to, [](auto v) { return v; }, from);
   }
 };
 
@@ -377,7 +379,7 @@ auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
       require(applies,
               "divergence: the closed form was asked for; it is known for dense fields with one or two hidden layers, "
               "with two only where the output is not gated");
-      require(!terms.frobenius, "divergence: the closed form does not give the Frobenius norm");
+      require(!terms.frobenius, detail::frobenius_not_in_closed_form);
     }
     if constexpr (DenseField<decltype(prepared.field)>)
       if (applies && exact->method != Method::tangents && terms.divergence && !terms.frobenius)

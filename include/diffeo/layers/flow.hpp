@@ -52,7 +52,8 @@ X generate(const F& flow, const X& z) {
 /// directions add up to 0 and equal log|det| of the dense Jacobian; a row's result does not depend, bit for bit, on the
 /// other rows; gradients in both directions agree with finite differences.
 ///
-/// Models: Coupling, Planar, Radial, Residual, DiagonalScale, Permutation, Standardize, FlowSequence, Repeated, Invert.
+/// Models: Coupling, Planar, Radial, Residual, Cnf, DiagonalScale, Permutation, Standardize, FlowSequence, Repeated,
+/// Invert.
 ///
 /// Only Var is asked for here. A layer written over the op vocabulary takes Dual too, but one whose direction is solved
 /// by iteration may offer its tangent in one direction alone.

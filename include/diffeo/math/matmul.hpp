@@ -130,7 +130,7 @@ void product_row(View<S> out, View<const S> a, Strided<S> b, const S* bias, Star
   for (; j < out.cols; ++j) scalars(std::integral_constant<int, 1>{}, j);
 }
 
-// One or two inner steps: there is nothing to keep in registers but a, so whole columns are written one by one.
+// Up to four inner steps: there is nothing to keep in registers but a, so whole columns are written one by one.
 template <class S, int K>
 void product_thin(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
   constexpr Index lanes = simd::lanes<S>;
@@ -141,7 +141,7 @@ void product_thin(View<S> out, View<const S> a, Strided<S> b, const S* bias, Sta
     S* to = out.col(j);
     const auto rows = [&](Index i, auto... n) {
       simd::Vec<S> sum = start == Start::accumulate ? simd::load<S>(to + i, n...) : first;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int k = 0; k < K; ++k) sum = simd::mul_add<S>(simd::load<S>(a.col(k) + i, n...), right[k], sum);
       simd::store<S>(to + i, sum, n...);
     };
@@ -161,6 +161,8 @@ void product(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start st
   if (out.rows == 1 && b.outer == 1 && out.stride == 1) return detail::product_row(out, a, b, bias, start);
   if (a.cols == 1) return detail::product_thin<S, 1>(out, a, b, bias, start);
   if (a.cols == 2) return detail::product_thin<S, 2>(out, a, b, bias, start);
+  if (a.cols == 3) return detail::product_thin<S, 3>(out, a, b, bias, start);
+  if (a.cols == 4) return detail::product_thin<S, 4>(out, a, b, bias, start);
   constexpr int widest = simd::register_count > 16 ? 8 : 6;
   Index j = 0;
   const auto columns = [&]<int C>(std::integral_constant<int, C>) {

@@ -3,12 +3,12 @@
 
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/simd.hpp>
 #include <initializer_list>
-#include <limits>
 
 /// How large the error of a step is, row by row: every entry in units of absolute + relative max(|y|, |y after|), the
 /// entries of a row put together by a norm.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
@@ -15,6 +16,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -56,6 +58,10 @@ struct Stage {
   const double* t;
   View<const S> y;
 };
+
+/// f(in, dy): writes the slopes of the rows of in.y to dy, which has its shape.
+template <class F, class S>
+concept RightHandSide = std::invocable<const F&, const Stage<S>&, View<S>>;
 
 /// The steps that a round accepted, for i < count: of the block's row r = row[i], which is sample[r], from t[r] over
 /// step[r] to end[r] (t + step, or the end time itself), from before.col(j)[r] to after.col(j)[r] with the slopes
@@ -523,7 +529,8 @@ class Integration {
 /// Numerical failure does not throw: the statistics of the sample say it, its y1 is the state at the time it reached,
 /// and the others go on; see throw_failed. Steps in which f or the state is not finite are rejected. Throws
 /// invalid_argument for options, tolerances, times or shapes out of range.
-template <Real S, class F, ErrorNorm Norm, class Observer = IgnoreSteps>
+template <Real S, RightHandSide<S> F, ErrorNorm Norm, class Observer = IgnoreSteps>
+  requires std::invocable<Observer&, const AcceptedSteps<S>&>
 void integrate(const F& f, View<const S> y0, double t0, const double* t1, View<S> y1, const SolverOptions& options,
                const ErrorControl<Norm>& control, std::span<SolveStatistics> statistics, Workspace<S>& workspace,
                Observer&& observer = Observer{}) {

@@ -25,7 +25,7 @@ struct Solution {
 /// const Array<double> half_a_period = ode::solve(oscillator, y0, 0, std::numbers::pi).y;
 /// ```
 template <class F, DenseExpression D, ErrorNorm Norm = RmsNorm>
-  requires Real<typename D::Scalar>
+  requires Real<typename D::Scalar> && RightHandSide<F, typename D::Scalar>
 Solution<typename D::Scalar> solve(const F& f, const D& y0, double t0, double t1, const SolverOptions& options = {},
                                    const ErrorControl<Norm>& control = {}) {
   using S = typename D::Scalar;

@@ -79,20 +79,21 @@ class Recorder {
 /// method's dense output, and are not more accurate for being many. Its evaluations of f are counted in the statistics.
 /// Throws as solve().
 template <class F, DenseExpression D, ErrorNorm Norm = RmsNorm>
-  requires Real<typename D::Scalar>
+  requires Real<typename D::Scalar> && RightHandSide<F, typename D::Scalar>
 Trajectory<typename D::Scalar> trajectory(const F& f, const D& y0, std::span<const double> times,
                                           const SolverOptions& options = {}, const ErrorControl<Norm>& control = {}) {
   using S = typename D::Scalar;
   require(!times.empty(), "ode::trajectory: there are no times");
   for (std::size_t i = 0; i < times.size(); ++i) {
     require(std::isfinite(times[i]), "ode::trajectory: time ", i, " is ", times[i], ", expected a finite time");
-    const bool ascends = times.back() >= times.front();
-    require(i == 0 || (ascends ? times[i] >= times[i - 1] : times[i] <= times[i - 1]), "ode::trajectory: time ", i,
-            " is ", times[i], " after ", times[i - 1], ", expected times that ascend or descend");
+    const double before = times[i == 0 ? 0 : i - 1];
+    require(times.back() >= times.front() ? times[i] >= before : times[i] <= before, "ode::trajectory: time ", i,
+            " is ", times[i], " after ", before, ", expected times that ascend or descend");
   }
   const auto samples = static_cast<std::size_t>(y0.rows());
   // Times that equal the first one keep these.
-  Trajectory<S> result{std::vector<Array<S>>(times.size(), Array<S>(y0.array())), std::vector<SolveStatistics>(samples)};
+  Trajectory<S> result{std::vector<Array<S>>(times.size(), Array<S>(y0.array())),
+                       std::vector<SolveStatistics>(samples)};
   std::size_t moved = 0;
   while (moved < times.size() && times[moved] == times.front()) ++moved;
   const std::vector<double> end(samples, times.back());

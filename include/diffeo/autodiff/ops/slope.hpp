@@ -38,7 +38,7 @@ template <Real S>
 void activate_with_slope(Activation act, View<const S> argument, View<S> value, View<S> slope) {
   constexpr Index lanes = simd::lanes<S>;
   with_activation<S>(act, [&](auto kernel) {
-    const auto run = [&](Index n, const S* a, S* y, S* d) {
+    const auto run = [&](Index n, const S* a, S* y, S* d) __attribute__((flatten)) {
       const auto piece = [&](Index i, auto... count) {
         const auto at = kernel.derivatives(simd::load<S>(a + i, count...));
         simd::store<S>(y + i, at.value, count...);

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstring>
+#include <diffeo/autodiff/lift.hpp>
+#include <diffeo/continuous/vector_field.hpp>
+#include <diffeo/testing/gradient_check.hpp>
+
+#include "../catch.hpp"
+
+/// What the tests of vector fields and of their divergences share.
+namespace fields {
+
+using namespace diffeo;
+
+inline constexpr Activation smooth[] = {Activation::identity, Activation::tanh,      Activation::softplus,
+                                        Activation::silu,     Activation::lip_swish, Activation::sin};
+inline constexpr Activation kinked[] = {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::selu};
+
+template <Real S>
+Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
+  Array<S> x(rows, cols);
+  fill_normal(view(x), 3, stream);
+  return x;
+}
+
+template <Real S>
+Array<S> times(Index rows) {
+  Array<S> t(rows, 1);
+  fill_uniform(view(t), 5, 1);
+  return t;
+}
+
+template <Real S>
+Array<S> to_array(Var<S> x) {
+  return as_eigen(x.value());
+}
+
+template <Real S>
+bool same_bits(const Array<S>& a, const Array<S>& b) {
+  return a.rows() == b.rows() && a.cols() == b.cols() &&
+         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
+}
+
+// No parameter is left at zero.
+template <class F>
+F randomised(F field, double size = 0.3) {
+  std::uint64_t stream = 70;
+  for_each_parameter(field, [&](auto& p) {
+    using S = typename F::Scalar;
+    p += static_cast<S>(size) * gaussian<S>(p.rows(), p.cols(), stream++);
+  });
+  return field;
+}
+
+template <Real S>
+MlpField<S> mlp(Index dim, std::vector<Index> hidden, Activation a) {
+  return randomised(make_mlp_field<S>(dim, {.hidden = std::move(hidden), .activation = a, .last_scale = 1}, 4));
+}
+template <Real S>
+ConcatSquashField<S> concat_squash(Index dim, std::vector<Index> hidden, Activation a, bool gate_output) {
+  return randomised(
+      make_concat_squash_field<S>(dim, {.hidden = std::move(hidden), .activation = a, .gate_output = gate_output}, 4));
+}
+// Every coordinate depends on itself and on the next one.
+template <Real S>
+auto function(Index dim) {
+  return make_field<S>(dim, [dim](const auto& t, const auto& x) {
+    const auto next = dim == 1 ? x : concat(cols(x, 1, dim - 1), cols(x, 0, 1));
+    return next * sin(x) + square(x) * t - tanh(next * x);
+  });
+}
+
+// Calls f(name, field) with a field of every kind.
+template <Real S, class F>
+void for_each_field(Index dim, Activation a, const F& f) {
+  f("mlp 0", mlp<S>(dim, {}, a));
+  f("mlp 1", mlp<S>(dim, {9}, a));
+  f("mlp 2", mlp<S>(dim, {5, 7}, a));
+  f("mlp 3", mlp<S>(dim, {6, 3, 5}, a));
+  f("concat squash 0", concat_squash<S>(dim, {}, a, true));
+  f("concat squash 1", concat_squash<S>(dim, {9}, a, false));
+  f("concat squash 1 gated", concat_squash<S>(dim, {9}, a, true));
+  f("concat squash 2", concat_squash<S>(dim, {5, 7}, a, false));
+  f("concat squash 2 gated", concat_squash<S>(dim, {5, 7}, a, true));
+  f("concat squash 3", concat_squash<S>(dim, {6, 3, 5}, a, false));
+  f("function", function<S>(dim));
+}
+
+}  // namespace fields
