@@ -66,7 +66,7 @@ std::string begin(const std::string& script, const std::string& picture, const S
 
 // A GIF has one palette, of which other colours must leave something.
 std::string viridis(bool animated) {
-  return support::gnuplot::viridis + std::string(animated ? "; set palette maxcolors 96\n" : "\n");
+  return support::gnuplot::viridis + std::string(animated ? "; set palette maxcolors 64\n" : "\n");
 }
 
 // The velocity's palette: blue against the axis, red along it.
@@ -74,10 +74,11 @@ constexpr const char* blue_red =
     "set palette defined (-3 '#2166ac', -2 '#67a9cf', -1 '#d1e5f0', 0 '#f7f7f7', 1 '#fddbc7', 2 '#ef8a62', 3 "
     "'#b2182b')";
 
-// Goes through the frames, i, and stays at the last one for a while.
+// Goes through the frames, i, and back again at twice the speed: a flow has two directions.
 std::string animation_loop() {
   const std::string last = std::to_string(frames - 1);
-  return "do for [n = 0:" + std::to_string(frames + 11) + "] {\ni = n < " + last + " ? n : " + last + "\n";
+  return "do for [n = 0:" + std::to_string(frames - 1 + (frames - 2) / 2) + "] {\ni = n <= " + last + " ? n : 3 * " +
+         last + " - 2 * n\n";
 }
 
 // Every frame's mass.
@@ -116,7 +117,7 @@ void write(const std::filesystem::path& folder, const std::string& name, std::ve
 }
 
 double draw_1d(const Path& path, const std::filesystem::path& folder, const std::string& name, int threads) {
-  const Range shown{-3.9, 3.9};
+  const Range shown{-3.4, 3.4};
   const double height = shown.length() / cells_1d;
   Array<float> x(cells_1d, 1);
   for (Index i = 0; i < cells_1d; ++i)
@@ -179,7 +180,7 @@ double draw_1d(const Path& path, const std::filesystem::path& folder, const std:
   const double top_density = density.maxCoeff();
   const double dt = 1 / double(frames - 1);
   for (const bool animated : {false, true}) {
-    const double width = animated ? 270 : 330, tall = animated ? 250 : 330, left = 55, top = 70, bar = 70, gap = 55;
+    const double width = animated ? 270 : 330, tall = animated ? 250 : 330, left = 55, top = 75, bar = 70, gap = 55;
     const Sheet sheet(left + 3 * width + 2 * gap + (animated ? 1 : 2) * bar + 25, top + tall + 60);
     const auto panel = [&](int i) {
       return Panel{left + i * (width + gap) + (animated && i > 1 ? 1 : i) * bar, top, width, tall};
@@ -215,10 +216,10 @@ double draw_1d(const Path& path, const std::filesystem::path& folder, const std:
              << ", '' skip 1 " << bars("(" + v + " < 0 ? " + v + " : 0)", "#67a9cf") << "\n\n"
              << sheet.place(panel(2))
              << "set title 'particles and density'; set xrange [0:" << number(1.05 * top_density)
-             << "]; set xlabel 'p(t, x)'\n"
+             << "]; set xtics 0.1; set xlabel 'p(t, x)'\n"
              << "plot '" << name << "_particles.csv' skip 1 " << bars(v, "#b9c6de") << ", '" << name
              << "_density.csv' skip 1 using (" << v << "):1 with lines lw 2 lc rgb '#8b1a1a'\n"
-             << "unset multiplot\n}\nset output\n";
+             << "set xtics autofreq\nunset multiplot\n}\nset output\n";
     } else {
       // An arrow goes from where a particle is to where its velocity would take it in a twentieth of the time.
       const std::string quarter = std::to_string((frames - 1) / 4), column = "column(2 + k * " + quarter + ")";
@@ -238,7 +239,8 @@ double draw_1d(const Path& path, const std::filesystem::path& folder, const std:
     }
     support::write_file(folder / (file + ".gp"), script.str());
   }
-  return mass_error(density, height);
+  const Array<float> wide = Eigen::ArrayXf::LinSpaced(501, -8, 8);
+  return mass_error(densities(path, wide, threads), 16.0 / 500);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -423,7 +425,7 @@ std::string study(const Options& options) {
   const Path path(model);
   const double mass = options.dim == 1 ? draw_1d(path, folder, problem.name, options.threads)
                                        : draw_2d(path, options.toy, folder, problem.name, options.threads);
-  std::cout << "the integral of p_t over the picture is 1 to " << mass << " at all times\n"
+  std::cout << "the integral of p_t is 1 to " << mass << " at all times\n"
             << support::draw_picture(folder, problem.name) << '\n'
             << support::draw_picture(folder, problem.name + "_animation", ".gif") << std::endl;
 
