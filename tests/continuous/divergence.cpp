@@ -453,6 +453,24 @@ TEST_CASE("divergence: a prepared field is mirrored on another tape", "[divergen
   });
 }
 
+TEST_CASE("divergence: a prepared field is made ready again", "[divergence]") {
+  const Array<double> x = gaussian<double>(9, 2, 0), t = times<double>(9);
+  const auto one = mlp<double>(2, {5, 4}, Activation::tanh);
+  auto other = one;
+  other.network.layers[1].weight += 0.5;
+  Tape<double> tape;
+  auto p = prepare_field(tape, one, HutchinsonDivergence{});
+  for (const auto* field : {&one, &other, &one}) {
+    prepare_field(tape, *field, ExactDivergence{}, {}, p);
+    REQUIRE(p.closed.size() == 1);
+    REQUIRE(p.noise_columns() == 0);
+    CHECK(same_bits(to_array(p(tape.copy(t), tape.copy(x), {}).divergence),
+                    evaluate(*field, ExactDivergence{}, FieldTerms{}, t, x).divergence));
+    prepare_field(tape, *field, ExactDivergence{Method::tangents}, {}, p);
+    CHECK(p.closed.empty());
+  }
+}
+
 TEST_CASE("divergence: what is not wanted is not computed, what does not fit is refused", "[divergence]") {
   const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
   const auto field = mlp<double>(2, {5, 4}, Activation::tanh);

@@ -96,6 +96,14 @@ const auto waves = by_row<double>([](double t, const double* y, double* d) {
   d[1] = y[1] * std::cos(t);
 });
 
+// A norm that two columns do not have.
+struct NanForTwo : MaxNorm {
+  template <diffeo::Real S>
+  static diffeo::simd::Vec<S> finish(diffeo::simd::Vec<S> total, Index count) {
+    return count == 2 ? total + std::numeric_limits<S>::quiet_NaN() : total;
+  }
+};
+
 // Van der Pol's oscillator, whose stiffness each sample chooses in its last column.
 template <class S>
 auto van_der_pol() {
@@ -284,6 +292,46 @@ TEST_CASE("integrate: equal steps take exactly their evaluations", "[ode]") {
     }
 }
 
+TEST_CASE("integrate: solves end at their end time to the last bit", "[ode]") {
+  const Array<double> y0 = Array<double>::Zero(1, 1);
+  const auto drift = by_row<double>([](double t, const double*, double* d) { d[0] = std::sin(t); });
+  for (const double t1 : {0.7, 1.1, -0.3, 17.1, 1e3 + 0.1})
+    for (const Index steps : {0, 3, 49}) {
+      const SolveStatistics s = run(drift, y0, 0.1, {t1}, {.steps = steps, .max_steps = 1000000}).statistics[0];
+      CHECK(s.status == Status::finished);
+      CHECK(s.t == t1);
+    }
+}
+
+TEST_CASE("integrate: the error of a step of DOP853 is Hairer's", "[ode]") {
+  const auto& method = tableau(Method::dopri8);
+  const SolverOptions options{.method = Method::dopri8,
+                              .relative_tolerance = 0.1,
+                              .absolute_tolerance = 1e-3,
+                              .first_step = 1.5,
+                              .max_steps = 1};
+  double expected = 0;
+  const auto observer = [&](const AcceptedSteps<double>& made) {
+    double square = 0, damping = 0;
+    for (Index j = 0; j < 2; ++j) {
+      double e5 = 0, e3 = 0;
+      for (std::size_t k = 0; k < method.stages; ++k) {
+        e5 += method.e[k] * made.stage(k).col(j)[0];
+        e3 += method.damping[k] * made.stage(k).col(j)[0];
+      }
+      const double unit = 1e-3 + 0.1 * std::max(std::abs(made.before.col(j)[0]), std::abs(made.after.col(j)[0]));
+      square += std::pow(e5 / unit, 2);
+      damping += std::pow(e3 / unit, 2);
+    }
+    expected = 1.5 * square / std::sqrt(2 * (square + 0.01 * damping));  // dop853.f: ERR = |H| ERR sqrt(1 / (N DENO))
+  };
+  const Array<double> y0 = Array<double>::Ones(1, 2);
+  const SolveStatistics s = run(waves, y0, 0, {10.0}, options, ErrorControl<>{}, observer).statistics[0];
+  REQUIRE(s.accepted == 1);
+  CHECK(expected > 0);
+  CHECK(s.error == Approx(expected).epsilon(1e-9));
+}
+
 TEST_CASE("integrate: adaptive solves count their evaluations", "[ode]") {
   const Array<double> y0 = van_der_pol_start<double>(5);
   for (const Method m : adaptive_methods) {
@@ -451,6 +499,19 @@ TEST_CASE("integrate: columns are controlled as they are grouped", "[ode]") {
   CHECK(run(field, y0, 0, {2.0}, {}, ErrorControl<MaxNorm>{}).statistics[0].accepted > plain.statistics[0].accepted);
 }
 
+TEST_CASE("integrate: an error that is not a number rejects, in whichever group it is", "[ode]") {
+  const auto field = by_row<double>([](double, const double*, double* d) { d[0] = d[1] = d[2] = 1; });
+  const Array<double> y0 = Array<double>::Zero(1, 3);
+  for (const ErrorControl<NanForTwo>& control :
+       {ErrorControl<NanForTwo>{{0, 1, {}}, {1, 2, {}}}, ErrorControl<NanForTwo>{{0, 2, {}}, {2, 1, {}}}}) {
+    const SolveStatistics s = run(field, y0, 0, {1.0}, {.first_step = 0.5}, control).statistics[0];
+    CHECK(s.status == Status::step_too_small);
+    CHECK(s.accepted == 0);
+  }
+  CHECK(run(field, y0, 0, {1.0}, {}, ErrorControl<NanForTwo>{{0, 1, {}}, {1, 1, {}}}).statistics[0].status ==
+        Status::finished);
+}
+
 TEST_CASE("integrate: columns without control may do as they like, as long as they are finite", "[ode]") {
   const auto field = by_row<double>([](double t, const double*, double* d) {
     d[0] = 1;
@@ -587,7 +648,7 @@ TEST_CASE("integrate: misuse throws and names what came", "[ode]") {
   };
   CHECK(contains(refused(y0, 0, wide, 2, {}), "ode::integrate: y1 is 2 x 2, y0 is 2 x 1"));
   CHECK(contains(refused(y0, 0, y1, 3, {}), "3 statistics, expected one for each of 2 samples"));
-  CHECK(contains(refused(y0, std::nan(""), y1, 2, {}), "t0 is nan"));
+  CHECK(contains(refused(y0, std::nan(""), y1, 2, {}), "t0 of sample 0 is nan"));
   CHECK(contains(refused(y0, 0, y1, 2, {.relative_tolerance = 0}), "ode::integrate: the relative tolerance is 0"));
   CHECK(contains(refused(y0, 0, y1, 2, {}, {{0, 2, {}}}), "columns 0 ... 1 are measured, the state has 1"));
   CHECK(contains(refused(y0, 0, y1, 2, {.method = Method::rk4}), "rk4 has no error estimate"));

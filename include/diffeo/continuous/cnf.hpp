@@ -183,10 +183,8 @@ struct Cnf {
       noise = tape.make(x.rows(), columns, false);
       system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
     }
-    const auto rows = static_cast<std::size_t>(x.rows());
-    auto* end = tape.template storage<double>(rows);
-    std::fill_n(end, rows, to);
-    if (training && options.steer > 0) steer(system.field, x.value(), end);
+    ode::Times end = to;
+    if (training && options.steer > 0) end = steered(system.field, x, to);
 
     const ode::Tolerance tolerance = how.solver.tolerance();
     ode::ErrorControl<> control{{0, d, tolerance}};
@@ -211,15 +209,17 @@ struct Cnf {
   }
 
   template <class P>
-  void steer(const P& prepared, View<const S> x, double* end) const {
+  const double* steered(const P& prepared, const Var<S>& x, double to) const {
     View<const S> weights{};
     for_each_parameter(prepared, [&](const auto& p) {
       if (weights.data == nullptr) weights = p.value();
     });
-    for (Index i = 0; i < x.rows; ++i) {
-      PhiloxEngine engine = detail::sample_engine<S>(options.seed + 0x7374656572212121, x, i, weights);
-      end[i] += options.steer * (2 * detail::uniform(engine) - 1);
+    auto* end = x.tape().template storage<double>(static_cast<std::size_t>(x.rows()));
+    for (Index i = 0; i < x.rows(); ++i) {
+      PhiloxEngine engine = detail::sample_engine<S>(options.seed + 0x7374656572212121, x.value(), i, weights);
+      end[i] = to + options.steer * (2 * detail::uniform(engine) - 1);
     }
+    return end;
   }
 };
 

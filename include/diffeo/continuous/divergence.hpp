@@ -133,12 +133,8 @@ struct PreparedField {
 
   /// Columns of the noise that operator() wants; none for the exact divergence.
   Index noise_columns() const {
-    if (const auto* hutchinson = std::get_if<HutchinsonDivergence>(&divergence)) return hutchinson->probes * dim();
-    if (const auto* plus = std::get_if<HutchPlusPlusDivergence>(&divergence)) {
-      const Split split = split_of(*plus);
-      return (split.sketched + split.random) * dim();
-    }
-    return 0;
+    const Split parts = split();
+    return (parts.sketched + parts.random) * dim();
   }
 
   /// Draws the probes of each row, to be kept through a solve that begins at (t, x): a function of the seed, the row's
@@ -221,16 +217,17 @@ struct PreparedField {
   struct Split {
     Index sketched, random;
   };
-  Split split_of(const HutchinsonDivergence& hutchinson) const { return {0, hutchinson.probes}; }
-  Split split_of(const HutchPlusPlusDivergence& plus) const {
-    const Index third = plus.probes / 3;
+  Split split() const {
+    if (const auto* hutchinson = std::get_if<HutchinsonDivergence>(&divergence)) return {0, hutchinson->probes};
+    const auto* plus = std::get_if<HutchPlusPlusDivergence>(&divergence);
+    if (!plus) return {0, 0};
+    const Index third = plus->probes / 3;
     if (third >= dim()) return {dim(), 0};
-    return {third, plus.probes - 2 * third};
+    return {third, plus->probes - 2 * third};
   }
-  Split split_of(const ExactDivergence&) const { return {0, 0}; }
 
   FieldValue<S> estimated(const Var<S>& t, const Var<S>& x, const Var<S>& noise, const FieldTerms& terms) const {
-    const Split split = std::visit([this](const auto& of) { return split_of(of); }, divergence);
+    const Split parts = split();
     FieldValue<S> value;
     [[maybe_unused]] LinearisedField<S> at;
     if constexpr (DenseField<Field>) {
@@ -238,8 +235,8 @@ struct PreparedField {
       value.velocity = at.velocity;
     }
     // Sums over the random vectors first, divided by their number before the others are added.
-    const S share = split.random > 1 ? S(1) / static_cast<S>(split.random) : S(1);
-    const Index count = split.sketched + split.random;
+    const S share = parts.random > 1 ? S(1) / static_cast<S>(parts.random) : S(1);
+    const Index count = parts.sketched + parts.random;
     for (Index i = count; i-- > 0;) {
       const Var<S> e = cols(noise, i * dim(), dim());
       Var<S> moved;
@@ -252,7 +249,7 @@ struct PreparedField {
       }
       if (terms.divergence) add(value.divergence, row_dot(moved, e));
       if (terms.frobenius) add(value.frobenius, row_dot(moved, moved));
-      if (i == split.sketched && share != S(1)) {
+      if (i == parts.sketched && share != S(1)) {
         if (terms.divergence) value.divergence = value.divergence * share;
         if (terms.frobenius) value.frobenius = value.frobenius * share;
       }
@@ -290,14 +287,14 @@ struct PreparedField {
 
   void draw_sketch(const HutchPlusPlusDivergence& of, Tape<S>& tape, double t, View<const S> x, View<S> noise) const {
     const Index d = dim();
-    const Split split = split_of(of);
-    if (split.random == 0) {
+    const Split parts = split();
+    if (parts.random == 0) {
       for (Index j = 0; j < noise.cols; ++j) std::fill_n(noise.col(j), noise.rows, j / d == j % d ? S(1) : S(0));
       return;
     }
     // In few dimensions random signs would be linearly dependent too often for a sketch.
-    draw_probes(ProbeDistribution::gaussian, of.seed, 0, split.sketched, x, noise);
-    draw_probes(ProbeDistribution::rademacher, of.seed, split.sketched, split.random, x, noise);
+    draw_probes(ProbeDistribution::gaussian, of.seed, 0, parts.sketched, x, noise);
+    draw_probes(ProbeDistribution::rademacher, of.seed, parts.sketched, parts.random, x, noise);
     const auto mark = tape.mark();
     const Var<S> point = tape.constant(x), time = tape.make(x.rows, 1, false);
     math::map(tape.mutable_value(time), [t] { return simd::broadcast<S>(static_cast<S>(t)); });
@@ -313,9 +310,9 @@ struct PreparedField {
     };
     const View<S> coefficient = tape.mutable_value(tape.make(x.rows, 1, false)),
                   before = tape.mutable_value(tape.make(x.rows, 1, false));
-    for (Index i = 0; i < split.sketched + split.random; ++i) {
+    for (Index i = 0; i < parts.sketched + parts.random; ++i) {
       const View<S> vector = noise.cols_block(i * d, d);
-      if (i < split.sketched) {
+      if (i < parts.sketched) {
         const auto inner = tape.mark();
         const View<const S> moved = times(tape.constant(View<const S>(vector))).value();
         for (Index j = 0; j < d; ++j) std::copy_n(moved.col(j), moved.rows, vector.col(j));
@@ -324,7 +321,7 @@ struct PreparedField {
       }
       // Gram and Schmidt's method, twice, after which rounding is all that is missing.
       for (int round = 0; round < 2; ++round)
-        for (Index k = 0; k < std::min(i, split.sketched); ++k) {
+        for (Index k = 0; k < std::min(i, parts.sketched); ++k) {
           const View<const S> q = noise.cols_block(k * d, d);
           detail::row_dot<S>(coefficient, q, vector);
           for (Index j = 0; j < d; ++j)
@@ -332,7 +329,7 @@ struct PreparedField {
                 vector.cols_block(j, 1), [](auto v, auto c, auto w) { return simd::mul_add<S>(-c, w, v); },
                 View<const S>(vector.cols_block(j, 1)), View<const S>(coefficient), q.cols_block(j, 1));
         }
-      if (i >= split.sketched) continue;
+      if (i >= parts.sketched) continue;
       // What depends on the vectors before but for rounding adds nothing to their span.
       detail::row_dot<S>(coefficient, vector, vector);
       constexpr S least = S(100) * std::numeric_limits<S>::epsilon();
@@ -357,12 +354,16 @@ struct PreparedField {
 };
 
 /// Makes a field ready for evaluations on `tape`. Its parameters may be arrays, which become constants and must outlive
-/// the tape's values, or variables of the tape. Throws invalid_argument for options out of range, and where the closed
-/// form is asked for and does not apply.
-template <Real S, class F>
-auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms = {}) {
+/// the tape's values, or variables of the tape. `prepared`, of a field of the same structure, is overwritten; its
+/// memory is used again. Throws invalid_argument for options out of range, and where the closed form is asked for and
+/// does not apply.
+template <Real S, class F, class Lifted>
+void prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms,
+                   PreparedField<Lifted>& prepared) {
   using Method = ExactDivergence::Method;
-  auto lifted = field.template rebind<Var<S>>();
+  std::visit([](const auto& of) { of.check(); }, divergence);
+  prepared.divergence = divergence;
+  prepared.closed.clear();
   detail::visit(
       [&tape](const auto& from, auto& to) {
         if constexpr (detail::is_buffer<std::remove_cvref_t<decltype(from)>>)
@@ -370,21 +371,26 @@ auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
         else
           to = as_var(tape, from);
       },
-      field, lifted);
-  std::visit([](const auto& of) { of.check(); }, divergence);
-  PreparedField<decltype(lifted)> prepared{std::move(lifted), {}, divergence};
-  if (const auto* exact = std::get_if<ExactDivergence>(&divergence)) {
-    const bool applies = detail::has_closed_form(prepared.field);
-    if (exact->method == Method::closed_form) {
-      require(applies,
-              "divergence: the closed form was asked for; it is known for dense fields with one or two hidden layers, "
-              "with two only where the output is not gated");
-      require(!terms.frobenius, detail::frobenius_not_in_closed_form);
-    }
-    if constexpr (DenseField<decltype(prepared.field)>)
-      if (applies && exact->method != Method::tangents && terms.divergence && !terms.frobenius)
-        prepared.closed.push_back(detail::closed_form_matrix(tape, prepared.field));
+      field, prepared.field);
+  const auto* exact = std::get_if<ExactDivergence>(&divergence);
+  if (!exact) return;
+  const bool applies = detail::has_closed_form(prepared.field);
+  if (exact->method == Method::closed_form) {
+    require(applies,
+            "divergence: the closed form was asked for; it is known for dense fields with one or two hidden layers, "
+            "with two only where the output is not gated");
+    require(!terms.frobenius, detail::frobenius_not_in_closed_form);
   }
+  if constexpr (DenseField<Lifted>)
+    if (applies && exact->method != Method::tangents && terms.divergence && !terms.frobenius)
+      prepared.closed.push_back(detail::closed_form_matrix(tape, prepared.field));
+}
+
+/// The same in memory of its own.
+template <Real S, class F>
+auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms = {}) {
+  PreparedField<decltype(field.template rebind<Var<S>>())> prepared{field.template rebind<Var<S>>(), {}, divergence};
+  prepare_field(tape, field, divergence, terms, prepared);
   return prepared;
 }
 

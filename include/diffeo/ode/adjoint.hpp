@@ -44,8 +44,7 @@ template <Real S, class System, class Norm>
 struct RecordedSolve {
   const System* system;
   Var<S> start, end, context;
-  double t0;
-  const double* t1;  // of each sample
+  Times t0, t1;
   SolverOptions options;
   ErrorControl<Norm> control;
   StepRecord<S> steps;
@@ -319,9 +318,8 @@ class AdjointSolve {
       tape_.rewind(mark);
     };
     companion_.statistics.assign(static_cast<std::size_t>(rows), {});
-    integrate<S>(slope, View<const S>(both), solve_.t1[0],
-                 std::vector<double>(static_cast<std::size_t>(rows), solve_.t0).data(), both, solve_.options,
-                 with_adjoint(n), companion_.statistics, companion_.workspace, [&](const AcceptedSteps<S>& steps) {
+    integrate<S>(slope, View<const S>(both), solve_.t1, solve_.t0, both, solve_.options, with_adjoint(n),
+                 companion_.statistics, companion_.workspace, [&](const AcceptedSteps<S>& steps) {
                    if (!recorded_) return;
                    add_parameter_gradients(steps, n);
                    tape_.rewind(mark);
@@ -398,8 +396,8 @@ class AdjointSolve {
 /// the next solve. Throws integration_error, with the row, where a row cannot be solved, and invalid_argument for
 /// options out of range.
 template <Real S, TapeSystem<S> System, class Norm>
-Var<S> solve_on_tape(const System& system, Var<S> y0, double t0, const double* t1, Var<S> context,
-                     const SolverOptions& options, const ErrorControl<Norm>& control, const GradientOptions& gradient) {
+Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
+                     const ErrorControl<Norm>& control, const GradientOptions& gradient) {
   Tape<S>& tape = y0.tape();
   const Index rows = y0.rows();
   auto& companion = tape.template companion<detail::SolverCompanion<S>>();
@@ -418,9 +416,14 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, double t0, const double* t
   throw_failed("ode", companion.statistics);
   if (!recorded) return y1;
 
-  auto* ends = tape.template storage<double>(static_cast<std::size_t>(rows));
-  std::copy_n(t1, rows, ends);
-  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0, y1, context, t0, ends, options, control, {}};
+  const auto kept = [&tape, rows](Times times) {
+    if (!times.each()) return times;
+    auto* copy = tape.template storage<double>(static_cast<std::size_t>(rows));
+    std::copy_n(times.each(), rows, copy);
+    return Times(copy);
+  };
+  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0,      y1,      context, kept(t0),
+                                               kept(t1),           options, control, {}};
   if (discrete) solve.steps = companion.log.keep(tape);
   tape.on_backward({y1}, [solve, discrete] {
     if (discrete)

@@ -51,6 +51,23 @@ struct SolveStatistics {
   double error = 0;
 };
 
+/// One time for all samples, or one for each, in memory of the caller.
+class Times {
+ public:
+  Times(double all) : all_(all) {}
+  template <class P>
+    requires std::is_pointer_v<P>  // a template, so that 0 is a time
+  Times(P each) : each_(each) {}
+
+  double operator[](Index sample) const { return each_ ? each_[sample] : all_; }
+  /// Null where there is one for all.
+  const double* each() const { return each_; }
+
+ private:
+  double all_ = 0;
+  const double* each_ = nullptr;
+};
+
 /// What f is evaluated at: row i of y is sample[i] at time t[i].
 template <Real S>
 struct Stage {
@@ -129,7 +146,7 @@ namespace detail {
 template <Real S, class F, class Norm, class Observer>
 class Integration {
  public:
-  Integration(const F& f, View<const S> y0, double t0, const double* t1, View<S> y1, const SolverOptions& options,
+  Integration(const F& f, View<const S> y0, Times t0, Times t1, View<S> y1, const SolverOptions& options,
               const ErrorControl<Norm>& control, std::span<SolveStatistics> statistics, Workspace<S>& workspace,
               Observer& observer)
       : f_(f),
@@ -154,9 +171,10 @@ class Integration {
             " x ", y0.cols);
     require(static_cast<Index>(statistics.size()) == y0.rows, what, ": ", statistics.size(),
             " statistics, expected one for each of ", y0.rows, " samples");
-    require(std::isfinite(t0), what, ": t0 is ", t0, ", expected a finite time");
-    for (Index i = 0; i < y0.rows; ++i)
+    for (Index i = 0; i < y0.rows; ++i) {
+      require(std::isfinite(t0[i]), what, ": t0 of sample ", i, " is ", t0[i], ", expected a finite time");
       require(std::isfinite(t1[i]), what, ": t1 of sample ", i, " is ", t1[i], ", expected a finite time");
+    }
     if (control_.count == 0) control_ = {{0, cols_, options.tolerance()}};
     for (std::size_t g = 0; g < control_.count; ++g)
       require(static_cast<S>(control_.groups[g].tolerance.absolute) >= std::numeric_limits<S>::min(), what,
@@ -225,8 +243,8 @@ class Integration {
     Index listed = 0;
     for (Index i = 0; i < y0_.rows; ++i) {
       statistics_[at(i)] = {};
-      statistics_[at(i)].t = t0_;
-      if (t1_[i] != t0_) {
+      statistics_[at(i)].t = t0_[i];
+      if (t1_[i] != t0_[i]) {
         w_.waiting[at(listed++)] = i;
         continue;
       }
@@ -240,7 +258,7 @@ class Integration {
       active_ = std::min(block_rows, listed - first);
       for (Index i = 0; i < active_; ++i) {
         w_.sample[at(i)] = w_.waiting[at(first + i)];
-        w_.t[at(i)] = t0_;
+        w_.t[at(i)] = t0_[w_.sample[at(i)]];
         copy_y0(i, w_.sample[at(i)]);
       }
       start_block();
@@ -256,11 +274,11 @@ class Integration {
       start_norms(w_.error, y_, nullptr);
       start_norms(w_.log_error, slope, nullptr);
       for (Index i = 0; i < active_; ++i) {
-        const double span = t1_[w_.sample[at(i)]] - t0_;
+        const double start = t0_[w_.sample[at(i)]], span = t1_[w_.sample[at(i)]] - start;
         const double size = std::min(trial_step(w_.error[at(i)], w_.log_error[at(i)]), std::abs(span));
         w_.step[at(i)] = std::copysign(size, span);
         w_.h[at(i)] = static_cast<S>(w_.step[at(i)]);
-        w_.time[at(i)] = t0_ + w_.step[at(i)];
+        w_.time[at(i)] = start + w_.step[at(i)];
       }
       Combination<S> euler;
       euler.count = 1;
@@ -280,7 +298,7 @@ class Integration {
         continue;
       }
       double size = options_.first_step > 0 ? options_.first_step : w_.next_step[at(i)];
-      if (!(size > 0)) size = 1e-14 * std::abs(t1_[sample] - t0_);  // the norm of f has overflowed
+      if (!(size > 0)) size = 1e-14 * std::abs(t1_[sample] - t0_[sample]);  // the norm of f has overflowed
       w_.waiting[at(waiting_)] = sample;
       w_.first_step[at(waiting_)] = std::clamp(size, options_.min_step, options_.max_step);
       if (method_.first_same_as_last)
@@ -307,13 +325,13 @@ class Integration {
     const Index place = next_++, sample = w_.waiting[at(place)];
     const std::size_t r = at(row);
     w_.sample[r] = sample;
-    w_.t[r] = t0_;
+    w_.t[r] = t0_[sample];
     w_.end[r] = t1_[sample];
     w_.log_error[r] = StepController::first_log_error;
     w_.after_rejection[r] = false;
     copy_y0(row, sample);
     if (!fixed_) {
-      w_.next_step[r] = std::copysign(w_.first_step[at(place)], w_.end[r] - t0_);
+      w_.next_step[r] = std::copysign(w_.first_step[at(place)], w_.end[r] - w_.t[r]);
       // Where t is near 0, 16 epsilon |t| bounds nothing.
       w_.least_step[r] =
           std::max(options_.min_step, std::numeric_limits<double>::epsilon() * std::abs(w_.next_step[r]));
@@ -327,8 +345,9 @@ class Integration {
       if (fixed_) {
         const Index made = statistics(static_cast<Index>(i)).accepted;
         w_.last[i] = made + 1 == options_.steps;
-        w_.step[i] = (w_.end[i] - t0_) / static_cast<double>(options_.steps);
-        w_.step_end[i] = simd::mul_add_scalar<double>(static_cast<double>(made + 1), w_.step[i], t0_);
+        const double start = t0_[w_.sample[i]];
+        w_.step[i] = (w_.end[i] - start) / static_cast<double>(options_.steps);
+        w_.step_end[i] = simd::mul_add_scalar<double>(static_cast<double>(made + 1), w_.step[i], start);
       } else {
         const double rest = w_.end[i] - w_.t[i];
         w_.last[i] = std::abs(rest) <= std::min(1.01 * std::abs(w_.next_step[i]), options_.max_step);
@@ -496,8 +515,7 @@ class Integration {
 
   const F& f_;
   View<const S> y0_;
-  double t0_;
-  const double* t1_;
+  Times t0_, t1_;
   View<S> y1_;
   const SolverOptions& options_;
   const Tableau& method_;
@@ -517,8 +535,8 @@ class Integration {
 
 }  // namespace detail
 
-/// Integrates y' = f(t, y) for every row of y0 (N x n) from t0 to its own t1[i], which may lie before t0, into y1 (N x
-/// n, which may be y0's memory); rows with t1[i] == t0 are copied.
+/// Integrates y' = f(t, y) for every row of y0 (N x n) from t0 to t1, which may each be one time for all or one for
+/// each row, and t1 before t0, into y1 (N x n, which may be y0's memory); rows with t1 == t0 are copied.
 ///
 /// Samples are taken up to 64 at a time: each has its own time, step and error, and when it ends the next one takes its
 /// place. f(in, dy) writes f of the rows of a Stage<S> to a View<S> of in.y's shape; a row of dy must depend on the
@@ -531,7 +549,7 @@ class Integration {
 /// invalid_argument for options, tolerances, times or shapes out of range.
 template <Real S, RightHandSide<S> F, ErrorNorm Norm, class Observer = IgnoreSteps>
   requires std::invocable<Observer&, const AcceptedSteps<S>&>
-void integrate(const F& f, View<const S> y0, double t0, const double* t1, View<S> y1, const SolverOptions& options,
+void integrate(const F& f, View<const S> y0, Times t0, Times t1, View<S> y1, const SolverOptions& options,
                const ErrorControl<Norm>& control, std::span<SolveStatistics> statistics, Workspace<S>& workspace,
                Observer&& observer = Observer{}) {
   detail::Integration<S, F, Norm, std::remove_reference_t<Observer>>(f, y0, t0, t1, y1, options, control, statistics,

@@ -30,9 +30,8 @@ Solution<typename D::Scalar> solve(const F& f, const D& y0, double t0, double t1
                                    const ErrorControl<Norm>& control = {}) {
   using S = typename D::Scalar;
   Solution<S> solution{Array<S>(y0.array()), std::vector<SolveStatistics>(static_cast<std::size_t>(y0.rows()))};
-  const std::vector<double> end(static_cast<std::size_t>(y0.rows()), t1);
   Workspace<S> workspace;
-  integrate<S>(f, view(solution.y), t0, end.data(), view(solution.y), options, control, solution.statistics, workspace);
+  integrate<S>(f, view(solution.y), t0, t1, view(solution.y), options, control, solution.statistics, workspace);
   throw_failed("ode::solve", solution.statistics);
   return solution;
 }
