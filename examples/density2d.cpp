@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/diffeo.hpp>
 #include <filesystem>
 #include <iostream>
@@ -68,6 +69,13 @@ Settings toy_settings(std::string_view flow) {
     settings.hidden = {64, 64};
     settings.last_scale = 0.05;
     settings.steps = 8000;
+    return settings;
+  }
+  if (flow == "cnf") {  // the setting of FFJORD's experiments in the plane
+    settings.hidden = {64, 64, 64};
+    settings.last_scale = 1;
+    settings.steps = 4000;
+    settings.learning_rate = 3e-3;
     return settings;
   }
   // Thin rings and spirals need many couplings more than wide ones, units that bend at many places, and the rare steep
@@ -199,11 +207,18 @@ struct Run {
   Points cells;  // of the heat map
 };
 
+// Evaluations of the velocity that the log-density of a point takes.
+struct Evaluations {
+  double mean = 0;
+  Index most = 0;
+};
+
 struct Outcome {
   Index parameters = 0;
   diffeo::FitReport report;
   double test_log_prob = 0, standard_error = 0;
   double log_prob_per_s = 0, samples_per_s = 0;
+  std::optional<Evaluations> evaluations;  // of continuous flows
   Points samples;
   Array<float> log_density;  // at the cells
 };
@@ -221,6 +236,20 @@ double rate(const F& f) {
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     if (seconds > 0.25) return calls / seconds;
   }
+}
+
+template <class Flow>
+std::optional<Evaluations> evaluations(const Flow&, const Points&) {
+  return {};
+}
+std::optional<Evaluations> evaluations(const diffeo::CnfFlow<float>& flow, const Points& x) {
+  const auto& [cnf, standardize] = flow.layers;
+  Evaluations evaluations;
+  for (const auto& solve : cnf.solve_statistics(diffeo::inverse(standardize, x).value)) {
+    evaluations.mean += static_cast<double>(solve.evaluations) / static_cast<double>(x.rows());
+    evaluations.most = std::max(evaluations.most, solve.evaluations);
+  }
+  return evaluations;
 }
 
 template <class Flow>
@@ -249,6 +278,7 @@ Outcome fit_flow(Flow flow, const Run& run) {
   outcome.test_log_prob = scores.mean();
   outcome.standard_error = std::sqrt((scores - scores.mean()).square().mean() / count);
 
+  outcome.evaluations = evaluations(model.flow, problem.test);
   outcome.samples = model.sample(problem.shown.rows(), run.seed, run.threads);
   outcome.log_density = model.log_prob(run.cells, run.threads);
 
@@ -273,6 +303,13 @@ diffeo::ResidualFlowOptions residual_options(const Run& run) {
           .seed = run.seed};
 }
 
+diffeo::CnfFlowOptions cnf_options(const Run& run) {
+  const Settings& settings = run.problem.settings;
+  return {
+      .network = {.hidden = settings.hidden, .last_scale = settings.last_scale, .first_scale = settings.first_scale},
+      .seed = run.seed};
+}
+
 // The flows of --flow.
 struct FlowChoice {
   const char* name;
@@ -293,6 +330,7 @@ constexpr FlowChoice flows[] = {
      }},
     {"residual",
      [](const Run& run) { return fit_flow(diffeo::residual(run.problem.train, residual_options(run)), run); }},
+    {"cnf", [](const Run& run) { return fit_flow(diffeo::cnf(run.problem.train, cnf_options(run)), run); }},
     {"nice", [](const Run& run) { return fit_flow(diffeo::nice(run.problem.train, coupling_options(run)), run); }},
 };
 
@@ -371,6 +409,9 @@ std::string study(Problem problem, const Options& options) {
     std::cout << ", the best possible is " << fixed(*problem.best, 3) << ": gap " << fixed(*problem.best - score, 3);
   std::cout << "\nlog p of " << grouped(std::lround(outcome.log_prob_per_s)) << " points a second, "
             << grouped(std::lround(outcome.samples_per_s)) << " samples a second\n";
+  if (outcome.evaluations)
+    std::cout << "a log p takes " << fixed(outcome.evaluations->mean, 1) << " evaluations of the velocity, at most "
+              << outcome.evaluations->most << '\n';
 
   support::DensityPicture picture{.title = std::filesystem::path(problem.data).filename().string() + ", " + flow.name +
                                            ": test log p " + fixed(score, 3) +
@@ -393,6 +434,8 @@ std::string study(Problem problem, const Options& options) {
   json.add("test_log_prob", score);
   if (problem.best) json.add("gap", *problem.best - score).add("kl", *problem.on_test - score);
   json.add("log_prob_per_s", outcome.log_prob_per_s).add("samples_per_s", outcome.samples_per_s);
+  if (outcome.evaluations)
+    json.add("evaluations_mean", outcome.evaluations->mean).add("evaluations_max", outcome.evaluations->most);
   return json.text();
 }
 

@@ -288,11 +288,12 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
   write_file(folder / (name + ".gp"), script.str());
 }
 
-/// Runs that script; returns what to tell the user about the picture.
-inline std::string draw_picture(const std::filesystem::path& folder, const std::string& name) {
+/// Runs the script `name`.gp, which draws `name`.png or another file; returns what to tell the user about it.
+inline std::string draw_picture(const std::filesystem::path& folder, const std::string& name,
+                                const char* ending = ".png") {
   try {
-    gnuplot::draw(folder, name + ".gp", name + ".png");
-    return "picture: " + (folder / (name + ".png")).string();
+    gnuplot::draw(folder, name + ".gp", name + ending);
+    return "picture: " + (folder / (name + ending)).string();
   } catch (const gnuplot::not_found& missing) {
     return std::string("no picture, ") + missing.what() +
            "; its script and data: " + (folder / (name + ".gp")).string();

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/continuous/cnf.hpp>
+#include <diffeo/layers/recipes.hpp>
+
+/// Whole continuous flows ready to be fitted.
+namespace diffeo {
+
+/// | option  | type          | default                                                                            |
+/// |---------|---------------|------------------------------------------------------------------------------------|
+/// | network | MlpOptions    | three hidden layers of 64 tanh units, as in FFJORD's experiments in the plane; the |
+/// |         |               | velocities of a fresh flow are of order last_scale                                 |
+/// | cnf     | CnfOptions    | how the equations are solved                                                       |
+/// | seed    | std::uint64_t | 0, of the initial weights                                                          |
+struct CnfFlowOptions {
+  MlpOptions network = {.hidden = {64, 64, 64}, .last_scale = 1};
+  CnfOptions cnf = {};
+  std::uint64_t seed = 0;
+};
+
+/// A continuous flow over T whose velocity is a network of position and time, then a standardisation.
+template <class T>
+using CnfFlow = FlowSequence<Cnf<MlpField<T>>, Standardize<T>>;
+
+/// A continuous flow of dimension dim, without standardisation: for data of order 1. Throws invalid_argument for
+/// dim < 1, an empty layer or options of the solves that are out of range.
+template <Real S>
+CnfFlow<S> cnf(Index dim, const CnfFlowOptions& options = {}) {
+  require(dim >= 1, "cnf: dimension ", dim, ", expected at least 1");
+  options.cnf.check();
+  return CnfFlow<S>(Cnf{make_mlp_field<S>(dim, options.network, options.seed), options.cnf},
+                    Standardize<S>::identity(dim));
+}
+
+/// The same for data (N x D): the flow of its dimension, standardised to it.
+template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
+auto cnf(const Data& data, const CnfFlowOptions& options = {}) {
+  return standardized(cnf<typename Data::Scalar>(data.cols(), options), data);
+}
+
+}  // namespace diffeo
