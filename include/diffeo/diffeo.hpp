@@ -21,6 +21,8 @@
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/divergence.hpp>
+#include <diffeo/continuous/probability_path.hpp>
+#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
