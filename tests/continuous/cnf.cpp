@@ -984,6 +984,31 @@ TEST_CASE("continuous flows: a training that cannot be solved leaves the model a
   CHECK(std::stol(report.failure.substr(at + 4)) < 400);
 }
 
+TEST_CASE("continuous flows: a validation that cannot be solved ends the training too", "[continuous][training]") {
+  Array<double> data = normal<double>(400, 2, 2);
+  CnfOptions options;
+  options.evaluation.solver.max_steps = 1;
+  TransformedDistribution model(StandardNormal<double>(2), Cnf(random_field<double>(2), options));
+  const Array<double> before = diffeo::parameters(model);
+  const diffeo::FitReport report = diffeo::fit(
+      model, data, {.steps = 20, .batch = 100, .validation_fraction = 0.25, .validation_every = 5, .progress = false});
+  CHECK(report.reason == diffeo::StopReason::not_solved);
+  CHECK(report.steps == 5);
+  CHECK(contains(report.failure, " was not integrated: max_steps were not enough"));
+  CHECK(diffeo::parameters(model).isFinite().all());
+  CHECK((diffeo::parameters(model) != before).any());
+  // The row is that of the data.
+  data(399, 0) = 101;
+  const auto holed = TransformedDistribution(StandardNormal<double>(2), Cnf(field_with_a_hole()));
+  const diffeo::MaximumLikelihood objective(data);
+  std::vector<Index> rows(300);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = Index(2 * i % 400);
+  rows[270] = 399;
+  for (const int threads : {1, 2})
+    CHECK(contains(thrown_message<integration_error>([&] { diffeo::mean_loss(holed, objective, rows, 0, threads); }),
+                   "row 399 "));
+}
+
 TEMPLATE_TEST_CASE("continuous flows: learn", "[continuous][training]", float, double) {
   using S = TestType;
   // Two modes.
