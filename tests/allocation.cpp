@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
+#include <diffeo/continuous/cnf.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/invert.hpp>
@@ -35,11 +36,13 @@ namespace {
 
 std::atomic<bool> counting = false;
 std::atomic<long> allocations = 0;
+std::atomic<std::size_t> allocated_bytes = 0;  // that were asked for; twice where new asks malloc
 
 // Allocations while f runs.
 template <class F>
 long allocations_in(const F& f) {
   allocations = 0;
+  allocated_bytes = 0;
   counting = true;
   f();
   counting = false;
@@ -51,19 +54,21 @@ long allocations_in(const F& f) {
 #ifndef DIFFEO_TEST_SANITIZED
 namespace {
 
-void count() {
-  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+void count(std::size_t size) {
+  if (!counting.load(std::memory_order_relaxed)) return;
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  allocated_bytes.fetch_add(size, std::memory_order_relaxed);
 }
 
 void* allocate(std::size_t size) {
-  count();
+  count(size);
   void* p = std::malloc(size > 0 ? size : 1);
   if (!p) throw std::bad_alloc();
   return p;
 }
 
 void* allocate(std::size_t size, std::align_val_t alignment) {
-  count();
+  count(size);
   const auto a = static_cast<std::size_t>(alignment);
   void* p = std::aligned_alloc(a, (size + a) / a * a);
   if (!p) throw std::bad_alloc();
@@ -77,11 +82,11 @@ void* operator new[](std::size_t size) { return allocate(size); }
 void* operator new(std::size_t size, std::align_val_t a) { return allocate(size, a); }
 void* operator new[](std::size_t size, std::align_val_t a) { return allocate(size, a); }
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  count();
+  count(size);
   return std::malloc(size > 0 ? size : 1);
 }
 void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
-  count();
+  count(size);
   return std::malloc(size > 0 ? size : 1);
 }
 void operator delete(void* p) noexcept { std::free(p); }
@@ -103,27 +108,27 @@ void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 void* malloc(std::size_t size) noexcept {
-  count();
+  count(size);
   return __libc_malloc(size);
 }
 void* calloc(std::size_t n, std::size_t size) noexcept {
-  count();
+  count(n * size);
   return __libc_calloc(n, size);
 }
 void* realloc(void* p, std::size_t size) noexcept {
-  count();
+  count(size);
   return __libc_realloc(p, size);
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
-  count();
+  count(size);
   return __libc_memalign(alignment, size);
 }
 void* memalign(std::size_t alignment, std::size_t size) noexcept {
-  count();
+  count(size);
   return __libc_memalign(alignment, size);
 }
 int posix_memalign(void** p, std::size_t alignment, std::size_t size) noexcept {
-  count();
+  count(size);
   *p = __libc_memalign(alignment, size);
   return *p ? 0 : ENOMEM;
 }
@@ -149,6 +154,25 @@ TEST_CASE("allocations are counted", "[allocation]") {
 }
 #endif
 
+namespace {
+
+// Series, fixed points and solves take memory as their rows need it, now and then later than in the first steps. A step
+// that allocates by itself does so in every window.
+template <class Trainer>
+void check_steady(Trainer& trainer) {
+  double loss = 0;
+  for (int k = 0; k < 4; ++k) trainer.step(1e-3);
+  long found = 1;
+  for (int window = 0; window < 30 && found > 0; ++window)
+    found = allocations_in([&] {
+      for (int k = 0; k < 12; ++k) loss = trainer.step(1e-3);
+    });
+  CHECK(found == 0);
+  CHECK(std::isfinite(loss));
+}
+
+}  // namespace
+
 TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[allocation]", float, double) {
   using S = TestType;
   const Array<S> data = Array<S>::Random(1000, 3);
@@ -158,19 +182,6 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   const MaximumLikelihood<S> objective(data);
   std::vector<Index> rows(1000);
   std::iota(rows.begin(), rows.end(), Index{0});
-  // Series and fixed points take memory as their rows need it, now and then later than in the first steps. A step that
-  // allocates by itself does so in every window.
-  const auto check_steady = [](auto& trainer) {
-    double loss = 0;
-    for (int k = 0; k < 4; ++k) trainer.step(1e-3);
-    long found = 1;
-    for (int window = 0; window < 30 && found > 0; ++window)
-      found = allocations_in([&] {
-        for (int k = 0; k < 12; ++k) loss = trainer.step(1e-3);
-      });
-    CHECK(found == 0);
-    CHECK(std::isfinite(loss));
-  };
   const auto steps = [&](const auto& distribution, int threads, double clip_norm, double ema_decay) {
     TrainerOptions options;
     options.batch = 300;  // an epoch is three steps and a third
@@ -240,3 +251,84 @@ TEMPLATE_TEST_CASE("a solve in a warm workspace does not allocate", "[allocation
     CHECK(statistics[199].status == ode::Status::finished);
   }
 }
+
+TEMPLATE_TEST_CASE("a training step of a continuous flow allocates nothing once it is warm", "[allocation]", float,
+                   double) {
+  using S = TestType;
+  const Array<S> data = Array<S>::Random(300, 2);
+  const MaximumLikelihood<S> objective(data);
+  std::vector<Index> rows(300);
+  std::iota(rows.begin(), rows.end(), Index{0});
+  const auto check = [&](const std::vector<Index>& hidden, const CnfOptions& options) {
+    CAPTURE(hidden.size(), options.training.divergence.index(), options.kinetic, options.frobenius);
+    const TransformedDistribution model{StandardNormal<S>(2),
+                                        Cnf(make_mlp_field<S>(2, {.hidden = hidden}, 1), options)};
+    for (const int threads : {1, 2}) {
+      CAPTURE(threads);
+      Trainer trainer(model, objective, rows, TrainerOptions{.batch = 280, .threads = threads});
+      check_steady(trainer);
+    }
+    const targets::Funnel target(2);
+    const ReverseKl drawn(target, {.path_derivative = true});
+    Trainer trainer(model, drawn, TrainerOptions{.batch = 100});
+    check_steady(trainer);
+    // Evaluation, on a tape that has done it before, of a model made of its constants.
+    Tape<S> tape;
+    const Array<S> values = parameters(model), ones = Array<S>::Ones(300, 1);
+    const auto constants = lift_detached(tape, model, values.data());
+    const auto evaluate = [&] {
+      tape.reset();
+      generate(constants.flow, constants.flow.inverse(tape.constant(data)).value);
+      const Var<S> x = tape.variable(data);
+      tape.backward(constants.log_prob(x), view(ones));
+    };
+    for (int k = 0; k < 3; ++k) evaluate();
+    CHECK(allocations_in(evaluate) == 0);
+  };
+  CnfOptions options;
+  check({16, 16}, options);
+  options.gradient.memory_budget = 2000;
+  check({16, 16}, options);
+  options.training.divergence = HutchinsonDivergence{};
+  options.kinetic = 0.1;
+  options.steer = 0.1;
+  check({16, 16, 16}, options);
+  options.training.divergence = HutchPlusPlusDivergence{.probes = 4};
+  check({16}, options);
+  options = {};
+  options.frobenius = 0.1;
+  options.gradient.method = ode::Differentiation::adjoint;
+  check({16, 16}, options);
+}
+
+#ifndef DIFFEO_TEST_SANITIZED
+TEST_CASE("what a gradient takes: the adjoint's memory does not grow with the number of steps", "[allocation]") {
+  // Bytes taken by a first solve with its gradient, of 128 rows by so many steps.
+  const Array<double> x = Array<double>::Random(128, 2), ones = Array<double>::Ones(128, 1);
+  const auto bytes = [&](Index steps, ode::Differentiation how, std::size_t budget) {
+    CnfOptions options;
+    options.training.solver.method = ode::Method::rk4;
+    options.training.solver.steps = steps;
+    options.gradient = {how, budget};
+    const Cnf flow(make_mlp_field<double>(2, {.hidden = {16, 16}}), options);
+    Array<double> values = parameters(flow), grads = Array<double>::Zero(values.rows(), 1);
+    allocations_in([&] {
+      Tape<double> tape;
+      const auto lifted = lift(tape, flow, values.data(), grads.data());
+      tape.backward(lifted.inverse(tape.variable(x)).log_det, view(ones));
+    });
+    CHECK(grads.isFinite().all());
+    CHECK((grads != 0).any());
+    return allocated_bytes.load();
+  };
+  using ode::Differentiation;
+  constexpr std::size_t plenty = std::size_t{1} << 30;
+  const std::size_t adjoint = bytes(20, Differentiation::adjoint, plenty);
+  for (const Index steps : {200, 2000}) CHECK(bytes(steps, Differentiation::adjoint, plenty) == adjoint);
+  // The exact gradient keeps every state, of 3 numbers, unless it may not.
+  const std::size_t few = bytes(20, Differentiation::discrete, plenty),
+                    many = bytes(2000, Differentiation::discrete, plenty);
+  CHECK(many > few + 128 * 1980 * 3 * sizeof(double));
+  CHECK(bytes(2000, Differentiation::discrete, many / 1000) + 128 * 1800 * 3 * sizeof(double) < many);
+}
+#endif

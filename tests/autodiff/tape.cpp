@@ -327,7 +327,7 @@ TEST_CASE("tape: a variable shared with another tape", "[tape]") {
   const Var<double> v = tape.variable(x0), e = exp(v), block = cols(e, 1, 2);
   const Var<double> out = tape.make(19, 1, true);
   as_eigen(tape.mutable_value(out)).setZero();
-  tape.on_backward({out}, [&other, out, e, block] {
+  tape.on_backward({out}, [&other, e, block] {
     backward(sum_cols(square(other.shared(e))));
     backward(sum_cols(other.shared(block)));
   });

@@ -7,7 +7,9 @@
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/standardize.hpp>
+#include <diffeo/targets/banana.hpp>
 #include <diffeo/training/fit.hpp>
+#include <diffeo/training/reverse_kl.hpp>
 #include <limits>
 #include <string>
 #include <vector>
@@ -345,6 +347,125 @@ TEMPLATE_TEST_CASE("continuous flows: no row, one row, and huge values", "[conti
   }
 }
 
+TEMPLATE_TEST_CASE("continuous flows: samples without log-determinants", "[continuous]", float, double) {
+  using S = TestType;
+  const double tolerance = sizeof(S) == 4 ? 1e-5 : 1e-9;
+  CnfOptions options = both(solved_by(Method::dopri5, tolerance));
+  options.evaluation.divergence = HutchinsonDivergence{};  // whose noise samples have no use for
+  const TransformedDistribution model(StandardNormal<S>(2), Cnf(random_field<S>(2), options));
+  const Array<S> x = model.sample(500, 3);
+  const auto with = model.sample_and_log_prob(500, 3);
+  CHECK(largest((x - with.sample).template cast<double>()) < 100 * tolerance);
+  // A linear field's, by the matrix exponential.
+  const Matrix a = some_matrix(3);
+  const TransformedDistribution linear(StandardNormal<S>(3), Cnf(linear_field<S>(a), options));
+  Array<S> latent(200, 3);
+  linear.base.sample_into(diffeo::view(latent), 1, decltype(linear)::latent_stream, 0);
+  const Array<double> z = latent.template cast<double>();
+  CHECK(largest(linear.sample(200, 1).template cast<double>() -
+                (z.matrix() * matrix_exponential(a).transpose()).array()) < 100 * tolerance);
+  // Its gradient, and evaluations: the divergence is not computed.
+  Tape<S> tape;
+  const Var<S> in = tape.variable(x);
+  const Var<S> out = model.flow.generate(in);
+  const auto made = diffeo::ode::statistics(tape);
+  CHECK(made.size() == 500);
+  const Array<S> ones = Array<S>::Ones(500, 2);
+  tape.backward(out, diffeo::view(ones));
+  const Array<S> found = gradient_of(in);
+  tape.reset();
+  const Var<S> again = tape.variable(x);
+  tape.backward(model.flow.forward(again).value, diffeo::view(ones));
+  CHECK(largest((found - gradient_of(again)).template cast<double>()) < 1000 * tolerance);
+}
+
+TEST_CASE("continuous flows: of several shapes on one tape", "[continuous]") {
+  const auto field = [](std::vector<Index> hidden, std::uint64_t seed) {
+    MlpField<double> f = diffeo::make_mlp_field<double>(2, {.hidden = std::move(hidden)});
+    diffeo::set_parameters(f, Array<double>(normal<double>(diffeo::parameter_count(f), 1, seed) * 0.5));
+    return f;
+  };
+  // One type, in closed form, by tangents, by probes; with penalties and without.
+  CnfOptions closed, tangents, probes, penalised;
+  tangents.training.divergence = tangents.evaluation.divergence = ExactDivergence{ExactDivergence::Method::tangents};
+  probes.training.divergence = probes.evaluation.divergence = HutchinsonDivergence{};
+  penalised.kinetic = penalised.frobenius = 0.1;
+  const std::vector<Cnf<MlpField<double>>> flows{Cnf(field({8}, 1), closed),       Cnf(field({6, 6, 6}, 2), tangents),
+                                                 Cnf(field({7, 5}, 3), closed),    Cnf(field({6, 6, 6}, 4), probes),
+                                                 Cnf(field({9, 9}, 5), penalised), Cnf(field({4}, 6), closed)};
+  const Array<double> x = normal<double>(90, 2, 1), ones = Array<double>::Ones(90, 1);
+  struct Alone {
+    Array<double> values, grads, of_x, log_det, penalty;
+  };
+  const auto run = [&](Tape<double>& tape, std::size_t i) {
+    Alone alone{diffeo::parameters(flows[i]), {}, {}, {}, {}};
+    alone.grads = Array<double>::Zero(alone.values.rows(), 1);
+    const auto lifted = diffeo::lift(tape, flows[i], alone.values.data(), alone.grads.data());
+    const Var<double> in = tape.variable(x);
+    const auto y = lifted.inverse(in);
+    Var<double> loss = y.log_det + sum_cols(square(y.value));
+    if (y.penalty) {
+      loss = loss + y.penalty;
+      alone.penalty = to_array(y.penalty);
+    }
+    tape.backward(loss, diffeo::view(ones));
+    alone.of_x = gradient_of(in);
+    alone.log_det = to_array(y.log_det);
+    return alone;
+  };
+  std::vector<Alone> expected;
+  for (std::size_t i = 0; i < flows.size(); ++i) {
+    Tape<double> tape;
+    expected.push_back(run(tape, i));
+  }
+  const auto check = [&](const Alone& found, std::size_t i) {
+    CAPTURE(i);
+    CHECK(same_bits(found.log_det, expected[i].log_det));
+    CHECK(same_bits(found.grads, expected[i].grads));
+    CHECK(same_bits(found.of_x, expected[i].of_x));
+    CHECK(same_bits(found.penalty, expected[i].penalty));
+  };
+  // One after another in what others left behind, and all of them recorded before any is differentiated.
+  Tape<double> tape;
+  for (const std::size_t i : {0u, 1u, 2u, 3u, 4u, 5u, 0u, 3u, 1u, 4u, 2u}) {
+    tape.reset();
+    check(run(tape, i), i);
+  }
+  tape.reset();
+  for (const std::size_t i : {4u, 1u, 3u, 0u, 2u}) check(run(tape, i), i);
+  for (int round = 0; round < 2; ++round) {
+    tape.reset();
+    std::vector<Array<double>> grads(flows.size()), values(flows.size());
+    std::vector<Var<double>> in, loss;
+    for (std::size_t k = 0; k < flows.size(); ++k) {
+      const std::size_t i = round == 0 ? k : flows.size() - 1 - k;
+      values[i] = diffeo::parameters(flows[i]);
+      grads[i] = Array<double>::Zero(values[i].rows(), 1);
+      const auto y =
+          diffeo::lift(tape, flows[i], values[i].data(), grads[i].data()).inverse(in.emplace_back(tape.variable(x)));
+      loss.push_back(y.log_det + sum_cols(square(y.value)));
+      if (y.penalty) loss.back() = loss.back() + y.penalty;
+    }
+    for (std::size_t k = 0; k < flows.size(); ++k) {
+      const std::size_t i = round == 0 ? k : flows.size() - 1 - k;
+      tape.backward(loss[k], diffeo::view(ones));
+      CHECK(same_bits(grads[i], expected[i].grads));
+      CHECK(same_bits(gradient_of(in[k]), expected[i].of_x));
+    }
+  }
+  // Evaluation in a sequence, whose layers give back each other's memory.
+  const auto sequence = diffeo::Repeated<Cnf<MlpField<double>>>{{flows.begin(), flows.end()}};
+  const auto z = diffeo::inverse(sequence, x);
+  Array<double> value = x, log_det = Array<double>::Zero(90, 1);
+  for (std::size_t i = flows.size(); i-- > 0;) {
+    const auto y = diffeo::inverse(flows[i], value);
+    value = y.value;
+    log_det += y.log_det;
+  }
+  CHECK(same_bits(z.value, value));
+  CHECK(largest(z.log_det - log_det) < 1e-14);
+}
+
 // ---- gradients ----
 
 TEST_CASE("continuous flows: gradients of training", "[continuous]") {
@@ -643,6 +764,14 @@ TEST_CASE("continuous flows: penalties are part of the training loss alone", "[c
   const Array<double> log_prob = model.log_prob(data);
   CHECK(largest(loss + log_prob - 0.25 * 5 * a.squaredNorm()) < 1e-8);  // those of two layers add up
   CHECK(diffeo::mean_loss(model, objective, rows) == Approx(-log_prob.mean()).epsilon(1e-12));
+  // The other way about, too.
+  const diffeo::targets::Banana target;
+  const diffeo::ReverseKl reverse(target, {});
+  tape.reset();
+  const diffeo::Minibatch batch{{}, 0, 0, 7, 40};
+  const Array<double> with = to_array(reverse.loss(lifted, lifted, tape, batch)),
+                      without = to_array(reverse.loss(model, model, tape, batch));
+  CHECK(largest(with - without - 0.25 * 5 * a.squaredNorm()) < 1e-8);
 }
 
 TEST_CASE("continuous flows: ends that are drawn", "[continuous]") {
@@ -853,6 +982,31 @@ TEST_CASE("continuous flows: a training that cannot be solved leaves the model a
   const std::size_t at = report.failure.find("row ");
   REQUIRE(at != std::string::npos);
   CHECK(std::stol(report.failure.substr(at + 4)) < 400);
+}
+
+TEST_CASE("continuous flows: a validation that cannot be solved ends the training too", "[continuous][training]") {
+  Array<double> data = normal<double>(400, 2, 2);
+  CnfOptions options;
+  options.evaluation.solver.max_steps = 1;
+  TransformedDistribution model(StandardNormal<double>(2), Cnf(random_field<double>(2), options));
+  const Array<double> before = diffeo::parameters(model);
+  const diffeo::FitReport report = diffeo::fit(
+      model, data, {.steps = 20, .batch = 100, .validation_fraction = 0.25, .validation_every = 5, .progress = false});
+  CHECK(report.reason == diffeo::StopReason::not_solved);
+  CHECK(report.steps == 5);
+  CHECK(contains(report.failure, " was not integrated: max_steps were not enough"));
+  CHECK(diffeo::parameters(model).isFinite().all());
+  CHECK((diffeo::parameters(model) != before).any());
+  // The row is that of the data.
+  data(399, 0) = 101;
+  const auto holed = TransformedDistribution(StandardNormal<double>(2), Cnf(field_with_a_hole()));
+  const diffeo::MaximumLikelihood objective(data);
+  std::vector<Index> rows(300);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = Index(2 * i % 400);
+  rows[270] = 399;
+  for (const int threads : {1, 2})
+    CHECK(contains(thrown_message<integration_error>([&] { diffeo::mean_loss(holed, objective, rows, 0, threads); }),
+                   "row 399 "));
 }
 
 TEMPLATE_TEST_CASE("continuous flows: learn", "[continuous][training]", float, double) {

@@ -52,7 +52,128 @@ Standardize<S> some_standardize(Index dim) {
                               diffeo::testing::detail::normal_array<S>(1, dim, 5, 2).exp());
 }
 
+// Shifts by b; where gradients of b are recorded it asks for |b| of each sample.
+template <class T>
+struct Toll {
+  using Scalar = diffeo::scalar_t<T>;
+  diffeo::param_t<T> shift;
+
+  Index dim() const { return shift.cols(); }
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.shift);
+  }
+  template <class U>
+  Toll<U> rebind() const {
+    return {};
+  }
+  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return {z + shift, zeros(z, 1), toll(z)}; }
+  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return {x - shift, zeros(x, 1), toll(x)}; }
+  Var<Scalar> toll(const Var<Scalar>& x) const {
+    if constexpr (diffeo::detail::is_var<T>)
+      if (shift.requires_grad()) return zeros(x, 1) + sum_cols(abs(shift));
+    return {};
+  }
+};
+
+Toll<double> toll(double a, double b) { return {(Array<double>(1, 2) << a, b).finished()}; }
+
+// The same map, whose value alone can be had; it counts how often it was.
+template <class T>
+struct Frugal {
+  using Scalar = diffeo::scalar_t<T>;
+  static inline int values = 0, both = 0;
+
+  diffeo::param_t<T> scale;
+
+  Index dim() const { return scale.cols(); }
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.scale);
+  }
+  template <class U>
+  Frugal<U> rebind() const {
+    return {};
+  }
+  Var<Scalar> generate(const Var<Scalar>& z) const {
+    ++values;
+    return z * scale;
+  }
+  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const {
+    ++both;
+    return {z * scale, zeros(z, 1) + sum_cols(log(z.tape().constant(scale)))};
+  }
+  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return {x / scale, zeros(x, 1)}; }
+};
+
 }  // namespace
+
+TEST_CASE("sequences: penalties add up", "[layers]") {
+  const auto affine = diffeo::testing::detail::normal_array<double>(1, 2, 5, 1);
+  const auto plain = Standardize<double>::from(affine, affine.exp());
+  const Array<double> x0 = diffeo::testing::detail::normal_array<double>(70, 2, 1, 1),
+                      ones = Array<double>::Ones(70, 1);
+  const auto check = [&](const auto& flow, double expected, const std::vector<double>& slopes) {
+    for (const bool forwards : {false, true})
+      for (const bool input : {false, true}) {
+        diffeo::Tape<double> tape;
+        Array<double> values = diffeo::parameters(flow), grads = Array<double>::Zero(values.rows(), 1);
+        const auto lifted = diffeo::lift(tape, flow, values.data(), grads.data());
+        const Var<double> x = input ? tape.variable(x0) : tape.copy(x0);
+        const auto y = forwards ? lifted.forward(x) : lifted.inverse(x);
+        CAPTURE(forwards, input, expected);
+        REQUIRE(bool(y.penalty) == !slopes.empty());
+        if (slopes.empty()) continue;
+        CHECK(y.penalty.rows() == 70);
+        CHECK((diffeo::as_eigen(y.penalty.value()) - expected).abs().maxCoeff() < 1e-12);
+        tape.backward(y.penalty, diffeo::view(ones));
+        tape.finish_parameter_grads();
+        for (std::size_t i = 0; i < slopes.size(); ++i) CHECK(grads(Index(i), 0) == 70 * slopes[i]);
+        // Nothing is asked for where parameters are constants.
+        CHECK_FALSE(bool(flow.inverse(x).penalty));
+        CHECK_FALSE(bool(diffeo::lift_detached(tape, flow, values.data()).forward(x).penalty));
+      }
+  };
+  check(FlowSequence(toll(1, -2)), 3, {1, -1});
+  check(FlowSequence(toll(1, -2), plain, toll(-3, 4)), 10, {1, -1, -1, 1});
+  check(FlowSequence(plain, Invert{toll(1, -2)}, plain), 3, {1, -1});
+  check(
+      FlowSequence(FlowSequence(plain, toll(1, 1)), diffeo::repeat(3, [](Index i) { return toll(double(i + 1), 1); })),
+      11, {1, 1, 1, 1, 1, 1, 1, 1});
+  check(FlowSequence(plain, Permutation<double>::reverse(2)), 0, {});
+  check(Repeated<Toll<double>>{}, 0, {});
+}
+
+TEST_CASE("sequences: values alone, where log-determinants cost extra", "[layers]") {
+  using diffeo::generate;
+  static_assert(diffeo::HasGenerate<Frugal<double>, Var<double>>);
+  static_assert(diffeo::HasGenerate<FlowSequence<Standardize<double>, Frugal<double>>, Var<double>>);
+  static_assert(diffeo::HasGenerate<Repeated<Frugal<double>>, Var<double>>);
+  static_assert(!diffeo::HasGenerate<FlowSequence<Standardize<double>, Standardize<double>>, Var<double>>);
+  static_assert(!diffeo::HasGenerate<Repeated<Standardize<double>>, Var<double>>);
+  const Array<double> z0 = diffeo::testing::detail::normal_array<double>(70, 2, 1, 1);
+  const auto frugal = [](double a, double b) { return Frugal<double>{(Array<double>(1, 2) << a, b).finished()}; };
+  const auto shift = some_standardize<double>(2);
+  const auto check = [&](const auto& flow, int solved) {
+    for (const bool input : {false, true}) {
+      diffeo::Tape<double> tape;
+      const Var<double> z = input ? tape.variable(z0) : tape.copy(z0);
+      const auto expected = flow.forward(z);
+      Frugal<double>::values = Frugal<double>::both = 0;
+      const Var<double> x = generate(flow, z);
+      CHECK(Frugal<double>::values == solved);
+      CHECK(Frugal<double>::both == 0);
+      CHECK((diffeo::as_eigen(x.value()) == diffeo::as_eigen(expected.value.value())).all());
+      CHECK(x.requires_grad() == input);
+    }
+  };
+  check(frugal(2, 3), 1);
+  check(FlowSequence(frugal(2, 3)), 1);
+  check(FlowSequence(shift, frugal(2, 3), Permutation<double>::reverse(2), frugal(0.5, 4), shift), 2);
+  check(diffeo::repeat(3, [&](Index) { return frugal(2, 0.5); }), 3);
+  check(FlowSequence(diffeo::repeat(2, [&](Index) { return frugal(2, 0.5); }), shift), 2);
+  check(FlowSequence(shift, Invert{shift}), 0);
+}
 
 TEMPLATE_TEST_CASE("sequences: laws", "[layers]", float, double) {
   using S = TestType;

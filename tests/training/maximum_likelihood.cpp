@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <limits>
 
@@ -9,6 +11,7 @@ using diffeo::Array;
 using diffeo::Index;
 using diffeo::invalid_argument;
 using diffeo::MaximumLikelihood;
+using diffeo::Var;
 
 TEMPLATE_TEST_CASE("maximum likelihood: the loss is -log p of the chosen rows", "[training]", float, double) {
   using S = TestType;
@@ -25,6 +28,61 @@ TEMPLATE_TEST_CASE("maximum likelihood: the loss is -log p of the chosen rows", 
   const double at_zero = diffeo::detail::log_two_pi;
   const double expected[] = {8, 0.5, 0.5, 0};
   for (std::size_t i = 0; i < 4; ++i) CHECK(loss.value().data[i] == Approx(at_zero + expected[i]).epsilon(1e-6));
+}
+
+namespace {
+
+// z = x - shift, which costs |first coordinate of x|, while its shift is trained.
+template <class T>
+struct Toll {
+  using Scalar = diffeo::scalar_t<T>;
+  diffeo::param_t<T> shift;
+
+  Index dim() const { return shift.cols(); }
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.shift);
+  }
+  template <class U>
+  Toll<U> rebind() const {
+    return {};
+  }
+  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return {z + shift, zeros(z, 1), {}}; }
+  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const {
+    diffeo::Transformed<Var<Scalar>> z{x - shift, zeros(x, 1)};
+    if constexpr (diffeo::detail::is_var<T>)
+      if (shift.requires_grad()) z.penalty = abs(diffeo::cols(x, 0, 1));
+    return z;
+  }
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("maximum likelihood: a penalty is part of the loss while it is trained", "[training]", float,
+                   double) {
+  using S = TestType;
+  Array<S> data(4, 2);
+  data << 0, 0, 1, 0, -2, 2, 3, 1;
+  const MaximumLikelihood<S> objective(data);
+  const std::vector<Index> rows{3, 2, 0};
+  const diffeo::TransformedDistribution model(diffeo::StandardNormal<S>(2), Toll<S>{Array<S>::Ones(1, 2)});
+  diffeo::Tape<S> tape;
+  Array<S> values = diffeo::parameters(model), grads(values.rows(), 1);
+  const auto lifted = diffeo::lift(tape, model, values.data(), grads.data());
+  const auto trained = objective.loss(lifted, tape, {rows, 0, 0, 0}),
+             plain = objective.loss(model, tape, {rows, 0, 0, 0}),
+             detached = objective.loss(diffeo::lift_detached(tape, model, values.data()), tape, {rows, 0, 0, 0});
+  const Array<S> log_prob = model.log_prob(data);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(plain.value().data[i] == -log_prob(rows[i], 0));
+    CHECK(detached.value().data[i] == -log_prob(rows[i], 0));
+    CHECK(trained.value().data[i] == std::abs(data(rows[i], 0)) - log_prob(rows[i], 0));
+  }
+  // log_prob itself is without it.
+  const auto [with, penalty] = lifted.log_prob_and_penalty(tape.copy(data));
+  CHECK((diffeo::as_eigen(with.value()) == log_prob).all());
+  CHECK((diffeo::as_eigen(penalty.value()) == data.col(0).abs()).all());
+  CHECK_FALSE(bool(model.log_prob_and_penalty(tape.copy(data)).penalty));
 }
 
 TEMPLATE_TEST_CASE("maximum likelihood: bad data", "[training]", float, double) {

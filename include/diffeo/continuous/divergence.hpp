@@ -298,7 +298,7 @@ struct PreparedField {
     const auto mark = tape.mark();
     const Var<S> point = tape.constant(x), time = tape.make(x.rows, 1, false);
     math::map(tape.mutable_value(time), [t] { return simd::broadcast<S>(static_cast<S>(t)); });
-    Field constants = field.template rebind<Var<S>>();
+    Field& constants = tape.keep(field);
     detail::visit([&](const auto& from, auto& to) { freeze(tape, from, to); }, field, constants);
     [[maybe_unused]] LinearisedField<S> at;
     if constexpr (DenseField<Field>) at = constants.linearised(time, point);

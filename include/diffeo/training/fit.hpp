@@ -110,7 +110,7 @@ struct FitProgress {
   double seconds = 0;
 };
 
-/// Mean loss of an objective over the given rows, without gradients.
+/// Mean loss of an objective over the given rows, without gradients. A solver_error names the row of the data.
 template <class Model, class O>
   requires(!DrawsSamples<O>)
 double mean_loss(const Model& model, const O& objective, std::span<const Index> rows, std::uint64_t seed = 0,
@@ -119,11 +119,15 @@ double mean_loss(const Model& model, const O& objective, std::span<const Index> 
   const auto count = static_cast<Index>(rows.size());
   constexpr Index tile = tile_rows_of<Model>;
   std::vector<double> losses(static_cast<std::size_t>((count + tile - 1) / tile));
-  for_each_tile<S>(count, tile, threads, [&](Tape<S>& tape, Index first, Index n) {
-    const Minibatch batch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), first, 0, seed};
-    losses[static_cast<std::size_t>(first / tile)] =
-        as_eigen(detail::loss_of(objective, model, model, tape, batch).value()).template cast<double>().sum();
-  });
+  try {
+    for_each_tile<S>(count, tile, threads, [&](Tape<S>& tape, Index first, Index n) {
+      const Minibatch batch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), first, 0, seed};
+      losses[static_cast<std::size_t>(first / tile)] =
+          as_eigen(detail::loss_of(objective, model, model, tape, batch).value()).template cast<double>().sum();
+    });
+  } catch (const solver_error& e) {
+    e.throw_for(rows[static_cast<std::size_t>(e.sample())]);
+  }
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(count);
 }
 
@@ -227,7 +231,13 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
     }
     if constexpr (!DrawsSamples<O>) {
       if (held_out.empty() || (report.steps % options.validation_every != 0 && report.steps != options.steps)) continue;
-      validate(held_out);
+      try {
+        validate(held_out);
+      } catch (const solver_error& e) {
+        report.reason = StopReason::not_solved;
+        report.failure = e.what();
+        break;
+      }
       if (options.patience > 0 && without_improvement >= options.patience) {
         report.reason = StopReason::early_stopping;
         break;
