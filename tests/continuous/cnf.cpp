@@ -108,7 +108,7 @@ MlpField<S> random_field(Index dim, std::uint64_t seed = 1, double size = 0.5) {
 template <Real S>
 bool same_bits(const Array<S>& a, const Array<S>& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0;
+         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
 }
 
 template <Real S>

@@ -141,7 +141,7 @@ SolverOptions fixed(Method method, Index steps) {
 template <Real S>
 bool same_bits(const Array<S>& a, const Array<S>& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0;
+         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
 }
 
 // The derivative of the weighted sum of y1 along a direction of everything, by differences of order 4, whose step may
