@@ -6,7 +6,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/diffeo.hpp>
 #include <filesystem>
 #include <iomanip>

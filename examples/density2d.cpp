@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/diffeo.hpp>
 #include <filesystem>
 #include <iostream>

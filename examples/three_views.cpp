@@ -8,8 +8,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <diffeo/continuous/probability_path.hpp>
-#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/diffeo.hpp>
 #include <filesystem>
 #include <iostream>
@@ -41,7 +39,7 @@ using Path = diffeo::ProbabilityPath<diffeo::StandardNormal<float>, diffeo::MlpF
 
 struct Options {
   int dim = 1;
-  std::string toy = "8gaussians", out = "pictures";
+  std::string toy = "moons", out = "pictures";
   std::optional<long> steps;
   std::uint64_t seed = 0;
   int threads = 0;
@@ -280,13 +278,13 @@ double draw_2d(const Path& path, const std::string& toy, const std::filesystem::
     grid(i, 0) = static_cast<float>(x.low + x.length() * part(i % arrows_across));
     grid(i, 1) = static_cast<float>(y.low + y.length() * part(i / arrows_across));
   }
-  Array<float> arrows(grid.rows(), 2 + 2 * frames), points(particles_2d, 2 * frames);
+  Array<float> arrows(grid.rows(), 2 + 3 * frames), points(particles_2d, 2 * frames);
   arrows.leftCols(2) = grid;
   std::vector<std::string> arrow_columns = {"x", "y"}, point_columns;
   double fastest = 0;
   for (Index i = 0; i < frames; ++i) {
     const Array<float> v = path.velocity(time_of(i), grid, threads);
-    arrows.middleCols(2 + 2 * i, 2) = v;
+    arrows.middleCols(2 + 3 * i, 3) << v, path.log_prob(time_of(i), grid, threads).exp();
     points.middleCols(2 * i, 2) = particles[static_cast<std::size_t>(i)];
     const Array<float> here = path.velocity(time_of(i), particles[static_cast<std::size_t>(i)], threads);
     fastest = std::max(fastest, support::detail::quantile(here.square().rowwise().sum().sqrt().cast<double>(), 0.95));
@@ -294,6 +292,7 @@ double draw_2d(const Path& path, const std::string& toy, const std::filesystem::
       point_columns.push_back(axis + fixed(time_of(i), 3));
       arrow_columns.push_back("v" + point_columns.back());
     }
+    arrow_columns.push_back("p" + fixed(time_of(i), 3));
   }
   write(folder, name + "_arrows.csv", arrow_columns, arrows);
   write(folder, name + "_particles.csv", point_columns, points);
@@ -304,13 +303,18 @@ double draw_2d(const Path& path, const std::string& toy, const std::filesystem::
                              "; speed(u, v) = sqrt(u * u + v * v); arrow(u, v) = l * (speed(u, v) > m ? m / speed(u, "
                              "v) : 1)\n";
   // Every time has colours of its own: the modes are far higher than the base.
+  // Arrows are pale where there are hardly any particles: there the training has no say.
   const auto views = [&](const std::string& i, const std::array<std::string, 3>& places, double point) {
-    const std::string u = "column(3 + 2 * " + i + ")", v = "column(4 + 2 * " + i + ")",
+    const std::string u = "column(3 + 3 * " + i + ")", v = "column(4 + 3 * " + i + ")", p = "column(5 + 3 * " + i + ")",
                       a = "arrow(" + u + ", " + v + ")";
+    const auto arrow = [&](const char* where, const char* colour) {
+      return "skip 1 using (" + p + where + " ? $1 - 0.5 * " + a + " * " + u + " : NaN):($2 - 0.5 * " + a + " * " + v +
+             "):(" + a + " * " + u + "):(" + a + " * " + v + ") with vectors filled head size " +
+             number(0.018 * x.length()) + ",20,60 lw 1.2 lc rgb '" + colour + "'";
+    };
     return places[0] + "plot '" + name + "_density.csv' skip 1 using 1:2:(column(3 + " + i + ")) with image\n" +
-           places[1] + "plot '" + name + "_arrows.csv' skip 1 using ($1 - 0.5 * " + a + " * " + u + "):($2 - 0.5 * " +
-           a + " * " + v + "):(" + a + " * " + u + "):(" + a + " * " + v + ") with vectors filled head size " +
-           number(0.018 * x.length()) + ",20,60 lw 1.2 lc rgb '#1f3b73'\n" + places[2] + "plot '" + name +
+           places[1] + "plot '" + name + "_arrows.csv' " + arrow(" < 0.01", "#c3cad8") + ", '' " +
+           arrow(" >= 0.01", "#1f3b73") + "\n" + places[2] + "plot '" + name +
            "_particles.csv' skip 1 using (column(1 + 2 * " + i + ")):(column(2 + 2 * " + i + ")) with points pt 7 ps " +
            number(point) + " lc rgb '#8b1a1a'\n";
   };
