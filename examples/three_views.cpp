@@ -446,8 +446,12 @@ void add_options(CLI::App& app, Options& options) {
   for (const std::string_view toy : diffeo::toy2d::names()) toys.emplace_back(toy);
   app.add_option("--dim", options.dim, "1: from one mode to two, by default; 2: to a toy density")
       ->check(CLI::IsMember({1, 2}));
-  app.add_option("--toy", options.toy, "toy density in two dimensions, " + options.toy + " by default")
-      ->check(CLI::IsMember(toys));
+  const CLI::Option* toy =
+      app.add_option("--toy", options.toy, "toy density of --dim 2, " + options.toy + " by default")
+          ->check(CLI::IsMember(toys));
+  app.final_callback([toy, &options] {
+    if (toy->count() > 0 && options.dim == 1) throw CLI::ValidationError("--toy", "is for --dim 2");
+  });
   app.add_option("--steps", options.steps, "training steps; by default what suits the data")->check(at_least(0));
   app.add_option("--seed", options.seed, "of data, weights and order: 0 by default")->check(at_least(0));
   app.add_option("--threads", options.threads, "threads, all by default")->check(at_least(0));
