@@ -75,9 +75,10 @@ class ProbabilityPath {
     return trajectories(latent(n, seed), {t}, threads).front();
   }
 
-  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve, with
-  /// the options for evaluation and without the log-determinant: at the last time the points are those of sample(), and
-  /// at 1 those of the model's own, bit for bit; states between the ends of steps come from the method's dense output.
+  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve,
+  /// with the options for evaluation and without the log-determinant: at the last time the points are those of
+  /// sample(), and at 1 those of the model's own, bit for bit; states between the ends of steps come from the method's
+  /// dense output.
   template <class Derived>
   std::vector<Array<Scalar>> trajectories(const Eigen::DenseBase<Derived>& z, const std::vector<double>& times,
                                           int threads = 0) const {
