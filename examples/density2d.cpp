@@ -70,11 +70,13 @@ Settings toy_settings(std::string_view flow) {
     settings.steps = 8000;
     return settings;
   }
-  if (flow == "cnf") {  // the setting of FFJORD's experiments in the plane
+  if (flow == "cnf") {
+    // The network of FFJORD's experiments in the plane. Units that bend at many places see thin rings.
     settings.hidden = {64, 64, 64};
+    settings.first_scale = 8;
     settings.last_scale = 1;
     settings.steps = 4000;
-    settings.learning_rate = 3e-3;
+    settings.learning_rate = 1e-2;
     return settings;
   }
   // Thin rings and spirals need many couplings more than wide ones, units that bend at many places, and the rare steep
