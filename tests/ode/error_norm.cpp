@@ -100,7 +100,8 @@ TEST_CASE("error norm: groups and tolerances out of range are refused", "[ode]")
   CHECK(contains(refused({{0, 1, {std::nan(""), 1}}}), "the relative tolerance is nan"));
   CHECK(contains(refused({{0, 1, {1, std::numeric_limits<double>::infinity()}}}), "the absolute tolerance is inf"));
   CHECK(contains(thrown_message<diffeo::invalid_argument>([] {
-                   ErrorControl<>({{0, 1, {}}, {0, 1, {}}, {0, 1, {}}, {0, 1, {}}, {0, 1, {}}});
+                   const diffeo::ode::ColumnGroup one{0, 1, {}};
+                   ErrorControl<>({one, one, one, one, one, one, one, one, one});
                  }),
-                 "5 groups, expected at most 4"));
+                 "9 groups, expected at most 8"));
 }

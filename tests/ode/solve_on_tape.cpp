@@ -141,7 +141,7 @@ SolverOptions fixed(Method method, Index steps) {
 template <Real S>
 bool same_bits(const Array<S>& a, const Array<S>& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0;
+         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
 }
 
 // The derivative of the weighted sum of y1 along a direction of everything, by differences of order 4, whose step may
@@ -366,6 +366,30 @@ TEST_CASE("solves on a tape: the adjoint's gradient comes nearer as the toleranc
   // Of equal steps it is the gradient of the equation, not of the steps.
   const Solved<double> few = solve(p, fixed(Method::rk4, 60), {Differentiation::adjoint});
   CHECK((few.of_a - exact.of_a).abs().maxCoeff() < 1e-4 * exact.of_a.abs().maxCoeff());
+}
+
+TEST_CASE("solves on a tape: groups of columns, and constants of the samples", "[ode]") {
+  using Groups = ErrorControl<>;
+  const Problem<double> p = uneven_problem<double>(20);
+  Tape<double> tape;
+  const NetworkSystem<double> system{tape.variable(p.a), tape.variable(p.b)};
+  const auto solved = [&](const Groups& groups, const Var<double>& rate, Differentiation how) {
+    const Var<double> y1 = diffeo::ode::solve_on_tape<double>(system, tape.copy(p.y0), 0, 1, rate,
+                                                              adaptive(Method::dopri5, 1e-8), groups, {how});
+    tape.backward(y1, diffeo::view(p.weights));
+    return y1.value().rows;
+  };
+  const Var<double> rate = tape.copy(p.rate);
+  const diffeo::ode::ColumnGroup one{0, 1, {1e-8, 1e-8}};
+  CHECK(solved({one, one, one, one}, rate, Differentiation::adjoint) == 20);
+  CHECK(solved({one, one, one, one, one}, rate, Differentiation::discrete) == 20);
+  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] {
+                   solved({one, one, one, one, one}, rate, Differentiation::adjoint);
+                 }),
+                 "5 groups of columns, expected at most 4"));
+  CHECK(contains(thrown_message<diffeo::invalid_argument>(
+                     [&] { solved({one}, tape.copy(p.rate.topRows(7)), Differentiation::discrete); }),
+                 "context has 7 rows"));
 }
 
 TEST_CASE("solves on a tape: several solves, shared parameters, parameters that were computed", "[ode]") {

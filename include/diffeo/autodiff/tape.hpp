@@ -280,8 +280,9 @@ class Tape {
     if constexpr (std::is_copy_assignable_v<T>) {
       to = from;
     } else {
+      T copy(from);  // which may throw
       std::destroy_at(&to);
-      std::construct_at(&to, from);
+      std::construct_at(&to, std::move(copy));
     }
   }
 

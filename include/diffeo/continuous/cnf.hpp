@@ -9,31 +9,38 @@ namespace diffeo {
 
 /// How the equations of a continuous flow are solved.
 ///
-/// | option     | type                          | default                                                            |
-/// |------------|-------------------------------|--------------------------------------------------------------------|
-/// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute; steps by the   |
-/// |            |                               | error alone, which took 6 to 20 % fewer evaluations than a         |
-/// |            |                               | proportional-integral controller on fields of networks             |
-/// | log_det    | std::optional<ode::Tolerance> | tolerances of the log-determinant; none: those of the state        |
-/// | divergence | Divergence                    | exact, in closed form where the field has one                      |
+/// | option     | type                          | default                                                     |
+/// |------------|-------------------------------|-------------------------------------------------------------|
+/// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute          |
+/// | log_det    | std::optional<ode::Tolerance> | of the log-determinant; none: the tolerances of the state   |
+/// | divergence | Divergence                    | exact, in closed form where the field has one               |
 struct CnfSolver {
-  ode::SolverOptions solver = {.controller = ode::Controller::integral};
+  ode::SolverOptions solver = {};
   std::optional<ode::Tolerance> log_det = std::nullopt;
   Divergence divergence = ExactDivergence{};
+
+  void check(const char* what) const {
+    solver.check(what);
+    if (log_det) log_det->check((std::string(what) + ": log_det").c_str());
+    std::visit([](const auto& of) { of.check(); }, divergence);
+  }
 };
 
-/// | option     | type                 | default |
-/// |------------|----------------------|-------------------------------------------------------------------------------|
-/// | training   | CnfSolver            | used while gradients of the parameters are recorded | | evaluation | CnfSolver
-/// | used otherwise                                                                | | gradient   |
-/// ode::GradientOptions | the exact gradient of the solve that was made                                 | | kinetic |
-/// double               | 0; weight of the integral of |v|^2 in the training loss (RNODE)               | | frobenius
-/// | double               | 0; weight of the integral of |dv/dx|_F^2 (RNODE); needs a pass with tangents  | | steer |
-/// double               | 0; in training a solve ends up to that much before or after its end, drawn    | | | |
-/// uniformly for each sample (STEER)                                             | | seed       | std::uint64_t | 0, of
-/// the ends that steer draws                                               |
+/// | option     | type                 | default                                                                |
+/// |------------|----------------------|------------------------------------------------------------------------|
+/// | training   | CnfSolver            | used while gradients of the parameters are recorded                    |
+/// | evaluation | CnfSolver            | used otherwise                                                         |
+/// | gradient   | ode::GradientOptions | the exact gradient of the solve that was made                          |
+/// | kinetic    | double               | 0; weight of the integral of |v|^2 in the training loss                |
+/// | frobenius  | double               | 0; weight of the integral of the squared Frobenius norm of dv/dx; with |
+/// |            |                      | the exact divergence that takes a pass with tangents                   |
+/// | steer      | double               | 0; in training, solves from end to end stop up to that much early or   |
+/// |            |                      | late, drawn uniformly for each sample                                  |
+/// | seed       | std::uint64_t        | 0, of what steer draws                                                 |
 ///
-/// RNODE: Finlay et al. 2020, "How to train your neural ODE", eqs. 10 and 12. STEER: Ghosh et al. 2020.
+/// kinetic and frobenius are the regularisation of RNODE (Finlay et al. 2020, "How to train your neural ODE", eqs. 10
+/// and 12); their integrals have no part in the error control. steer is STEER (Ghosh et al. 2020); a copy of the model
+/// made of constants, as ReverseKl's path_derivative takes, is solved to the end, by `evaluation`.
 struct CnfOptions {
   CnfSolver training = {};
   CnfSolver evaluation = {};
@@ -48,10 +55,11 @@ struct CnfOptions {
     require(frobenius >= 0 && std::isfinite(frobenius), "cnf: frobenius is ", frobenius,
             ", expected finite and at least 0");
     require(steer >= 0 && steer < 1, "cnf: steer is ", steer, ", expected 0 <= steer < 1");
-    for (const CnfSolver* how : {&training, &evaluation}) {
-      how->solver.check();
-      if (how->log_det) how->log_det->check("cnf: log_det");
-    }
+    training.check("cnf: training");
+    evaluation.check("cnf: evaluation");
+    const auto* exact = std::get_if<ExactDivergence>(&training.divergence);
+    require(frobenius == 0 || !exact || exact->method != ExactDivergence::Method::closed_form, "cnf: frobenius is ",
+            frobenius, ", but the closed form of training's divergence does not give that norm");
   }
 };
 
@@ -75,6 +83,8 @@ struct CnfSystem {
 
   Var<Scalar> operator()(const Var<Scalar>& t, const Var<Scalar>& y, const Var<Scalar>& noise) const {
     const FieldValue<Scalar> f = field(t, cols(y, 0, dim), noise, terms);
+    require(f.velocity.rows() == y.rows() && f.velocity.cols() == dim, "cnf: the field gave ", f.velocity.rows(), " x ",
+            f.velocity.cols(), " velocities, expected ", y.rows(), " x ", dim);
     Var<Scalar> slope = f.velocity;
     if (terms.divergence) slope = concat(slope, f.divergence);
     if (terms.kinetic) slope = concat(slope, f.kinetic);
@@ -89,6 +99,8 @@ struct CnfSystem {
 /// dx/dt = v(t, x), from time 0 (latent) to time 1 (data), and d log_det / dt = div v. Both directions are solves of
 /// the same equation; neither costs more than the other. Each row takes steps of its own: its result is the same bits
 /// whatever else is in the batch.
+///
+/// The values on a tape refer to the field's arrays, as all constants of a tape do: the flow must outlive them.
 ///
 /// A solve that fails throws integration_error with the row: too many steps, a step that became too small, a velocity
 /// that is not finite.
@@ -184,14 +196,16 @@ struct Cnf {
       system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
     }
     ode::Times end = to;
-    if (training && options.steer > 0) end = steered(system.field, x, to);
+    if (training && options.steer > 0 && std::abs(to - from) == 1) end = steered(system.field, x, to);
 
     const ode::Tolerance tolerance = how.solver.tolerance();
     ode::ErrorControl<> control{{0, d, tolerance}};
     if (terms.divergence) control = {{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
     const Index extra = system.width() - d;
     const Var<S> y0 = extra > 0 ? concat(x, zeros(x, extra)) : x;
-    return {ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient), terms};
+    return {ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient,
+                                  to > from ? "cnf forward" : "cnf inverse"),
+            terms};
   }
 
   // In memory of the tape that serves every solve, so that a training step allocates nothing.
@@ -223,13 +237,10 @@ struct Cnf {
 
   template <class P>
   const double* steered(const P& prepared, const Var<S>& x, double to) const {
-    View<const S> weights{};
-    for_each_parameter(prepared, [&](const auto& p) {
-      if (weights.data == nullptr) weights = p.value();
-    });
     auto* end = x.tape().template storage<double>(static_cast<std::size_t>(x.rows()));
     for (Index i = 0; i < x.rows(); ++i) {
-      PhiloxEngine engine = detail::sample_engine<S>(options.seed + 0x7374656572212121, x.value(), i, weights);
+      PhiloxEngine engine =
+          detail::sample_engine<S>(options.seed + 0x7374656572212121 + prepared.fingerprint(), x.value(), i, {});
       end[i] = to + options.steer * (2 * detail::uniform(engine) - 1);
     }
     return end;

@@ -131,6 +131,15 @@ struct PreparedField {
 
   Index dim() const { return field.dim(); }
 
+  /// Some bits of all parameters, for random numbers that are to change as a model learns.
+  std::uint64_t fingerprint() const {
+    std::uint64_t hash = 0;
+    for_each_parameter(field, [&hash](const Var<S>& p) {
+      if (p) hash = detail::mix_entries<S>(hash, p.value());
+    });
+    return hash;
+  }
+
   /// Columns of the noise that operator() wants; none for the exact divergence.
   Index noise_columns() const {
     const Split parts = split();
@@ -258,14 +267,6 @@ struct PreparedField {
   }
 
   // ---- noise ----
-  View<const S> first_weights() const {
-    View<const S> first;
-    for_each_parameter(field, [&first](const Var<S>& p) {
-      if (!first.data && p) first = p.value();
-    });
-    return first;
-  }
-
   static std::uint64_t seed_of(std::uint64_t seed, Index probe) {
     return seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe);
   }
@@ -273,10 +274,10 @@ struct PreparedField {
   // Probes number `first` to `first` + `count`.
   void draw_probes(ProbeDistribution distribution, std::uint64_t seed, Index first, Index count, View<const S> x,
                    View<S> noise) const {
-    const View<const S> weights = first_weights();
+    const std::uint64_t learned = fingerprint();
     for (Index probe = first; probe < first + count; ++probe)
       for (Index row = 0; row < x.rows; ++row) {
-        PhiloxEngine engine = detail::sample_engine<S>(seed_of(seed, probe), x, row, weights);
+        PhiloxEngine engine = detail::sample_engine<S>(seed_of(seed, probe) + learned, x, row, {});
         const View<S> to = noise.cols_block(probe * dim(), dim());
         if (distribution == ProbeDistribution::rademacher)
           detail::draw_signs(engine, to, row);

@@ -9,12 +9,12 @@ namespace diffeo {
 
 /// | option  | type          | default                                                                            |
 /// |---------|---------------|------------------------------------------------------------------------------------|
-/// | network | MlpOptions    | three hidden layers of 64 tanh units, as in FFJORD's experiments in the plane; the |
-/// |         |               | velocities of a fresh flow are of order last_scale                                 |
+/// | network | MlpOptions    | two hidden layers of 64 tanh units, of which the divergence is known in closed     |
+/// |         |               | form; velocities of a fresh flow are of order last_scale                           |
 /// | cnf     | CnfOptions    | how the equations are solved                                                       |
 /// | seed    | std::uint64_t | 0, of the initial weights                                                          |
 struct CnfFlowOptions {
-  MlpOptions network = {.hidden = {64, 64, 64}, .last_scale = 1};
+  MlpOptions network = {.hidden = {64, 64}, .last_scale = 1};
   CnfOptions cnf = {};
   std::uint64_t seed = 0;
 };

@@ -95,7 +95,7 @@ struct MlpField {
 
   Mlp<T> network;  ///< D + 1 -> D; the last input is time
 
-  Index dim() const { return network.layers.back().weight.rows(); }
+  Index dim() const { return network.layers.empty() ? 0 : network.layers.back().weight.rows(); }
 
   template <class Self>
   static auto fields(Self& self) {
@@ -170,7 +170,7 @@ struct ConcatSquashField {
   Activation activation = Activation::tanh;
   bool gate_output = false;
 
-  Index dim() const { return layers.back().dense.weight.rows(); }
+  Index dim() const { return layers.empty() ? 0 : layers.back().dense.weight.rows(); }
 
   template <class Self>
   static auto fields(Self& self) {

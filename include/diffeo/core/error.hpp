@@ -89,14 +89,15 @@ struct IntegrationFailure {
 };
 
 /// A differential equation that was not integrated to its end. The message names all of it: "cnf inverse: row 5 was not
-/// integrated: more than 100 steps at t = 0.25, step 0.001, error 1.5, stiffness 3300".
+/// integrated: max_steps were not enough at t = 0.25, step 0.001, error 1.5, stiffness 3300".
 class integration_error : public solver_error {
  public:
   integration_error(const std::string& what, std::ptrdiff_t sample, const IntegrationFailure& failure)
       : solver_error(
             what, sample,
             detail::concat_message("was not integrated: ", failure.reason, " at t = ", failure.t, ", step ",
-                                   failure.step, ", error ", failure.error, ", stiffness ", failure.stiffness)),
+                                   failure.step, ", error ", failure.error, ", stiffness ",
+                                   failure.stiffness > 0 ? detail::concat_message(failure.stiffness) : "unknown")),
         failure_(failure) {}
 
   const std::string& reason() const { return failure_.reason; }

@@ -11,20 +11,30 @@
 /// Random numbers that are functions of a sample.
 namespace diffeo::detail {
 
+// splitmix64.
+template <Real S>
+std::uint64_t mix(std::uint64_t hash, S value) {
+  using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
+  hash ^= std::bit_cast<Bits>(value);
+  hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9;
+  hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EB;
+  return hash ^ (hash >> 31);
+}
+
+// The same of the first few entries of a block.
+template <Real S>
+std::uint64_t mix_entries(std::uint64_t hash, View<const S> x) {
+  for (Index i = 0; x.cols > 0 && i < std::min<Index>(x.rows, 4); ++i) hash = mix(hash, x.col(0)[i]);
+  return hash;
+}
+
 // Random bits of one sample for one model: a function of the seed, the sample's own values and those of the model's
 // weights, so that a sample's estimate does not depend on its batch, and that a model that learns draws anew.
 template <Real S>
 PhiloxEngine sample_engine(std::uint64_t seed, View<const S> z, Index row, View<const S> weights) {
-  using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
   std::uint64_t hash = 0x9E3779B97F4A7C15;
-  const auto mix = [&hash](S value) {  // splitmix64
-    hash ^= std::bit_cast<Bits>(value);
-    hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9;
-    hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EB;
-    hash ^= hash >> 31;
-  };
-  for (Index j = 0; j < z.cols; ++j) mix(z.col(j)[row]);
-  for (Index i = 0; i < std::min<Index>(weights.rows, 4); ++i) mix(weights.col(0)[i]);
+  for (Index j = 0; j < z.cols; ++j) hash = mix(hash, z.col(j)[row]);
+  hash = mix_entries(hash, weights);
   return PhiloxEngine(seed, hash);
 }
 

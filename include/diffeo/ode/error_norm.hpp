@@ -70,12 +70,13 @@ struct MaxNorm {
 
 static_assert(ErrorNorm<RmsNorm> && ErrorNorm<MaxNorm>);
 
-/// What controls the steps: up to four groups of columns; a row's error is the largest of its groups' norms, and
-/// columns in no group have no say. Without a group all columns are one, with the tolerances of the SolverOptions.
+/// What controls the steps: up to eight groups of columns (four where a gradient is to come from the adjoint equation);
+/// a row's error is the largest of its groups' norms, and columns in no group have no say. Without a group all columns
+/// are one, with the tolerances of the SolverOptions.
 template <ErrorNorm N = RmsNorm>
 struct ErrorControl {
   using Norm = N;
-  static constexpr std::size_t max_groups = 4;
+  static constexpr std::size_t max_groups = 8;
 
   std::array<ColumnGroup, max_groups> groups{};
   std::size_t count = 0;

@@ -25,6 +25,7 @@ struct RecordedSolve {
   Times t0, t1;
   SolverOptions options;
   ErrorControl<Norm> control;
+  const char* what;
   StepRecord<S> steps;
 
   View<const S> context_values() const { return context ? context.value() : View<const S>{}; }

@@ -13,14 +13,16 @@ namespace diffeo::ode {
 /// itself in memory that does not grow with the number of steps; exact but for the errors of both solves.
 enum class Differentiation { discrete, adjoint };
 
-/// | option        | type            | default                                                                       |
-/// |---------------|-----------------|-------------------------------------------------------------------------------|
-/// | method        | Differentiation | discrete                                                                      |
-/// | memory_budget | std::size_t     | 64 MiB for the states that a solve (of one tile of rows) keeps for its        |
-/// |               |                 | gradient; beyond that it keeps fewer and computes the ones between again      |
+/// | option        | type            | default                                                                  |
+/// |---------------|-----------------|--------------------------------------------------------------------------|
+/// | method        | Differentiation | discrete                                                                 |
+/// | memory_budget | std::size_t     | 64 MiB for the states that a solve (of one tile of rows) keeps for its   |
+/// |               |                 | gradient; beyond that it keeps fewer, at least one of every 64 steps, and |
+/// |               |                 | computes those between again                                             |
 ///
-/// The gradient's bits do not depend on the budget. Time and step size are kept of every step, 16 bytes. Errors of the
-/// adjoint equation are controlled in state and adjoint; the gradients of the parameters are integrals along the
+/// The gradient's bits do not depend on the budget, which is for states alone: times and sizes of all steps are kept
+/// besides, 24 bytes a step and sample until the gradient is made, and twice that in the solver's own memory. Errors of
+/// the adjoint equation are controlled in state and adjoint; the gradients of the parameters are integrals along the
 /// solution, have no part in the error (the seminorm of Kidger, Chen & Lyons 2021), and take no memory either.
 struct GradientOptions {
   Differentiation method = Differentiation::discrete;
@@ -29,15 +31,20 @@ struct GradientOptions {
 
 /// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may be times of each sample, and t1
 /// may lie before t0. Each row is solved by steps of its own. The statistics of the solve are those of
-/// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved, and
-/// invalid_argument for options out of range.
+/// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved
+/// (`what` names the caller), and invalid_argument for options out of range.
 template <Real S, TapeSystem<S> System, class Norm>
 Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
-                     const ErrorControl<Norm>& control, const GradientOptions& gradient) {
+                     const ErrorControl<Norm>& control, const GradientOptions& gradient, const char* what = "ode") {
   Tape<S>& tape = y0.tape();
   const Index rows = y0.rows();
   auto& companion = tape.template companion<detail::SolverCompanion<S>>();
   const bool recorded = y0.requires_grad() || detail::records_parameters(system);
+  require(!context || (context.rows() == rows && !context.requires_grad()), what, ": context has ",
+          context ? context.rows() : 0, " rows, expected constants for ", rows, " samples");
+  require(gradient.method == Differentiation::discrete || 2 * control.count <= ErrorControl<Norm>::max_groups, what,
+          ": ", control.count, " groups of columns, expected at most ", ErrorControl<Norm>::max_groups / 2,
+          " for the adjoint equation");
   const bool discrete = recorded && gradient.method == Differentiation::discrete;
   companion.tape.reset();
   companion.statistics.assign(static_cast<std::size_t>(rows), {});
@@ -49,7 +56,7 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
                options, control, companion.statistics, companion.workspace, [&](const AcceptedSteps<S>& steps) {
                  if (discrete) companion.log.add(steps);
                });
-  throw_failed("ode", companion.statistics);
+  throw_failed(what, companion.statistics);
   if (!recorded) return y1;
 
   const auto kept = [&tape, rows](Times times) {
@@ -59,7 +66,7 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
     return Times(copy);
   };
   detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0,      y1,      context, kept(t0),
-                                               kept(t1),           options, control, {}};
+                                               kept(t1),           options, control, what,    {}};
   if (discrete) solve.steps = companion.log.keep(tape);
   tape.on_backward({y1}, [solve, discrete] {
     if (discrete)

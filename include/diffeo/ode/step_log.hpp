@@ -49,8 +49,7 @@ class StepLog {
       places_.push_back({sample, number});
       for (Index j = 0; j < width_; ++j) states_.push_back(accepted.before.col(j)[r]);
     }
-    // The first state of each sample always stays.
-    while (states_.size() * sizeof(S) > budget_ && places_.size() > count_.size()) thin_out();
+    while (states_.size() * sizeof(S) > budget_ && every_ < longest_segment) thin_out();
   }
 
   /// Everything sorted by sample, in memory of the tape.
@@ -89,6 +88,9 @@ class StepLog {
   }
 
  private:
+  // Steps between kept states: those of a segment are in memory together when it is computed again.
+  static constexpr Index longest_segment = 64;
+
   struct Step {
     Index sample;
     double t, step, end;
