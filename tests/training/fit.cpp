@@ -291,7 +291,7 @@ TEST_CASE("an equation that is not solved stops with the last good parameters an
   const auto start = some_model(data, 2);
   const auto check = [&](const auto& error, const std::string& message) {
     auto model = start;
-    const Unsolved objective{MaximumLikelihood<float>(data), 4, 123, error};
+    const Unsolved<std::remove_cvref_t<decltype(error)>> objective{MaximumLikelihood<float>(data), 4, 123, error};
     const auto report = diffeo::fit(model, objective, {.steps = 20, .batch = 50});
     CHECK(report.reason == StopReason::not_solved);
     CHECK(report.failure == message);
