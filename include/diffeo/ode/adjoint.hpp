@@ -50,7 +50,7 @@ class AdjointSolve {
                    add_parameter_gradients(steps, n);
                    tape_.rewind(mark);
                  });
-    throw_failed(std::string(solve_.what) + " adjoint", companion_.statistics);
+    throw_failed(solve_.what, companion_.statistics, " adjoint");
     if (!solve_.start.requires_grad()) return;
     const GradTarget<S> target = solve_.start.tape().grad_target(solve_.start);
     math::map_add(

@@ -6,6 +6,7 @@
 #include <diffeo/core/error.hpp>
 #include <span>
 #include <string>
+#include <string_view>
 
 /// What a solve did for each sample.
 namespace diffeo::ode {
@@ -38,15 +39,16 @@ struct SolveStatistics {
   double error = 0;
 };
 
-/// Throws integration_error for the first sample that did not finish; `what` names the caller.
-inline void throw_failed(const std::string& what, std::span<const SolveStatistics> statistics) {
+/// Throws integration_error for the first sample that did not finish; `what` and what follows it name the caller.
+inline void throw_failed(std::string_view what, std::span<const SolveStatistics> statistics,
+                         std::string_view more = {}) {
   for (std::size_t i = 0; i < statistics.size(); ++i) {
     const SolveStatistics& s = statistics[i];
     if (s.status == Status::finished) continue;
     const char* const reason = s.status == Status::max_steps        ? "max_steps were not enough"
                                : s.status == Status::step_too_small ? "the step size fell to its lower bound"
                                                                     : "the field is not finite";
-    throw integration_error(what, static_cast<std::ptrdiff_t>(i),
+    throw integration_error(std::string(what).append(more), static_cast<std::ptrdiff_t>(i),
                             {.reason = reason, .t = s.t, .step = s.step, .error = s.error, .stiffness = s.stiffness});
   }
 }
