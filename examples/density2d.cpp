@@ -85,7 +85,7 @@ Settings toy_settings(std::string_view flow) {
   settings.hidden = {48, 48};
   settings.first_scale = 2;
   settings.last_scale = 0.05;
-  settings.steps = 11000;
+  settings.steps = 8000;
   return settings;
 }
 

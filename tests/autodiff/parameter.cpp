@@ -101,3 +101,18 @@ TEST_CASE("parameters: arrays and buffers beside traced values are constants", "
   CHECK(as_var(tape, v).value().data == v.value().data);
   CHECK(as_var(tape, Buffer<Var<double>>{v}).value().data == v.value().data);
 }
+
+TEST_CASE("parameters: temporary arrays are copied", "[parameter]") {
+  Tape<double> tape;
+  const Array<double> x = Array<double>::Random(5, 4), ones = Array<double>::Ones(5, 4);
+  const Var<double> v = tape.variable(x);
+  const Var<double> a = as_var(tape, Array<double>(Array<double>::Constant(5, 4, 3.0))),
+                    y = v * Array<double>(Array<double>::Constant(5, 4, 2.0)) / Array<double>(ones * 4.0) +
+                        Array<double>(ones * 5.0) - tape.constant(Array<double>(ones * 6.0));
+  std::vector<Array<double>> others;  // to take the memory of what is gone
+  for (int i = 0; i < 50; ++i) others.push_back(Array<double>::Constant(5, 4, 1000.0));
+  CHECK((as_eigen(a.value()) == 3).all());
+  CHECK((as_eigen(y.value()) - (x * 0.5 - 1)).abs().maxCoeff() < 1e-14);
+  backward(y);
+  CHECK((as_eigen(v.grad()) == 0.5).all());
+}

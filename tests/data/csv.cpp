@@ -87,6 +87,7 @@ TEST_CASE("parse_csv follows its options", "[csv]") {
   CHECK(two.values(1, 1) == 4);
   CHECK(csv_error("x,y\n1,2\n", chosen) == "t.csv has no column 'z', only x, y");
   CHECK(csv_error("1,2\n", chosen) == "t.csv has no column 'z' because it has no header");
+  CHECK(csv_error("x,z,z\n1,2,3\n", chosen) == "t.csv has several columns 'z'");
 
   CsvOptions wrong;
   wrong.separator = '.';
@@ -131,6 +132,8 @@ TEST_CASE("errors name file, line and column", "[csv]") {
   CHECK(csv_error("1;2\n1,5;2\n") == "t.csv: line 2, column 1: '1,5' is not a number");
   CHECK(csv_error("1,2\n3,\"4\n") == "t.csv: line 2, column 2: '\"4' has a quote that is not closed at its end");
   CHECK(csv_error("a,b\n") == "t.csv has a header but no rows of numbers");
+  CHECK(csv_error("NA,NA\n1,2\n") == "t.csv: line 1, column 1: 'NA' is not a number");
+  CHECK(csv_error(std::string("\xFF\xFE\x31\0\n\0", 6)) == "t.csv is UTF-16 text, expected UTF-8 or ASCII");
   for (const std::string nothing : {"", "\n\r\n", "# only this", "\xEF\xBB\xBF"})
     CHECK(csv_error(nothing) == "t.csv is empty, expected rows of numbers");
   for (const std::string odd : {"+-3", "++3", "3+", "0x10", "1e", ".", "-", "1.2.3", "1e5x", "--1", "- 1"})

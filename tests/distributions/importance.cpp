@@ -72,6 +72,11 @@ TEST_CASE("Pareto k-hat of weights with a known tail", "[importance]") {
     CHECK(estimate.warning().empty() == estimate.reliable());
     CHECK(estimate.reliable() == (k < 0.7));
   }
+  // Few weights must have lighter tails.
+  CHECK(LogZEstimate{.samples = 100, .k_hat = 0.49}.reliable());
+  CHECK_FALSE(LogZEstimate{.samples = 100, .k_hat = 0.51}.reliable());
+  CHECK_FALSE(LogZEstimate{.samples = 5000, .k_hat = 0.71}.reliable());
+  CHECK(contains(LogZEstimate{.samples = 100, .k_hat = 0.6}.warning(), "k-hat 0.6, above 0.5"));
   CHECK(std::isnan(diffeo::pareto_k(Array<double>::Zero(1000, 1))));
   CHECK(std::isnan(diffeo::pareto_k(Array<double>::Random(20, 1))));
 }

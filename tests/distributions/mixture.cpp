@@ -125,3 +125,35 @@ TEST_CASE("gaussian mixture: random start and bad input", "[distributions]") {
   CHECK(thrown_message<invalid_argument>([&] { log_prob_of(m, Array<double>::Zero(1, 2)); }) ==
         "gaussian mixture: z has 2 columns, this distribution has dimension 3");
 }
+
+TEST_CASE("gaussian mixture: of given weights, means and scales", "[distributions]") {
+  const auto exact = some_mixture<double>();
+  Array<double> w(1, 3);
+  w << 1, 2, 1;
+  const auto m = GaussianMixture<double>::from(w, exact.means, exact.log_scales.exp());
+  const Array<double> x = draw(exact, 50, 1);
+  CHECK((log_prob_of(m, x) - log_prob_of(exact, x)).abs().maxCoeff() < 1e-13);
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  const Array<double> scales = exact.log_scales.exp();
+  CHECK(message([&] { GaussianMixture<double>::from(w.transpose(), exact.means, scales); }) ==
+        "gaussian mixture: weights is 3 x 1, means is 3 x 2, expected 1 x K and K x D");
+  CHECK(message([&] { GaussianMixture<double>::from(w, exact.means, scales.topRows(2)); }) ==
+        "gaussian mixture: scales is 2 x 2, means is 3 x 2, expected both K x D");
+  CHECK(message([&] { GaussianMixture<double>::from(w, exact.means, -scales); }) ==
+        "gaussian mixture: scales is -1 at (row 0, column 0), expected finite and greater than 0");
+  w(0, 2) = -1;
+  CHECK(message([&] { GaussianMixture<double>::from(w, exact.means, scales); }) ==
+        "gaussian mixture: weights is -1 at (row 0, column 2), expected finite and greater than 0");
+  auto wrong = exact;
+  wrong.logits = Array<double>::Zero(3, 1);
+  CHECK(message([&] { log_prob_of(wrong, x.topRows(3)); }) ==
+        "gaussian mixture: logits is 3 x 1, means is 3 x 2, expected 1 x K and K x D");
+  CHECK_THROWS_AS(draw(wrong, 3, 1), invalid_argument);
+}
+
+TEMPLATE_TEST_CASE("gaussian mixture: where squares overflow the density is 0", "[distributions]", float, double) {
+  using S = TestType;
+  const S far = std::sqrt(std::numeric_limits<S>::max()) * 10;
+  const Array<S> log_p = log_prob_of(some_mixture<S>(), Array<S>::Constant(2, 2, far));
+  CHECK((log_p == -std::numeric_limits<S>::infinity()).all());
+}

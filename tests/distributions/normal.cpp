@@ -121,3 +121,24 @@ TEST_CASE("normal distributions: bad input", "[distributions]") {
   CHECK(thrown_message<invalid_argument>([&] { log_prob_of(some_diagonal<double>(), z); }) ==
         "diagonal normal: z has 4 columns, this distribution has dimension 3");
 }
+
+TEST_CASE("diagonal normal: of given mean and scale", "[distributions]") {
+  Array<double> mean(1, 2), scale(1, 2), z(1, 2);
+  mean << 1, -2;
+  scale << 3, 0.5;
+  z << 4, -2.5;
+  CHECK(log_prob_of(DiagonalNormal<double>::from(mean, scale), z)(0, 0) ==
+        Approx(log_density(4, 1, std::log(3.0)) + log_density(-2.5, -2, std::log(0.5))));
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  CHECK(message([&] { DiagonalNormal<double>::from(mean, scale.leftCols(1)); }) ==
+        "diagonal normal: mean is 1 x 2, scale is 1 x 1, expected both 1 x D");
+  scale(0, 1) = 0;
+  CHECK(message([&] { DiagonalNormal<double>::from(mean, scale); }) ==
+        "diagonal normal: scale is 0 at (row 0, column 1), expected finite and greater than 0");
+  mean(0, 0) = std::nan("");
+  CHECK(contains(message([&] { DiagonalNormal<double>::from(mean, scale); }), "diagonal normal: mean is nan"));
+  const DiagonalNormal<double> wrong{Array<double>::Zero(1, 2), Array<double>::Zero(1, 1)};
+  CHECK(message([&] { log_prob_of(wrong, z); }) ==
+        "diagonal normal: mean is 1 x 2, log_scale is 1 x 1, expected both 1 x D");
+  CHECK_THROWS_AS(draw(wrong, 3, 1), invalid_argument);
+}

@@ -222,3 +222,32 @@ TEST_CASE("transformed distribution: bad input", "[distributions]") {
   CHECK(message([] { TransformedDistribution(StandardNormal<double>(3), diffeo::Standardize<double>::identity(2)); }) ==
         "transformed distribution: the base has dimension 3, the flow 2");
 }
+
+namespace {
+
+// A base that does not add up the columns.
+struct WideBase : StandardNormal<double> {
+  using StandardNormal<double>::StandardNormal;
+  template <diffeo::Traced X>
+  X log_prob(const X& z) const {
+    return square(z);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("transformed distribution: parts that give other shapes", "[distributions]") {
+  const Array<double> x = Array<double>::Zero(5, 2);
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  const TransformedDistribution narrow(StandardNormal<double>(2), Misshapen<double>{1, 0, 1}),
+      short_one(StandardNormal<double>(2), Misshapen<double>{2, 1, 1});
+  CHECK(message([&] { narrow.sample(5, 1); }) == "sample: the flow gave 5 x 1 values for 5 x 2");
+  CHECK(message([&] { narrow.log_prob(x); }) == "transformed distribution: the flow gave 5 x 1 values for 5 x 2");
+  CHECK(message([&] { short_one.log_prob(x); }) ==
+        "transformed distribution: the flow gave 1 x 1 log-determinants for 5 rows, expected 5 x 1");
+  CHECK_THROWS_AS(short_one.sample_and_log_prob(5, 1), invalid_argument);
+  CHECK_THROWS_AS(short_one.score(x), invalid_argument);
+  const TransformedDistribution wide(WideBase(2), diffeo::Standardize<double>::identity(2));
+  CHECK(message([&] { wide.log_prob(x); }) ==
+        "transformed distribution: the base gave 5 x 2 log-densities for 5 rows, expected 5 x 1");
+}

@@ -43,6 +43,9 @@ TEMPLATE_TEST_CASE("any Eigen expression goes in", "[layers]", float, double) {
   const Eigen::Array<S, Eigen::Dynamic, 3> fixed = x;
   check(fixed);
   check(Eigen::Ref<const Array<S>>(x));
+  Array<S> spaced(200, 3);
+  for (Index i = 0; i < 100; ++i) spaced.row(2 * i + 1) = x.row(i);
+  check(spaced(Eigen::seq(1, 199, 2), Eigen::seq(0, 2)));
 }
 
 TEMPLATE_TEST_CASE("evaluation keeps the number of rows", "[layers]", float, double) {
@@ -78,4 +81,15 @@ TEST_CASE("a number that float cannot hold is refused", "[layers]") {
   Array<double> x = Array<double>::Zero(4, 3);
   x(2, 1) = 1e300;
   CHECK_THROWS_AS(diffeo::inverse(some_flow<float>(), x), invalid_argument);
+}
+
+TEST_CASE("results of the wrong shape are refused", "[layers]") {
+  const Array<double> x = Array<double>::Zero(70, 2);
+  const auto message = [&x](const Misshapen<double>& flow) {
+    return thrown_message<invalid_argument>([&] { diffeo::inverse(flow, x); });
+  };
+  CHECK_NOTHROW(diffeo::inverse(Misshapen<double>{}, x));
+  CHECK(message({1, 0, 1}) == "inverse: x: the flow gave 64 x 1 values for 64 x 2");
+  CHECK(message({2, 1, 1}) == "inverse: x: the flow gave 1 x 1 log-determinants for 64 rows, expected 64 x 1");
+  CHECK(message({2, 0, 2}) == "inverse: x: the flow gave 64 x 2 log-determinants for 64 rows, expected 64 x 1");
 }

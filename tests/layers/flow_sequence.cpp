@@ -245,3 +245,21 @@ TEST_CASE("sequences: bad input", "[layers]") {
         "repeated layers: layers of dimension 1 and 2");
   CHECK(diffeo::repeat(0, [](Index) { return P::reverse(2); }).dim() == 0);
 }
+
+TEST_CASE("sequences: results of the wrong shape are refused", "[layers]") {
+  const Array<double> x = Array<double>::Zero(30, 2);
+  const auto plain = Standardize<double>::identity(2);
+  for (const bool input : {false, true}) {
+    const auto message = [&](const Misshapen<double>& layer) {
+      return thrown_message<invalid_argument>([&] {
+        diffeo::Tape<double> tape;
+        FlowSequence(plain, layer).forward(input ? tape.variable(x) : tape.copy(x));
+      });
+    };
+    CHECK(message({1, 0, 1}) == "flow sequence: map number 2 gave 30 x 1 values for 30 x 2");
+    CHECK(message({2, 1, 1}) ==
+          "flow sequence: map number 2 gave 1 x 1 log-determinants for 30 rows, expected 30 x 1");
+    CHECK(message({2, 0, 2}) ==
+          "flow sequence: map number 2 gave 30 x 2 log-determinants for 30 rows, expected 30 x 1");
+  }
+}

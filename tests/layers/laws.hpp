@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/layers/coupling.hpp>
 #include <diffeo/testing/flow_laws.hpp>
 
@@ -12,6 +13,32 @@ struct Generator {
   template <diffeo::Traced X>
   diffeo::Transformed<X> forward(const X& z) const {
     return {z, z};
+  }
+};
+
+/// The identity, but for shapes: what it returns has so many rows and columns.
+template <class T>
+struct Misshapen {
+  using Scalar = diffeo::scalar_t<T>;
+  diffeo::Index value_cols = 2, log_det_rows = 0, log_det_cols = 1;  // 0: as many as there are
+
+  diffeo::Index dim() const { return 2; }
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple<>();
+  }
+  template <class U>
+  Misshapen<U> rebind() const {
+    return {value_cols, log_det_rows, log_det_cols};
+  }
+  template <diffeo::Traced X>
+  diffeo::Transformed<X> forward(const X& z) const {
+    const X log_det = zeros(z, log_det_cols);
+    return {cols(z, 0, value_cols), log_det_rows == 0 ? log_det : sum_rows(log_det)};
+  }
+  template <diffeo::Traced X>
+  diffeo::Transformed<X> inverse(const X& x) const {
+    return forward(x);
   }
 };
 

@@ -99,3 +99,17 @@ TEST_CASE("radial: bad input", "[layers]") {
   layer.raw_alpha.resize(1, 2);
   CHECK(contains(thrown_message<invalid_argument>([&] { layer.inverse(y); }), "1 x 2 and 1 x 1"));
 }
+
+TEMPLATE_TEST_CASE("radial: numbers whose squares overflow", "[layers]", float, double) {
+  using S = TestType;
+  const S far = std::numeric_limits<S>::max() / 1000;
+  for (const Index dim : {1, 2, 5}) {
+    const auto layer = randomised(diffeo::make_radial<S>(dim, 4), 3);
+    const Array<S> x = Array<S>::Random(20, dim) * far;
+    const auto there = diffeo::forward(layer, x), back = diffeo::inverse(layer, there.value);
+    CHECK(there.log_det.allFinite());
+    CHECK((there.log_det + back.log_det).abs().maxCoeff() <= S(1e-5));
+    CHECK(((back.value - x) / far).abs().maxCoeff() <= S(1e-6));
+    CHECK(diffeo::inverse(layer, x).value.allFinite());
+  }
+}

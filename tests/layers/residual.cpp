@@ -98,6 +98,49 @@ TEMPLATE_TEST_CASE("the inverse is as exact as asked for, by either method", "[l
     }
 }
 
+TEST_CASE("in float the inverse keeps a tolerance below what rounding of the network leaves", "[layers]") {
+  for (const Index dim : {2, 10, 70})
+    for (const InverseMethod method :
+         {InverseMethod::automatic, InverseMethod::newton, InverseMethod::fixed_point}) {
+      if (dim == 70 && method == InverseMethod::newton) continue;  // of no use, and slow
+      CAPTURE(dim, int(method));
+      const auto layer = random_residual<float>(
+          dim, {.hidden = {64, 64}, .last_scale = 1, .inverse = {.tolerance = 1e-6, .method = method}}, 8);
+      const Array<float> x = normal<float>(100, dim) * 2.0F;
+      auto exact = diffeo::testing::detail::in_double(layer);
+      exact.inverse_options = {};
+      const Array<double> z = diffeo::inverse(exact, x.cast<double>()).value;
+      REQUIRE((diffeo::forward(exact, z).value - x.cast<double>()).abs().maxCoeff() < 1e-12);
+      const Array<float> found = diffeo::inverse(layer, x).value;
+      // Half a unit in the last place of numbers up to 16 is 5e-7.
+      CHECK((found.cast<double>() - z).abs().maxCoeff() < 1e-6);
+      CHECK((diffeo::inverse(layer, x.middleRows(33, 5)).value == found.middleRows(33, 5)).all());
+    }
+}
+
+TEST_CASE("in many dimensions a layer near the bound is inverted, with its gradient", "[layers]") {
+  for (const double slope : {0.97, 0.995}) {
+    // g(z) = -slope z, through units that are linear here.
+    const Index dim = 10;
+    auto layer = make_residual<double>(dim, {.hidden = {dim}, .activation = Activation::elu, .coefficient = slope});
+    auto& linear = layer.network.layers;
+    const Array<double> identity = Eigen::MatrixXd::Identity(dim, dim).array();
+    linear[0].weight = std::sqrt(slope) * identity;
+    linear[1].weight = -std::sqrt(slope) * identity;
+    linear[0].bias.setConstant(8);
+    linear[1].bias.setConstant(8 * std::sqrt(slope));
+    diffeo::refresh(layer);
+    const Array<double> z = normal<double>(20, dim), x = diffeo::forward(layer, z).value;
+    CAPTURE(slope);
+    CHECK((diffeo::inverse(layer, x).value - z).abs().maxCoeff() < 1e-11);
+    diffeo::Tape<double> tape;
+    const auto in = tape.variable(x);
+    const Array<double> ones = Array<double>::Ones(20, dim);
+    tape.backward(layer.inverse(in).value, diffeo::view(ones));
+    CHECK((diffeo::as_eigen(in.grad()) * (1 - slope) - 1).abs().maxCoeff() < 1e-9);
+  }
+}
+
 TEST_CASE("an inverse that cannot be found is an error", "[layers]") {
   auto layer = random_residual<double>(
       2, {.hidden = {16}, .inverse = {.max_iterations = 3, .method = InverseMethod::fixed_point}}, 8);

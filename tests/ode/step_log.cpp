@@ -35,7 +35,7 @@ void fill(StepLog<S>& log, const std::vector<Index>& steps, Index width) {
       sample[used] = Index(i);
       t[used] = time_of(Index(i), done[i]);
       step[used] = 0.5 * t[used];
-      end[used] = 2 * t[used];
+      end[used] = time_of(Index(i), done[i] + 1);
       for (Index j = 0; j < width; ++j) before(used, j) = static_cast<S>(state_of(Index(i), done[i], j));
       if (!rejected) {
         row[count++] = used;
@@ -67,7 +67,7 @@ void check_record(const StepRecord<S>& record, const std::vector<Index>& steps, 
       const Index at = record.first[i] + n;
       REQUIRE(record.t[at] == time_of(i, n));
       REQUIRE(record.step[at] == 0.5 * time_of(i, n));
-      REQUIRE(record.end[at] == 2 * time_of(i, n));
+      REQUIRE(record.end(i, n) == time_of(i, n + 1));
       if (n % record.every != 0) continue;
       for (Index j = 0; j < width; ++j) REQUIRE(record.state(i, n)[j] == static_cast<S>(state_of(i, n, j)));
     }

@@ -4,6 +4,7 @@
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <limits>
+#include <memory>
 
 #include "../catch.hpp"
 
@@ -99,4 +100,20 @@ TEMPLATE_TEST_CASE("maximum likelihood: bad data", "[training]", float, double) 
   data(2, 0) = -std::numeric_limits<S>::infinity();
   CHECK(thrown_message<invalid_argument>([&] { MaximumLikelihood<S> o(data); }) ==
         "fit: data is -inf at (row 2, column 0), expected finite values");
+}
+
+TEST_CASE("maximum likelihood: owns data that nobody else does", "[training]") {
+  const Array<double> data = Array<double>::Random(50, 2);
+  const std::vector<Index> rows{0, 9};
+  const auto losses = [&rows](const MaximumLikelihood<double>& objective) {
+    diffeo::Tape<double> tape;
+    return Array<double>(
+        diffeo::as_eigen(objective.loss(diffeo::StandardNormal<double>(2), tape, {rows, 0, 0, 0}).value()));
+  };
+  auto made = std::make_unique<MaximumLikelihood<double>>(data.topRows(10));
+  const MaximumLikelihood<double> copy = *made;
+  made.reset();
+  const std::vector<Array<double>> others(50, Array<double>::Constant(10, 2, 1000.0));
+  CHECK(copy.size() == 10);
+  CHECK((losses(copy) == losses(MaximumLikelihood<double>(data))).all());
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/autodiff/dual.hpp>
+#include <utility>
 
 namespace diffeo {
 
@@ -34,7 +35,7 @@ struct Buffer {
   param_t<T> value;
 };
 
-/// Any operand of an op as a Var. Arrays become constants that refer to the array.
+/// Any operand of an op as a Var. Arrays become constants that refer to the array; temporary ones are copied.
 template <Real S>
 Var<S> as_var(Tape<S>&, Var<S> x) {
   return x;
@@ -42,6 +43,10 @@ Var<S> as_var(Tape<S>&, Var<S> x) {
 template <Real S>
 Var<S> as_var(Tape<S>& tape, const Array<S>& x) {
   return tape.constant(x);
+}
+template <Real S>
+Var<S> as_var(Tape<S>& tape, Array<S>&& x) {
+  return tape.constant(std::move(x));
 }
 template <Real S, class T>
 Var<S> as_var(Tape<S>& tape, const Buffer<T>& x) {

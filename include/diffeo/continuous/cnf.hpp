@@ -28,7 +28,8 @@ struct CnfSolver {
 
 /// | option     | type                 | default                                                                |
 /// |------------|----------------------|------------------------------------------------------------------------|
-/// | training   | CnfSolver            | used while gradients of the parameters are recorded                    |
+/// | training   | CnfSolver            | used while gradients of the parameters are recorded; at most 1000      |
+/// |            |                      | attempts a sample, so that a flow that becomes stiff stops a training  |
 /// | evaluation | CnfSolver            | used otherwise                                                         |
 /// | gradient   | ode::GradientOptions | the exact gradient of the solve that was made                          |
 /// | kinetic    | double               | 0; weight of the integral of |v|^2 in the training loss                |
@@ -42,7 +43,7 @@ struct CnfSolver {
 /// and 12); their integrals have no part in the error control. steer is STEER (Ghosh et al. 2020); a copy of the model
 /// made of constants, as ReverseKl's path_derivative takes, is solved to the end, by `evaluation`.
 struct CnfOptions {
-  CnfSolver training = {};
+  CnfSolver training = {.solver = {.max_steps = 1000}};
   CnfSolver evaluation = {};
   ode::GradientOptions gradient = {};
   double kinetic = 0;
@@ -157,10 +158,11 @@ struct Cnf {
   template <class Derived>
   std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1,
                                                      double to = 0) const {
-    detail::require_batch<Scalar>("solve_statistics: x", x, dim(), "flow");
+    const auto& points = evaluated(x);
+    detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
     std::vector<ode::SolveStatistics> all;
     for_each_tile<Scalar>(x.rows(), tile_rows, 1, [&](Tape<Scalar>& tape, Index first, Index count) {
-      transport(tape.copy(x.derived().middleRows(first, count)), from, to);
+      transport(tape.copy(points.middleRows(first, count)), from, to);
       const auto tile = ode::statistics(tape);
       all.insert(all.end(), tile.begin(), tile.end());
     });

@@ -37,20 +37,22 @@ class ProbabilityPath {
 
   Index dim() const { return base_.dim(); }
 
-  /// Velocities at the points x (N x D) at time t: N x D.
+  /// Velocities at the points x (N x D) at time t: N x D. Throws invalid_argument where the field is not finite.
   template <class Derived>
   Array<Scalar> velocity(double t, const Eigen::DenseBase<Derived>& x, int threads = 0) const {
     check("velocity", t);
-    detail::require_batch<Scalar>("velocity: x", x, dim(), "path");
+    const auto& points = evaluated(x);
+    detail::require_batch<Scalar>("velocity: x", points, dim(), "path");
     const Standardize<Scalar> frame = frame_at(t);
     const Array<Scalar> log_scale = frame_.scale.value.log();
     Array<Scalar> v(x.rows(), dim());
     for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> y = frame.inverse(tape.copy(x.derived().middleRows(first, count))).value;
+      const Var<Scalar> y = frame.inverse(tape.copy(points.middleRows(first, count))).value;
       const Var<Scalar> flow = cnf_.field(zeros(y, 1) + static_cast<Scalar>(t), y);
       // d/dt (t mean + scale^t y)
       v.middleRows(first, count) = as_eigen(((flow + y * log_scale) * frame.scale + frame_.mean).value());
     });
+    require_finite(v, "velocity: the field");
     return v;
   }
 
@@ -58,11 +60,12 @@ class ProbabilityPath {
   template <class Derived>
   Array<Scalar> log_prob(double t, const Eigen::DenseBase<Derived>& x, int threads = 0) const {
     check("log_prob", t);
-    detail::require_batch<Scalar>("log_prob: x", x, dim(), "path");
+    const auto& points = evaluated(x);
+    detail::require_batch<Scalar>("log_prob: x", points, dim(), "path");
     const Standardize<Scalar> frame = frame_at(t);
     Array<Scalar> log_p(x.rows(), 1);
     for_each_tile<Scalar>(x.rows(), tile, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Transformed<Var<Scalar>> y = frame.inverse(tape.copy(x.derived().middleRows(first, count)));
+      const Transformed<Var<Scalar>> y = frame.inverse(tape.copy(points.middleRows(first, count)));
       const Transformed<Var<Scalar>> z = cnf_.transport(y.value, t, 0);
       log_p.middleRows(first, count) = as_eigen((base_.log_prob(z.value) + (y.log_det + z.log_det)).value());
     });

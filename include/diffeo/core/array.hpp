@@ -16,7 +16,7 @@ concept Real = std::is_same_v<S, float> || std::is_same_v<S, double>;
 
 /// An owning N x D batch or a parameter.
 template <Real S>
-using Array = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic>;
+using Array = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
 
 /// Any Eigen array, matrix or expression of them.
 template <class D>
@@ -49,6 +49,19 @@ View<S> view(Array<S>& x) {
 template <Real S>
 View<const S> view(const Array<S>& x) {
   return {x.data(), x.rows(), x.cols(), x.rows()};
+}
+
+/// x itself where its entries lie in memory, else a copy of them, so that an expression is computed once, however many
+/// tiles read it.
+template <class Derived>
+decltype(auto) evaluated(const Eigen::DenseBase<Derived>& x) {
+  if constexpr ((static_cast<unsigned>(Derived::Flags) & Eigen::DirectAccessBit) != 0 &&
+                requires { x.derived().data(); }) {
+    return x.derived();
+  } else {
+    using Plain = Eigen::Array<typename Derived::Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
+    return Plain(x.derived().array());
+  }
 }
 
 /// The same block as an Eigen expression.

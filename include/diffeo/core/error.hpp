@@ -7,6 +7,10 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "diffeo needs NaN and infinity: compile without -ffast-math, -Ofast and -ffinite-math-only"
+#endif
+
 /// Errors. Misuse and bad data always throw, in every build type; nothing wrong passes silently.
 namespace diffeo {
 

@@ -21,6 +21,9 @@
 /// OpenMP loop, a spinning thread takes the processor from the one it waits for as soon as the machine has other work.
 namespace diffeo {
 
+/// The most threads that may be asked for.
+inline constexpr int max_threads = 1024;
+
 namespace detail {
 
 // Processors that this process may use, at most OMP_NUM_THREADS where that is set.
@@ -40,10 +43,10 @@ inline int available_threads() {
 }  // namespace detail
 
 /// The number of threads that a request means: 0 stands for one per processor available to the process (at most the
-/// environment's OMP_NUM_THREADS). Throws invalid_argument for a negative request or one above 1024.
+/// environment's OMP_NUM_THREADS). Throws invalid_argument for a negative request or one above max_threads.
 inline int thread_count(int requested) {
-  require(requested >= 0 && requested <= 1024, "threads is ", requested,
-          ", expected 0 (all) or a positive number up to 1024");
+  require(requested >= 0 && requested <= max_threads, "threads is ", requested,
+          ", expected 0 (all) or a positive number up to ", max_threads);
   return requested == 0 ? detail::available_threads() : requested;
 }
 

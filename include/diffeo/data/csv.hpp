@@ -21,7 +21,8 @@ namespace diffeo {
 /// How to read a table. The defaults read the usual files.
 struct CsvOptions {
   enum class Header { detect, present, absent };
-  /// `detect`: the first line is a header when none of its fields is a number.
+  /// `detect`: the first line is a header when none of its fields is a number, and one of them is more than a mark of
+  /// what is missing (NA, N/A, null, ?, nothing).
   Header header = Header::detect;
   /// 0: the first of comma, semicolon and tab that the first line has outside quotes, else blanks. ' ' stands for runs
   /// of blanks and tabs.
@@ -46,6 +47,8 @@ class CsvReader {
  public:
   CsvReader(std::string_view text, std::string name, const CsvOptions& options)
       : text_(text), name_(std::move(name)), options_(options), separator_(options.separator) {
+    if (text_.starts_with("\xFF\xFE") || text_.starts_with("\xFE\xFF"))
+      throw io_error(name_ + " is UTF-16 text, expected UTF-8 or ASCII");
     if (text_.starts_with("\xEF\xBB\xBF")) text_.remove_prefix(3);  // UTF-8 byte order mark
   }
 
@@ -158,9 +161,15 @@ class CsvReader {
   bool is_header() const {
     if (options_.header != CsvOptions::Header::detect) return options_.header == CsvOptions::Header::present;
     double ignored = 0;
-    return std::all_of(fields_.begin(), fields_.end(), [&](std::string_view field) {
-      return parse_number(field, ignored) == NumberText::not_a_number;
-    });
+    const auto is_missing = [](std::string_view field) {
+      for (const std::string_view mark : {"", "NA", "na", "N/A", "n/a", "null", "NULL", "?"})
+        if (field == mark) return true;
+      return false;
+    };
+    return !std::all_of(fields_.begin(), fields_.end(), is_missing) &&
+           std::all_of(fields_.begin(), fields_.end(), [&](std::string_view field) {
+             return parse_number(field, ignored) == NumberText::not_a_number;
+           });
   }
 
   std::vector<std::size_t> choose(const std::vector<std::string>& names) const {
@@ -173,6 +182,8 @@ class CsvReader {
         throw io_error(name_ + " has no column '" + wanted + "'" +
                        (names.empty() ? " because it has no header" : ", only " + known));
       }
+      if (std::find(found + 1, names.end(), wanted) != names.end())
+        throw io_error(name_ + " has several columns '" + wanted + "'");
       chosen.push_back(static_cast<std::size_t>(found - names.begin()));
     }
     for (std::size_t j = 0; options_.columns.empty() && j < fields_.size(); ++j) chosen.push_back(j);
@@ -217,7 +228,8 @@ CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std:
 /// Reads a table from a file: values N x D, one row per line, and the names in its header. Blank lines, comments,
 /// quotes around fields, blanks around numbers, CRLF line ends and a UTF-8 byte order mark are accepted.
 /// Throws `io_error` naming the file, and line and column where there is one: a missing or empty file, a line with more
-/// or fewer fields than the first, a field that is not a finite number, a column that the header does not have; and
+/// or fewer fields than the first, a field that is not a finite number, a column that the header does not have or has
+/// more than once, UTF-16; and
 /// `invalid_argument` for a separator or comment character that cannot work.
 template <Real S>
 CsvData<S> read_csv(const std::string& path, const CsvOptions& options = {}) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <concepts>
 #include <diffeo/autodiff/parameter.hpp>
 
@@ -58,6 +59,12 @@ X standard_normal_log_prob(const X& z) {
 
 inline void require_dim(const char* what, Index columns, Index dim) {
   require(columns == dim, what, ": z has ", columns, " columns, this distribution has dimension ", dim);
+}
+
+template <Real S>
+void require_positive(const char* what, S value, Index row, Index column) {
+  require(value > 0 && std::isfinite(value), what, " is ", value, " at (row ", row, ", column ", column,
+          "), expected finite and greater than 0");
 }
 
 }  // namespace detail

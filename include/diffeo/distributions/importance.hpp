@@ -173,9 +173,11 @@ struct LogZEstimate {
   double ess = 0;          ///< effective sample size, (sum of w)^2 / (sum of w^2) (Kong 1992)
   double k_hat = 0;        ///< pareto_k
 
-  /// Whether the tail of the weights is light enough for estimate and error to mean what they say: k_hat is at most 0.7
-  /// (Vehtari et al. 2024, section 3.1).
-  bool reliable() const { return k_hat <= 0.7; }
+  /// The largest k_hat with which estimate and error mean what they say: 1 - 1 / log10 n, at most 0.7 (Vehtari et al.
+  /// 2024, section 3.2.4).
+  double k_threshold() const { return std::min(0.7, 1 - 1 / std::log10(static_cast<double>(samples))); }
+  /// Whether the tail of the weights is light enough for that.
+  bool reliable() const { return k_hat <= k_threshold(); }
 
   /// Why not, for printing; empty when reliable.
   std::string warning() const {
@@ -186,7 +188,7 @@ struct LogZEstimate {
       out << "there are too few different importance weights to judge their tail: log Z is not to be trusted";
     else
       out << "the importance weights are too heavy-tailed (Pareto k-hat " << k_hat
-          << ", above 0.7): log Z and its standard error are not to be trusted";
+          << ", above " << k_threshold() << "): log Z and its standard error are not to be trusted";
     return out.str();
   }
 };

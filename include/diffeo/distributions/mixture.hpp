@@ -33,6 +33,26 @@ struct GaussianMixture {
     return mixture;
   }
 
+  /// Of given weights (1 x K, of any sum), means and standard deviations (K x D). Throws invalid_argument where shapes do
+  /// not fit, for means that are not finite, and unless weights and scales are positive and finite.
+  static GaussianMixture from(const Array<Scalar>& weights, const Array<Scalar>& means, const Array<Scalar>& scales)
+    requires Real<T>
+  {
+    GaussianMixture mixture{weights, means, scales};
+    require(means.rows() >= 1 && means.cols() >= 1, "gaussian mixture: means is ", means.rows(), " x ", means.cols(),
+            ", expected K x D");
+    mixture.check("weights", "scales");
+    require_finite(means, "gaussian mixture: means");
+    for (Index k = 0; k < means.rows(); ++k) {
+      detail::require_positive("gaussian mixture: weights", weights(0, k), 0, k);
+      for (Index j = 0; j < means.cols(); ++j)
+        detail::require_positive("gaussian mixture: scales", scales(k, j), k, j);
+    }
+    mixture.logits = (weights / weights.sum()).log();
+    mixture.log_scales = scales.log();
+    return mixture;
+  }
+
   Index components() const { return means.rows(); }
   Index dim() const { return means.cols(); }
 
@@ -48,6 +68,7 @@ struct GaussianMixture {
   template <Traced X>
   X log_prob(const X& z) const {
     detail::require_dim("gaussian mixture", z.cols(), dim());
+    check("logits", "log_scales");
     using S = typename X::Scalar;
     auto& tape = z.tape();
     const auto weights = as_var(tape, logits), mu = as_var(tape, means), s = as_var(tape, log_scales);
@@ -66,6 +87,7 @@ struct GaussianMixture {
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
     requires Real<T>
   {
+    check("logits", "log_scales");
     // The component of a row comes from one column more than those of the coordinates.
     Array<Scalar> draws(z.rows, 1);
     fill_normal(z, seed, stream, first_row);
@@ -84,6 +106,14 @@ struct GaussianMixture {
   }
 
  private:
+  void check(const char* of_logits, const char* of_scales) const {
+    require(logits.rows() == 1 && logits.cols() == means.rows(), "gaussian mixture: ", of_logits, " is ", logits.rows(),
+            " x ", logits.cols(), ", means is ", means.rows(), " x ", means.cols(), ", expected 1 x K and K x D");
+    require(log_scales.rows() == means.rows() && log_scales.cols() == means.cols(), "gaussian mixture: ", of_scales,
+            " is ", log_scales.rows(), " x ", log_scales.cols(), ", means is ", means.rows(), " x ", means.cols(),
+            ", expected both K x D");
+  }
+
   // Apart from each other and from the streams of coordinates and of weights.
   static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121;
 };

@@ -72,6 +72,19 @@ struct DiagonalNormal {
     return {Array<Scalar>::Zero(1, dim), Array<Scalar>::Zero(1, dim)};
   }
 
+  /// Of given means and standard deviations. Throws invalid_argument unless both are 1 x D and finite, and every scale
+  /// is positive.
+  static DiagonalNormal from(const Array<Scalar>& mean, const Array<Scalar>& scale)
+    requires Real<T>
+  {
+    require(mean.rows() == 1 && mean.cols() >= 1 && scale.rows() == 1 && scale.cols() == mean.cols(),
+            "diagonal normal: mean is ", mean.rows(), " x ", mean.cols(), ", scale is ", scale.rows(), " x ",
+            scale.cols(), ", expected both 1 x D");
+    require_finite(mean, "diagonal normal: mean");
+    for (Index j = 0; j < scale.cols(); ++j) detail::require_positive("diagonal normal: scale", scale(0, j), 0, j);
+    return {mean, scale.log()};
+  }
+
   Index dim() const { return mean.cols(); }
 
   template <class Self>
@@ -86,12 +99,14 @@ struct DiagonalNormal {
   template <Traced X>
   X log_prob(const X& z) const {
     detail::require_dim("diagonal normal", z.cols(), dim());
+    check();
     const auto s = as_var(z.tape(), log_scale);
     return detail::standard_normal_log_prob((z - mean) * exp(-s)) - sum_cols(s);
   }
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
     requires Real<T>
   {
+    check();
     fill_normal(z, seed, stream, first_row);
     for (Index j = 0; j < z.cols; ++j) {
       auto column = as_eigen(z.cols_block(j, 1));
@@ -99,8 +114,16 @@ struct DiagonalNormal {
     }
   }
   Var<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
+    check();
     const Var<Scalar> noise = detail::draw_normal(tape, rows, dim(), seed, stream, first_row);
     return noise * exp(as_var(tape, log_scale)) + as_var(tape, mean);
+  }
+
+ private:
+  void check() const {
+    require(mean.rows() == 1 && log_scale.rows() == 1 && mean.cols() == log_scale.cols(), "diagonal normal: mean is ",
+            mean.rows(), " x ", mean.cols(), ", log_scale is ", log_scale.rows(), " x ", log_scale.cols(),
+            ", expected both 1 x D");
   }
 };
 

@@ -74,8 +74,8 @@ struct TransformedDistribution {
     requires ReparametrisedBase<Base> && HasForward<FlowType, Var<Scalar>>
   {
     const Var<Scalar> z = base.draw(tape, rows, seed, stream, first);
-    const Transformed<Var<Scalar>> x = flow.forward(z);
-    return {x.value, base.log_prob(z) - x.log_det, x.penalty};
+    const Transformed<Var<Scalar>> x = checked(flow.forward(z), z);
+    return {x.value, base_log_prob(z) - x.log_det, x.penalty};
   }
 
   /// Log-density of traced samples: N x D -> N x 1.
@@ -85,30 +85,33 @@ struct TransformedDistribution {
   }
   template <Traced X>
   LogProbAndPenalty<X> log_prob_and_penalty(const X& x) const {
-    const Transformed<X> z = flow.inverse(x);
-    return {base.log_prob(z.value) + z.log_det, z.penalty};
+    const Transformed<X> z = checked(flow.inverse(x), x);
+    return {base_log_prob(z.value) + z.log_det, z.penalty};
   }
 
   /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
   /// or infinity. Far out the result may be -infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
-    detail::require_batch<Scalar>("log_prob: x", x, dim(), "flow");
+    const auto& points = evaluated(x);
+    detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), 1);
     for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      result.middleRows(first, count) = as_eigen(log_prob(tape.copy(x.derived().middleRows(first, count))).value());
+      result.middleRows(first, count) = as_eigen(log_prob(tape.copy(points.middleRows(first, count))).value());
     });
     return result;
   }
 
-  /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does.
+  /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does. Where the log-density is
+  /// -infinity the gradient need not be finite.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
-    detail::require_batch<Scalar>("score: x", x, dim(), "flow");
+    const auto& points = evaluated(x);
+    detail::require_batch<Scalar>("score: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), x.cols());
     const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
     for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> tile = tape.variable(x.derived().middleRows(first, count));
+      const Var<Scalar> tile = tape.variable(points.middleRows(first, count));
       tape.backward(log_prob(tile), {ones.data(), count, 1, count});
       if (tile.has_grad())
         result.middleRows(first, count) = as_eigen(tile.grad());
@@ -123,7 +126,10 @@ struct TransformedDistribution {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
     for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      x.middleRows(first, count) = as_eigen(generate(flow, latent(tape, first, count, seed)).value());
+      const Var<Scalar> z = latent(tape, first, count, seed), tile = generate(flow, z);
+      require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
+              z.rows(), " x ", z.cols());
+      x.middleRows(first, count) = as_eigen(tile.value());
     });
     return x;
   }
@@ -134,14 +140,28 @@ struct TransformedDistribution {
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
     for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Var<Scalar> z = latent(tape, first, count, seed);
-      const Transformed<Var<Scalar>> x = flow.forward(z);
+      const Transformed<Var<Scalar>> x = checked(flow.forward(z), z);
       result.sample.middleRows(first, count) = as_eigen(x.value.value());
-      result.log_prob.middleRows(first, count) = as_eigen((base.log_prob(z) - x.log_det).value());
+      result.log_prob.middleRows(first, count) = as_eigen((base_log_prob(z) - x.log_det).value());
     });
     return result;
   }
 
  private:
+  template <Traced X>
+  static const Transformed<X>& checked(const Transformed<X>& y, const X& x) {
+    require(static_cast<bool>(innermost(y.log_det)), "transformed distribution: the flow gave no log-determinants");
+    detail::require_shapes(y, x.rows(), x.cols(), "transformed distribution: the flow");
+    return y;
+  }
+  template <Traced X>
+  X base_log_prob(const X& z) const {
+    const X y = base.log_prob(z);
+    require(y.rows() == z.rows() && y.cols() == 1, "transformed distribution: the base gave ", y.rows(), " x ",
+            y.cols(), " log-densities for ", z.rows(), " rows, expected ", z.rows(), " x 1");
+    return y;
+  }
+
   Var<Scalar> latent(Tape<Scalar>& tape, Index first, Index count, std::uint64_t seed) const {
     const Var<Scalar> z = tape.make(count, dim(), false);
     base.sample_into(tape.mutable_value(z), seed, latent_stream, first);

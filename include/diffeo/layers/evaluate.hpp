@@ -22,10 +22,13 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
                                                        const Eigen::DenseBase<Derived>& x, int threads,
                                                        const Direction& direction) {
   using S = typename F::Scalar;
-  require_batch<S>(what, x, flow.dim(), "flow");
+  const auto& points = evaluated(x);
+  require_batch<S>(what, points, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
   for_each_tile<S>(x.rows(), tile_rows_of<F>, threads, [&](Tape<S>& tape, Index first, Index count) {
-    const Transformed<Var<S>> tile = direction(tape.copy(x.derived().middleRows(first, count)));
+    const Transformed<Var<S>> tile = direction(tape.copy(points.middleRows(first, count)));
+    require(static_cast<bool>(tile.log_det), what, ": the flow gave no log-determinants");
+    require_shapes(tile, count, x.cols(), what, ": the flow");
     y.value.middleRows(first, count) = as_eigen(tile.value.value());
     y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());
   });
@@ -35,7 +38,8 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
 }  // namespace detail
 
 /// The generating direction for any Eigen expression z (N x D): values N x D and log-determinants N x 1, on `threads`
-/// threads (0: all). Throws invalid_argument for the wrong number of columns, NaN or infinity.
+/// threads (0: all). Throws invalid_argument for the wrong number of columns, NaN or infinity, and where the flow gives
+/// results of other shapes than these.
 template <Flow F, class Derived>
 auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, int threads = 0) {
   return detail::transform_batch("forward: z", flow, z, threads, [&flow](const auto& v) { return flow.forward(v); });

@@ -16,6 +16,24 @@ struct Transformed {
   X penalty = {};
 };
 
+namespace detail {
+
+/// Throws unless the direction of a flow gave a value and, where there is one, a log-determinant and a penalty for each
+/// of rows x cols numbers.
+template <class X, class... Name>
+void require_shapes(const Transformed<X>& y, Index rows, Index cols, const Name&... name) {
+  require(y.value.rows() == rows && y.value.cols() == cols, name..., " gave ", y.value.rows(), " x ", y.value.cols(),
+          " values for ", rows, " x ", cols);
+  const auto require_column = [&](const auto& part, const char* what) {
+    require(!part || (part.rows() == rows && part.cols() == 1), name..., " gave ", part ? part.rows() : 0, " x ",
+            part ? part.cols() : 0, ' ', what, " for ", rows, " rows, expected ", rows, " x 1");
+  };
+  require_column(innermost(y.log_det), "log-determinants");
+  require_column(innermost(y.penalty), "penalties");
+}
+
+}  // namespace detail
+
 /// What a layer offers for values of type X; a composition offers what all its parts do.
 template <class F, class X>
 concept HasForward = requires(const F& f, const X& z) { f.forward(z); };

@@ -24,13 +24,18 @@ class Composition {
     if constexpr (is_var<X>) {
       if (!value_.requires_grad()) return then_in_place(map);
     }
-    add(map(value_));
+    add(checked(map(value_)));
   }
 
   const X& value() const { return value_; }
   Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1), penalty_}; }
 
  private:
+  const Transformed<X>& checked(const Transformed<X>& y) {
+    require_shapes(y, value_.rows(), value_.cols(), "flow sequence: map number ", ++maps_);
+    return y;
+  }
+
   void add(const Transformed<X>& y) {
     value_ = y.value;
     if constexpr (is_var<X>) {
@@ -53,8 +58,8 @@ class Composition {
       if (has_log_det_) accumulate(log_det_);
     }
     const auto mark = tape.mark();
-    const Transformed<X> y = map(value_);
-    if (y.value.requires_grad() || y.value.cols() != value_.cols()) {
+    const Transformed<X> y = checked(map(value_));
+    if (y.value.requires_grad()) {
       log_det_ = total_;
       has_log_det_ = true;
       return add(y);
@@ -80,6 +85,7 @@ class Composition {
   X buffers_[2]{};
   X total_{};
   std::size_t turn_ = 0;
+  int maps_ = 0;
 };
 
 // Layers that go faster together than one after another.

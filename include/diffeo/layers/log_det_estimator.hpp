@@ -68,7 +68,7 @@ class TermWeights {
     const double u = uniform(engine);
     Index extra = 1;
     if (length_ == RouletteLength::geometric) {
-      extra = 1 + static_cast<Index>(std::log(u) / std::log1p(-parameter_));
+      extra = 1 + static_cast<Index>(std::min(std::log(u) / std::log1p(-parameter_), static_cast<double>(longest)));
     } else {
       for (extra = 0; extra < longest && u <= reached(extra + 1); ++extra) {
       }

@@ -136,6 +136,9 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
 /// inverse(forward(z)) = z to about eps (|z| + |u' h|) (1 + |w| |u'| / d), d = 1 + h' w.u' the determinant at z, which
 /// for tanh is as small as softplus(a) at s = 0 but grows with s^2, and for leaky relu is softplus(a) at all s > 0.
 ///
+/// With leaky relu the log-determinant jumps where w.z + b = 0, and the gradient of a mean over samples, which knows
+/// nothing of samples that cross the jump, is not that of the mean; with tanh it is.
+///
 /// Throws invalid_argument where w is 0, or so small that |w|^2 is no normal number: no direction, no such map.
 template <class T>
 struct Planar {

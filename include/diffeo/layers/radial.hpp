@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/layers/flow.hpp>
 #include <diffeo/math/random_fill.hpp>
@@ -49,9 +50,11 @@ struct Radial {
   Transformed<X> inverse(const X& x) const {
     const auto [c, alpha, kappa] = reduced(x);
     const X offset = x - c, rho = norm_cols(offset);
-    // The root in the form, of two, that adds numbers of one sign.
+    // The root in the form, of two, that adds numbers of one sign. Squares are those of numbers in a unit that keeps them
+    // finite, and on which the result does not depend.
     const X t = kappa - rho, product = rho * alpha;
-    const X q = abs(t) + sqrt(square(t) + product * 4);
+    const auto length = innermost(rho), unit = max_cols(concat(length, zeros(length, 1) + 1));
+    const X q = abs(t) + sqrt(square(t / unit) + rho / unit * alpha / unit * 4) * unit;
     const auto inside = step(innermost(t));
     const X r = (product / q) * (inside * 2) + q * ((1 - inside) * Scalar(0.5));
     return {offset * ((r + alpha) / (r + kappa)) + c, -log_det(r, alpha, kappa)};

@@ -15,18 +15,22 @@ namespace diffeo {
 /// How the inverse of a residual layer is found. A step of Newton's method costs D + 1 times one of the contraction z
 /// <- x - g(z), which is faster wherever its steps shrink quickly (measured for D = 2 to 12, far from the bound: 1.2 to
 /// 6 times). `automatic` begins with the contraction. A row that has not ended after what three steps of Newton's
-/// method cost goes on by that method for D <= 8, and so does, for D <= 64, a row that rounding stopped before its
-/// error was sure. `fixed_point` alone stops there: its error is then rounding times 1 / (1 - coefficient).
+/// method cost (ten for 8 < D <= 64) goes on by that method, and so does, for D <= 64, a row that rounding stopped
+/// before its error was sure. `fixed_point` alone stops there.
 enum class InverseMethod { automatic, fixed_point, newton };
 
 /// | option         | type          | default                                                               |
 /// |----------------|---------------|-----------------------------------------------------------------------|
-/// | tolerance      | double        | 0: as the arithmetic allows; else the largest |error| of a coordinate |
-/// | max_iterations | int           | 1000 evaluations of the network, by each of the two methods           |
+/// | tolerance      | double        | 0: until rounding stops it; else the largest |error| of a coordinate  |
+/// | max_iterations | int           | 10000 evaluations of the network, by each of the two methods, and for |
+/// |                |               | the gradient                                                          |
 /// | method         | InverseMethod | automatic                                                             |
+///
+/// Rounding in g leaves an error of a few epsilons times |x| / (1 - coefficient). Where a tolerance asks for less than
+/// that, a layer in float computes its last steps with g in double; what remains is the rounding of z itself.
 struct ResidualInverseOptions {
   double tolerance = 0;
-  int max_iterations = 1000;
+  int max_iterations = 10000;
   InverseMethod method = InverseMethod::automatic;
 
   void check() const {
@@ -40,14 +44,16 @@ struct ResidualInverseOptions {
 /// Chen et al. 2019). forward is explicit; inverse is solved, by the contraction z = x - g(z) or by Newton's method
 /// with the exact Jacobian, and differentiated by the implicit function theorem.
 ///
+/// With an activation whose slope jumps, like relu, log_det jumps too where a unit bends, and the gradient of a mean
+/// over samples, which knows nothing of samples that cross a jump, is not that of the mean.
+///
 /// While gradients of the parameters are recorded log_det comes from `training`, else from `evaluation`. Tangents
 /// (Dual) take the exact log-determinant always.
 template <class T>
 struct Residual {
   using Scalar = scalar_t<T>;
 
-  SpectralMlp<T> network;     ///< D -> D
-  double coefficient = 0.97;  ///< bound of the network's Lipschitz constant
+  SpectralMlp<T> network;  ///< D -> D, with a Lipschitz constant below 1
   LogDetEstimator training = ExactLogDet{};
   LogDetEstimator evaluation = ExactLogDet{};
   ResidualInverseOptions inverse_options = {};
@@ -60,7 +66,7 @@ struct Residual {
   }
   template <class U>
   Residual<U> rebind() const {
-    return {network.template rebind<U>(), coefficient, training, evaluation, inverse_options};
+    return {network.template rebind<U>(), training, evaluation, inverse_options};
   }
 
   /// An upper bound of the Lipschitz constant of g that holds whatever the power iteration did.
@@ -210,7 +216,8 @@ struct Residual {
       });
     }
     const Linearised<S> jacobian = linearised(z);
-    return implicit(z.value(), residual, [jacobian, x, lipschitz = coefficient](View<const S> g, View<S> v) {
+    const math::FixedPointOptions options{0, inverse_options.max_iterations};
+    return implicit(z.value(), residual, [jacobian, x, options, l = network.coefficient()](View<const S> g, View<S> v) {
       // (I + J') v = g
       Tape<S>& t = x.tape();
       const auto mark = t.mark();
@@ -226,7 +233,7 @@ struct Residual {
               for (Index i = 0; i < in.rows; ++i) out.col(j)[i] = moved.col(j)[space.row[i]];
             t.release(inner);
           },
-          lipschitz, {.tolerance = 0}, space);
+          l, options, space);
       t.release(mark);
     });
   }
@@ -235,10 +242,10 @@ struct Residual {
     return std::max(simd::lanes<S>, (rows + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
   }
 
+  // Whether the gradient of the inverse comes from the whole Jacobian.
   bool newton() const {
-    constexpr Index largest = 8;
     return inverse_options.method == InverseMethod::newton ||
-           (inverse_options.method == InverseMethod::automatic && dim() <= largest);
+           (inverse_options.method == InverseMethod::automatic && dim() <= few_dimensions);
   }
 
   Linearised<S> linearised(const Var<S>& z) const {
@@ -288,8 +295,16 @@ struct Residual {
         to, [](auto v) { return v; }, from);
   }
 
-  // The largest dimension in which a row that rounding stopped is worth a step of Newton's method.
-  static constexpr Index most_polished = 64;
+  // Up to so many dimensions Newton's method is near to hand, and up to so many it is better than to give up.
+  static constexpr Index few_dimensions = 8, some_dimensions = 64;
+
+  // Steps of the contraction before a row goes on by Newton's method.
+  int first_steps() const {
+    const int most = inverse_options.max_iterations, cost = static_cast<int>(std::min<Index>(dim(), 1000)) + 1;
+    if (inverse_options.method == InverseMethod::newton) return 0;
+    if (inverse_options.method == InverseMethod::fixed_point || dim() > some_dimensions) return most;
+    return std::min(most, (dim() <= few_dimensions ? 3 : 10) * cost);
+  }
 
   // z with z + g(z) = x.
   void solve(View<const S> x, Var<S> z) const {
@@ -300,9 +315,7 @@ struct Residual {
     const auto mark = tape.mark();
     const auto space = workspace(tape, x);
     const int most = inverse_options.max_iterations;
-    const bool by_newton = newton();
-    int first = by_newton ? std::min(most, 3 * static_cast<int>(dim() + 1)) : most;
-    if (inverse_options.method == InverseMethod::newton) first = 0;
+    const int first = first_steps();
     Index open = x.rows;
     if (first > 0) {
       const math::FixedPointProgress progress = math::contract<S>(
@@ -312,10 +325,10 @@ struct Residual {
             copy(constant_value(tape.constant(in)).value(), out);
             tape.release(inner);
           },
-          coefficient, {inverse_options.tolerance, first}, space);
+          network.coefficient(), {inverse_options.tolerance, first}, space);
       open = progress.open;
       if (open > 0 && first == most) throw convergence_error("residual inverse", space.row[0], space.step[0], most);
-      if (inverse_options.method == InverseMethod::automatic && dim() <= most_polished) {
+      if (inverse_options.method == InverseMethod::automatic && dim() <= some_dimensions) {
         std::copy_n(space.row + x.rows, progress.stalled, space.row + open);
         open += progress.stalled;
       }
@@ -323,7 +336,90 @@ struct Residual {
       std::iota(space.row, space.row + open, Index{0});
     }
     if (open > 0) improve_by_newton(x, y, tape, {space.row, static_cast<std::size_t>(open)}, most);
+    if constexpr (std::is_same_v<S, float>)
+      if (inverse_options.tolerance > 0) improve_in_double(x, y, tape, space.row);
     tape.release(mark);
+  }
+
+  // Rows whose error may exceed the tolerance because g was rounded to float: with g in double, by Newton's method with
+  // the Jacobian in float, or by the contraction alone where that is asked for or the Jacobian is too large. `row` has
+  // room for every row.
+  void improve_in_double(View<const S> x, View<S> y, Tape<S>& tape, Index* row) const {
+    const Index d = x.cols;
+    const double l = network.coefficient(), tolerance = inverse_options.tolerance;
+    const double rounding = 16 * std::sqrt(static_cast<double>(d)) * std::numeric_limits<S>::epsilon() / (1 - l);
+    const auto all_x = as_eigen(x), all_y = as_eigen(View<const S>(y));
+    Index count = 0;
+    for (Index n = 0; n < x.rows; ++n)
+      if (rounding * static_cast<double>(all_x.row(n).matrix().norm() + all_y.row(n).matrix().norm()) > tolerance)
+        row[count++] = n;
+    if (count == 0) return;
+
+    auto& wide = tape.template companion<Tape<double>>();
+    wide.reset();
+    std::vector<std::pair<Var<double>, Var<double>>> layers;
+    for (std::size_t i = 0; i < network.layers.size(); ++i) {
+      const auto [w, b] = network.constants(tape, i);
+      layers.emplace_back(wide.copy(as_eigen(w.value())), wide.copy(as_eigen(b.value())));
+    }
+    const auto g = [&](Var<double> v) {
+      for (std::size_t i = 0; i < layers.size(); ++i)
+        v = affine(v, layers[i].first, layers[i].second,
+                   i + 1 < layers.size() ? network.activation : Activation::identity);
+      return v.value();
+    };
+    const View<double> target = wide.mutable_value(wide.make(count, d, false)),
+                       point = wide.mutable_value(wide.make(count, d, false));
+    for (Index k = 0; k < count; ++k)
+      for (Index j = 0; j < d; ++j) {
+        target.col(j)[k] = x.col(j)[row[k]];
+        point.col(j)[k] = y.col(j)[row[k]];
+      }
+    if (inverse_options.method == InverseMethod::fixed_point || d > some_dimensions) {
+      // The iteration works on memory without gaps.
+      Array<double> z = as_eigen(View<const double>(point));
+      const Array<double> right = as_eigen(View<const double>(target));
+      try {
+        math::fixed_point<double>(
+            "residual inverse", view(z), view(right),
+            [&](View<const double> in, View<double> out) {
+              const auto mark = wide.mark();
+              as_eigen(out) = as_eigen(g(wide.copy(as_eigen(in))));
+              wide.release(mark);
+            },
+            l, {tolerance, inverse_options.max_iterations});
+      } catch (const convergence_error& e) {
+        e.throw_for(row[e.sample()]);
+      }
+      as_eigen(point) = z;
+    } else {
+      const Var<S> start = tape.make(count, d, false);
+      as_eigen(tape.mutable_value(start)) = as_eigen(View<const double>(point)).template cast<S>();
+      const View<const S> inverse = inverse_jacobian(start);
+      // The Jacobian is good to some 1e-5 of itself, and so is a step: the last one is all of the error that was left.
+      constexpr int most_steps = 20;
+      std::vector<bool> done(static_cast<std::size_t>(count), false);
+      for (int step = 0; std::find(done.begin(), done.end(), false) != done.end(); ++step) {
+        const auto mark = wide.mark();
+        const View<const double> value = g(wide.constant(View<const double>(point)));
+        for (Index k = 0; k < count; ++k) {
+          if (done[static_cast<std::size_t>(k)]) continue;
+          double residual[some_dimensions], largest = 0;
+          for (Index j = 0; j < d; ++j) residual[j] = point.col(j)[k] + value.col(j)[k] - target.col(j)[k];
+          for (Index j = 0; j < d; ++j) {
+            double move = 0;
+            for (Index i = 0; i < d; ++i) move += static_cast<double>(inverse.col(j * d + i)[k]) * residual[i];
+            point.col(j)[k] -= move;
+            largest = std::max(largest, std::abs(move));
+          }
+          if (step == most_steps) throw convergence_error("residual inverse", row[k], largest, step);
+          done[static_cast<std::size_t>(k)] = largest <= tolerance;
+        }
+        wide.release(mark);
+      }
+    }
+    for (Index k = 0; k < count; ++k)
+      for (Index j = 0; j < d; ++j) y.col(j)[row[k]] = static_cast<S>(point.col(j)[k]);
   }
 
   // Newton's method from the points y of the open rows. Where a step does not bring the residual z + g(z) - x down, one
@@ -412,6 +508,7 @@ struct Residual {
 /// | activation      | Activation      | lip_swish; tanh, elu and sin have slopes of at most 1 too    |
 /// | coefficient     | double          | 0.97: bound of the Lipschitz constant of g, between 0 and 1  |
 /// | last_scale      | double          | 0.01: factor on the last layer's weights                     |
+/// | first_scale     | double          | 1: factor on the first layer's weights                       |
 /// | training        | LogDetEstimator | ExactLogDet                                                  |
 /// | evaluation      | LogDetEstimator | ExactLogDet                                                  |
 /// | inverse         | ResidualInverseOptions |                                                       |
@@ -446,8 +543,8 @@ Residual<S> make_residual(Index dim, const ResidualOptions& options = {}, std::u
           if constexpr (requires { e.check(); }) e.check();
         },
         *estimator);
-  return {make_spectral_mlp<S>(dim, dim, options.network(), options.coefficient, seed, stream), options.coefficient,
-          options.training, options.evaluation, options.inverse};
+  return {make_spectral_mlp<S>(dim, dim, options.network(), options.coefficient, seed, stream), options.training,
+          options.evaluation, options.inverse};
 }
 
 }  // namespace diffeo

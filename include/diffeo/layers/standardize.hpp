@@ -47,16 +47,17 @@ struct Standardize {
     requires Real<T>
   {
     require(data.rows() >= 2, "standardize: data has ", data.rows(), " rows, expected at least 2");
-    require_finite(data.derived(), "standardize: data");
+    const auto& values = evaluated(data);
+    require_finite(values, "standardize: data");
     const Index dim = data.cols();
     Array<Scalar> mean(1, dim), scale(1, dim);
     for (Index j = 0; j < dim; ++j) {
-      const Eigen::ArrayXd column = data.derived().col(j).template cast<double>().array();
+      const Eigen::ArrayXd column = values.col(j).template cast<double>().array();
       const double center = column.mean();
       // Rounding may leave a constant column a spread of its own.
       const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
       require(spread > 0 && std::isfinite(spread), "standardize: column ", j, " of data has standard deviation ",
-              spread, ", expected > 0");
+              spread, ", expected finite and greater than 0");
       mean(0, j) = static_cast<Scalar>(center);
       scale(0, j) = static_cast<Scalar>(spread);
     }

@@ -232,6 +232,13 @@ struct SpectralMlp {
   Index inputs() const { return layers.front().weight.cols(); }
   Index outputs() const { return layers.back().weight.rows(); }
 
+  /// What the Lipschitz constant is kept below: the product of the layers' bounds and the activation's slopes.
+  double coefficient() const {
+    double product = std::pow(lipschitz_constant(activation), static_cast<double>(layers.size() - 1));
+    for (const auto& layer : layers) product *= layer.bound;
+    return product;
+  }
+
   /// N x inputs -> N x outputs.
   template <Traced X>
   X operator()(X x) const {

@@ -94,7 +94,7 @@ class ReversedSteps {
 
   StepTimes times(Index sample, Index number) const {
     const Index step = record_.first[sample] + number;
-    return {record_.t[step], record_.step[step], record_.end[step]};
+    return {record_.t[step], record_.step[step], record_.end(sample, number)};
   }
 
   // Of each lane, the states before the steps from segment_[lane] on.

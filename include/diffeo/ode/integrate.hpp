@@ -92,6 +92,14 @@ class Integration {
       require(std::isfinite(t1[i]), what, ": t1 of sample ", i, " is ", t1[i], ", expected a finite time");
     }
     if (control_.count == 0) control_ = {{0, cols_, options.tolerance()}};
+    if (!fixed_)
+      for (std::size_t g = 0; g < control_.count; ++g) {
+        const Tolerance& tolerance = control_.groups[g].tolerance;
+        constexpr double least = 4 * static_cast<double>(std::numeric_limits<S>::epsilon());
+        require(std::max(tolerance.relative, tolerance.absolute) >= least, what, ": the tolerances are ",
+                tolerance.relative, " relative and ", tolerance.absolute, " absolute, rounding of ",
+                sizeof(S) == 4 ? "float" : "double", " allows no less than ", least);
+      }
     for (std::size_t g = 0; g < control_.count; ++g)
       require(static_cast<S>(control_.groups[g].tolerance.absolute) >= std::numeric_limits<S>::min(), what,
               ": the absolute tolerance is ", control_.groups[g].tolerance.absolute, ", which this type cannot hold");
@@ -365,7 +373,7 @@ class Integration {
       } else {
         ++made.rejected;
         if (size <= least) {
-          leave(i, Status::step_too_small);
+          leave(i, finite ? Status::step_too_small : Status::not_finite);
           continue;
         }
         w_.after_rejection[i] = true;

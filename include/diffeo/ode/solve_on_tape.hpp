@@ -21,7 +21,7 @@ enum class Differentiation { discrete, adjoint };
 /// |               |                 | computes those between again                                             |
 ///
 /// The gradient's bits do not depend on the budget, which is for states alone: times and sizes of all steps are kept
-/// besides, 24 bytes a step and sample until the gradient is made, and twice that in the solver's own memory. Errors of
+/// besides, 16 bytes a step and sample until the gradient is made, and 20 in the solver's own memory. Errors of
 /// the adjoint equation are controlled in state and adjoint; the gradients of the parameters are integrals along the
 /// solution, have no part in the error (the seminorm of Kidger, Chen & Lyons 2021), and take no memory either.
 struct GradientOptions {

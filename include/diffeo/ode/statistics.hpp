@@ -16,7 +16,7 @@ enum class Status {
   finished,
   max_steps,       ///< SolverOptions::max_steps attempts were not enough
   step_too_small,  ///< a step of min_step, or one that rounding hides, was still too large
-  not_finite       ///< the field or the state is not finite at the start, or in an equal step
+  not_finite       ///< the field or the state is not finite at the start, in an equal step, or however small the step
 };
 
 /// | field                        | of a sample                                                                       |

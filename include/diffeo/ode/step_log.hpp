@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/ode/integrate.hpp>
+#include <vector>
 
 namespace diffeo::ode {
 
@@ -16,11 +19,15 @@ struct StepRecord {
   const Index* first = nullptr;        ///< samples + 1: where the steps of each sample begin
   const double* t = nullptr;           ///< at the start of each step
   const double* step = nullptr;        ///< signed
-  const double* end = nullptr;         ///< t + step, or the end time itself
+  const double* last_end = nullptr;    ///< samples: where the last step of each ends
   const Index* first_state = nullptr;  ///< samples + 1: where the states of each sample begin
   const S* states = nullptr;           ///< each `width` values in a row
 
   Index steps(Index sample) const { return first[sample + 1] - first[sample]; }
+  /// Where step `number` of a sample ends: where the next one begins.
+  double end(Index sample, Index number) const {
+    return number + 1 < steps(sample) ? t[first[sample] + number + 1] : last_end[sample];
+  }
   /// The state before step `number` of a sample, a multiple of `every`.
   const S* state(Index sample, Index number) const { return states + (first_state[sample] + number / every) * width; }
 };
@@ -35,8 +42,10 @@ class StepLog {
     every_ = 1;
     budget_ = budget;
     count_.assign(static_cast<std::size_t>(samples), 0);
-    steps_.clear();
-    places_.clear();
+    last_end_.assign(static_cast<std::size_t>(samples), 0);
+    sample_.clear();
+    t_.clear();
+    step_.clear();
     states_.clear();
   }
 
@@ -44,9 +53,11 @@ class StepLog {
     for (Index i = 0; i < accepted.count; ++i) {
       const Index r = accepted.row[i], sample = accepted.sample[r];
       const Index number = count_[static_cast<std::size_t>(sample)]++;
-      steps_.push_back({sample, accepted.t[r], accepted.step[r], accepted.end[r]});
+      sample_.push_back(static_cast<std::uint32_t>(sample));
+      t_.push_back(accepted.t[r]);
+      step_.push_back(accepted.step[r]);
+      last_end_[static_cast<std::size_t>(sample)] = accepted.end[r];
       if (number % every_ != 0) continue;
-      places_.push_back({sample, number});
       for (Index j = 0; j < width_; ++j) states_.push_back(accepted.before.col(j)[r]);
     }
     while (states_.size() * sizeof(S) > budget_ && every_ < longest_segment) thin_out();
@@ -63,25 +74,27 @@ class StepLog {
       first[i + 1] = first[i] + count_[i];
       first_state[i + 1] = first_state[i] + (count_[i] + every_ - 1) / every_;
     }
-    auto* t = tape.template storage<double>(steps_.size());
-    auto* step = tape.template storage<double>(steps_.size());
-    auto* end = tape.template storage<double>(steps_.size());
-    auto* filled = tape.template storage<Index>(samples);
-    std::copy_n(first, samples, filled);
-    for (const Step& s : steps_) {
-      const Index at = filled[s.sample]++;
-      t[at] = s.t;
-      step[at] = s.step;
-      end[at] = s.end;
-    }
+    auto* t = tape.template storage<double>(t_.size());
+    auto* step = tape.template storage<double>(t_.size());
+    auto* last_end = tape.template storage<double>(samples);
+    auto* taken = tape.template storage<Index>(samples);
     S* states = tape.template storage<S>(states_.size());
-    for (std::size_t i = 0; i < places_.size(); ++i)
-      std::copy_n(states_.data() + i * static_cast<std::size_t>(width_), width_,
-                  states + (first_state[places_[i].sample] + places_[i].number / every_) * width_);
+    std::copy_n(last_end_.data(), samples, last_end);
+    std::fill_n(taken, samples, Index{0});
+    const S* from = states_.data();
+    for (std::size_t i = 0; i < t_.size(); ++i) {
+      const std::uint32_t sample = sample_[i];
+      const Index number = taken[sample]++;
+      t[first[sample] + number] = t_[i];
+      step[first[sample] + number] = step_[i];
+      if (number % every_ != 0) continue;
+      std::copy_n(from, width_, states + (first_state[sample] + number / every_) * width_);
+      from += width_;
+    }
     record.first = first;
     record.t = t;
     record.step = step;
-    record.end = end;
+    record.last_end = last_end;
     record.first_state = first_state;
     record.states = states;
     return record;
@@ -91,34 +104,29 @@ class StepLog {
   // Steps between kept states: those of a segment are in memory together when it is computed again.
   static constexpr Index longest_segment = 64;
 
-  struct Step {
-    Index sample;
-    double t, step, end;
-  };
-  struct Place {
-    Index sample, number;
-  };
-
+  // States lie in the order of the steps before which they were.
   void thin_out() {
+    const Index before = every_;
     every_ *= 2;
-    std::size_t kept = 0;
-    for (std::size_t i = 0; i < places_.size(); ++i) {
-      if (places_[i].number % every_ != 0) continue;
-      places_[kept] = places_[i];
-      const auto width = static_cast<std::ptrdiff_t>(width_);
-      const auto from = states_.begin() + static_cast<std::ptrdiff_t>(i) * width;
-      std::copy(from, from + width, states_.begin() + static_cast<std::ptrdiff_t>(kept) * width);
-      ++kept;
+    number_.assign(count_.size(), 0);
+    const auto width = static_cast<std::ptrdiff_t>(width_);
+    auto from = states_.begin(), to = states_.begin();
+    for (const std::uint32_t sample : sample_) {
+      const Index number = number_[sample]++;
+      if (number % before != 0) continue;
+      if (number % every_ == 0) to = std::copy(from, from + width, to);
+      from += width;
     }
-    places_.resize(kept);
-    states_.resize(kept * static_cast<std::size_t>(width_));
+    states_.erase(to, states_.end());
   }
 
   Index width_ = 0, every_ = 1;
   std::size_t budget_ = 0;
   std::vector<Index> count_;
-  std::vector<Step> steps_;
-  std::vector<Place> places_;
+  std::vector<Index> number_;
+  std::vector<double> last_end_;  // of each sample
+  std::vector<std::uint32_t> sample_;
+  std::vector<double> t_, step_;
   std::vector<S> states_;
 };
 

@@ -27,7 +27,7 @@ class Recorder {
  public:
   Recorder(const F& f, const Tableau& method, std::span<const double> times, std::vector<Array<S>>& states,
            std::size_t samples, std::size_t first)
-      : f_(f), method_(method), times_(times), states_(states), next_(samples, first), evaluations_(samples, 0) {}
+      : f_(f), method_(method), times_(times), states_(states), next_(samples, first), not_finite_(samples, 0), evaluations_(samples, 0) {}
 
   void operator()(const AcceptedSteps<S>& steps) {
     bool between = false;
@@ -40,7 +40,11 @@ class Recorder {
         evaluations_[at(sample)] += static_cast<Index>(method_.dense_stages);
         for (std::size_t& next = next_[at(sample)]; ends_before(steps, row); ++next) {
           Array<S>& state = states_[next];
-          interpolant.at(row, times_[next], [&](Index column, S value) { state(sample, column) = value; });
+          interpolant.at(row, times_[next], [&](Index column, S value) {
+            // The dense output asks f where the step itself did not.
+            if (!std::isfinite(value) && not_finite_[at(sample)] == 0) not_finite_[at(sample)] = next;
+            state(sample, column) = value;
+          });
         }
       }
     }
@@ -52,6 +56,8 @@ class Recorder {
   }
 
   Index evaluations(std::size_t sample) const { return evaluations_[sample]; }
+  // The first time at which the dense output is not finite; 0, where it always is.
+  std::size_t not_finite(std::size_t sample) const { return not_finite_[sample]; }
 
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -67,7 +73,7 @@ class Recorder {
   const Tableau& method_;
   std::span<const double> times_;
   std::vector<Array<S>>& states_;
-  std::vector<std::size_t> next_;
+  std::vector<std::size_t> next_, not_finite_;
   std::vector<Index> evaluations_;
   InterpolantWorkspace<S> workspace_;
 };
@@ -103,8 +109,14 @@ Trajectory<typename D::Scalar> trajectory(const F& f, const D& y0, std::span<con
   detail::Recorder<S, F> recorder(f, method, times, result.states, samples, moved);
   integrate<S>(f, view(result.states.front()), times.front(), end.data(), view(last), options, control,
                result.statistics, workspace, recorder);
+  for (std::size_t i = 0; i < samples; ++i) {
+    result.statistics[i].evaluations += recorder.evaluations(i);
+    if (const std::size_t at = recorder.not_finite(i); at > 0 && result.statistics[i].status == Status::finished) {
+      result.statistics[i].status = Status::not_finite;
+      result.statistics[i].t = times[at];
+    }
+  }
   throw_failed("ode::trajectory", result.statistics);
-  for (std::size_t i = 0; i < samples; ++i) result.statistics[i].evaluations += recorder.evaluations(i);
   return result;
 }
 

@@ -2,19 +2,23 @@
 #pragma once
 
 #include <diffeo/training/objective.hpp>
+#include <memory>
+#include <utility>
 
 namespace diffeo {
 
-/// -log p(x) in nats for each row x of the data, which must outlive the objective; while gradients are recorded, plus
-/// the penalty that the flow may ask for (Transformed).
+/// -log p(x) in nats for each row x of the data; while gradients are recorded, plus the penalty that the flow may ask
+/// for (Transformed).
 template <Real S>
 class MaximumLikelihood {
  public:
-  /// Throws invalid_argument for data without rows or with NaN or infinity.
+  /// The data must outlive the objective. Throws invalid_argument for data without rows or with NaN or infinity.
   explicit MaximumLikelihood(const Array<S>& data) : data_(&data) {
     require(data.rows() > 0, "fit: data is empty, expected at least one row");
     require_finite(data, "fit: data");
   }
+  /// The same for data that the objective, with its copies, is to own.
+  explicit MaximumLikelihood(Array<S>&& data) : MaximumLikelihood(std::make_shared<const Array<S>>(std::move(data))) {}
 
   Index size() const { return data_->rows(); }
   const Array<S>& data() const { return *data_; }
@@ -37,7 +41,12 @@ class MaximumLikelihood {
   }
 
  private:
+  explicit MaximumLikelihood(std::shared_ptr<const Array<S>> data) : MaximumLikelihood(*data) {
+    owned_ = std::move(data);
+  }
+
   const Array<S>* data_;
+  std::shared_ptr<const Array<S>> owned_;
 };
 
 }  // namespace diffeo

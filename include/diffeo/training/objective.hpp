@@ -56,11 +56,17 @@ concept Objective = (DrawsSamples<O> || requires(const O& o) {
 namespace detail {
 
 template <class O, class Model, Real S>
-Var<S> loss_of(const O& objective, const Model& model, const Model& detached, Tape<S>& tape, const Minibatch& batch) {
-  if constexpr (HasDetachedLoss<O, Model>)
-    return objective.loss(model, detached, tape, batch);
-  else
-    return objective.loss(model, tape, batch);
+Var<S> loss_of(const char* what, const O& objective, const Model& model, const Model& detached, Tape<S>& tape,
+               const Minibatch& batch) {
+  const Var<S> loss = [&] {
+    if constexpr (HasDetachedLoss<O, Model>)
+      return objective.loss(model, detached, tape, batch);
+    else
+      return objective.loss(model, tape, batch);
+  }();
+  require(loss.rows() == batch.count && loss.cols() == 1, what, ": the objective returned ", loss.rows(), " x ",
+          loss.cols(), " losses, expected ", batch.count, " x 1");
+  return loss;
 }
 
 }  // namespace detail

@@ -39,6 +39,8 @@ struct TrainerOptions {
     require(clip_ratio == 0 || (clip_ratio >= 1 && std::isfinite(clip_ratio)), "fit: clip_ratio is ", clip_ratio,
             ", expected 0 or >= 1");
     require(ema_decay >= 0 && ema_decay < 1, "fit: ema_decay is ", ema_decay, ", expected 0 <= ema_decay < 1");
+    require(threads >= 0 && threads <= max_threads, "fit: threads is ", threads,
+            ", expected 0 (all) or a positive number up to ", max_threads);
     adam.check();
   }
 };
@@ -243,10 +245,9 @@ class Trainer {
       const Index count = std::min(tile_, last - at);
       tape.reset();
       try {
-        const Var<S> loss = detail::loss_of(objective_, worker.lifted, detaches ? *worker.detached : worker.lifted,
-                                            tape, minibatch(at, count, step_));
-        require(loss.rows() == count && loss.cols() == 1, "fit: the objective returned ", loss.rows(), " x ",
-                loss.cols(), " losses, expected ", count, " x 1");
+        const Var<S> loss =
+            detail::loss_of("fit", objective_, worker.lifted, detaches ? *worker.detached : worker.lifted, tape,
+                            minibatch(at, count, step_));
         total += as_eigen(loss.value()).template cast<double>().sum();
         tape.backward(loss, {seeds_.data(), count, 1, count});
       } catch (const solver_error& e) {

@@ -163,35 +163,39 @@ X operator/(const X& x, typename X::Scalar c) {
 }
 
 // ---- with a parameter: an array, a buffer, or (beside a dual number) a Var, whose tangent is zero ----
-template <class X, ParameterFor<X> P>
-X operator+(const X& x, const P& p) {
-  const auto c = as_var(x.tape(), p);
+template <class X, class P>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator+(const X& x, P&& p) {
+  const auto c = as_var(x.tape(), std::forward<P>(p));
   if constexpr (detail::is_dual<X>) {
     const auto y = x.value + c;
     return {y, detail::spread(x.tangent, innermost(y).shape())};
   } else
     return x + c;
 }
-template <class X, ParameterFor<X> P>
-X operator-(const X& x, const P& p) {
-  const auto c = as_var(x.tape(), p);
+template <class X, class P>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator-(const X& x, P&& p) {
+  const auto c = as_var(x.tape(), std::forward<P>(p));
   if constexpr (detail::is_dual<X>) {
     const auto y = x.value - c;
     return {y, detail::spread(x.tangent, innermost(y).shape())};
   } else
     return x - c;
 }
-template <class X, ParameterFor<X> P>
-X operator*(const X& x, const P& p) {
-  const auto c = as_var(x.tape(), p);
+template <class X, class P>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator*(const X& x, P&& p) {
+  const auto c = as_var(x.tape(), std::forward<P>(p));
   if constexpr (detail::is_dual<X>)
     return {x.value * c, x.tangent * c};
   else
     return x * c;
 }
-template <class X, ParameterFor<X> P>
-X operator/(const X& x, const P& p) {
-  const auto c = as_var(x.tape(), p);
+template <class X, class P>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator/(const X& x, P&& p) {
+  const auto c = as_var(x.tape(), std::forward<P>(p));
   if constexpr (detail::is_dual<X>)
     return {x.value / c, x.tangent / c};
   else

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 
 /// Sums and the like. Sums over columns keep the rows apart: a row's result has the same bits whatever the other rows.
@@ -58,7 +59,8 @@ X mean(const X& x) {
   return sum(x) * (typename X::Scalar(1) / static_cast<typename X::Scalar>(x.rows() * x.cols()));
 }
 
-/// Euclidean length of each row: N x C -> N x 1. At 0, where it has a kink, its derivative is taken as 0.
+/// Euclidean length of each row, which may be long: N x C -> N x 1. At 0, where it has a kink, its derivative is taken
+/// as 0.
 template <Real S>
 Var<S> norm_cols(Var<S> x) {
   Tape<S>& tape = x.tape();
@@ -71,6 +73,12 @@ Var<S> norm_cols(Var<S> x) {
         x.value().cols_block(j, 1));
   math::map(
       out, [](auto v) { return simd::sqrt<S>(v); }, static_cast<View<const S>>(out));
+  for (Index i = 0; i < x.rows(); ++i) {
+    if (!std::isinf(out.data[i])) continue;
+    const auto row = as_eigen(x.value()).row(i);  // whose squares overflow
+    const S largest = row.abs().maxCoeff();
+    if (std::isfinite(largest)) out.data[i] = largest * (row / largest).matrix().norm();
+  }
   if (y.requires_grad())
     tape.on_backward({y}, [x, y] {
       const GradTarget<S> target = x.tape().grad_target(x);
@@ -103,11 +111,16 @@ Var<S> max_cols(Var<S> x) {
   return y;
 }
 
-/// log of the sum of the exponentials of each row, without overflow: N x C -> N x 1.
+/// log of the sum of the exponentials of each row, without overflow: N x C -> N x 1. A row of -infinity gives -infinity,
+/// where there is no derivative.
 template <Traced X>
 X log_sum_exp(const X& x) {
-  // The result does not depend on the shift, so the shift needs no derivative.
+  // The result does not depend on the shift, so the shift needs no derivative; an infinite one would leave NaN.
   const auto shift = max_cols(innermost(x));
+  const auto place = shift.tape().mutable_value(shift);
+  using S = typename X::Scalar;
+  math::map(
+      place, [](auto v) { return v - v == S(0) ? v : simd::Vec<S>{}; }, static_cast<View<const S>>(place));
   return log(sum_cols(exp(x - shift))) + shift;
 }
 
