@@ -92,8 +92,10 @@ void product_columns(Index& j, Index end, View<S> out, View<const S> a, Strided<
       i += Registers * lanes;
     };
     while (i + V * lanes <= out.rows) block(std::integral_constant<int, V>{}, std::false_type{}, lanes);
-    if constexpr (V > 2)
+    if constexpr (V > 2) {
+      if (i + 3 * lanes <= out.rows) block(std::integral_constant<int, 3>{}, std::false_type{}, lanes);
       if (i + 2 * lanes <= out.rows) block(std::integral_constant<int, 2>{}, std::false_type{}, lanes);
+    }
     if (i + lanes <= out.rows) block(std::integral_constant<int, 1>{}, std::false_type{}, lanes);
     if (i < out.rows) block(std::integral_constant<int, 1>{}, std::true_type{}, out.rows - i);
   }
