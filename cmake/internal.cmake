@@ -34,6 +34,6 @@ if(DIFFEO_SANITIZE)
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     list(APPEND sanitizers -fsanitize-ignorelist=${CMAKE_CURRENT_LIST_DIR}/sanitizer_ignore.txt)
   endif()
-  target_compile_options(diffeo_internal INTERFACE ${sanitizers} -fno-omit-frame-pointer -g)
+  target_compile_options(diffeo_internal INTERFACE ${sanitizers} -fno-omit-frame-pointer -g1) # lines for the reports
   target_link_options(diffeo_internal INTERFACE ${sanitizers})
 endif()

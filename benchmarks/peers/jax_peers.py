@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The workloads in JAX, in float: by hand, as an expert of JAX would write them, and with flowjax and diffrax.
 
-usage: jax_peers.py [realnvp32] [flowjax] [planar32] [residual16] [cnf] [cnf_trace_dim]    (default: all)
+usage: jax_peers.py [realnvp32] [flowjax] [planar32] [flowjax_planar] [residual16] [cnf] [cnf_trace_dim]
+(default: all)
 """
 import sys
 
@@ -43,6 +44,23 @@ def adam_step(log_prob, params, x, rate=1e-3):
 
     def call():
         state[:] = jax.block_until_ready(step(*state, x))
+
+    return call
+
+
+def drawing_adam_step(loss, params, rate=1e-3):
+    """The same on loss(params, key), which draws its samples."""
+    optimiser = optax.adam(rate)
+    state = [params, optimiser.init(params), KEY]
+
+    @jax.jit
+    def step(params, moments, key):
+        key, draw = jax.random.split(key)
+        updates, moments = optimiser.update(jax.grad(loss)(params, draw), moments)
+        return eqx.apply_updates(params, updates), moments, key
+
+    def call():
+        state[:] = jax.block_until_ready(step(*state))
 
     return call
 
@@ -148,19 +166,19 @@ def planar32():
         x, log_q = jax.lax.scan(layer, (z, -0.5 * (z**2).sum(1) - LOG_2PI), params)[0]
         return (log_q - u1(x)).mean()
 
-    optimiser = optax.adam(1e-3)
-    state = [params, optimiser.init(params), KEY]
+    report("planar32_b1024_rkl_step/jax_scan", drawing_adam_step(loss, params), 200, 1024)
 
-    @jax.jit
-    def step(params, moments, key):
-        key, draw = jax.random.split(key)
-        updates, moments = optimiser.update(jax.grad(loss)(params, draw), moments)
-        return optax.apply_updates(params, updates), moments, key
 
-    def call():
-        state[:] = jax.block_until_ready(step(*state))
+def flowjax_planar():
+    flow = flowjax.flows.planar_flow(
+        KEY, base_dist=flowjax.distributions.Normal(jnp.zeros(2)), flow_layers=32, invert=False)
+    params, rest = eqx.partition(flow, eqx.is_inexact_array)
 
-    report("planar32_b1024_rkl_step/jax_scan", call, 200, 1024)
+    def loss(params, key):
+        x, log_q = eqx.combine(params, rest).sample_and_log_prob(key, (1024,))
+        return (log_q - u1(x)).mean()
+
+    report("planar32_b1024_rkl_step/flowjax", drawing_adam_step(loss, params), 100, 1024)
 
 
 def residual16():
@@ -259,8 +277,8 @@ def cnf_trace_dim():
             report(f"cnf_trace_dim/{dim}/{variant}", lambda: jax.block_until_ready(call(params, x)), 60, 512)
 
 
-WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows, "planar32": planar32, "residual16": residual16,
-             "cnf": cnf, "cnf_trace_dim": cnf_trace_dim}
+WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows, "planar32": planar32,
+             "flowjax_planar": flowjax_planar, "residual16": residual16, "cnf": cnf, "cnf_trace_dim": cnf_trace_dim}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:

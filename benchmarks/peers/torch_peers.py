@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The workloads in PyTorch, in float on one thread: with normflows, zuko and nflows, and by hand under torch.compile.
 
-usage: torch_peers.py [normflows] [zuko] [zuko_cnf] [nflows] [compiled]    (default: all)
+usage: torch_peers.py [normflows] [normflows_planar] [normflows_residual] [zuko] [zuko_cnf] [nflows] [compiled]
+(default: all)
 """
 import math
 import sys
@@ -24,18 +25,23 @@ def moons(n):
     return 2 * (points + 0.1 * torch.randn(n, 2)) + torch.tensor([-1, -0.2])
 
 
-def report_density(variant, params, log_prob, sample=None):
-    name = "realnvp32"
-    x = moons(100000)
-    batch = x[:BATCH]
+def report_step(name, params, loss, repeats, points):
+    """A step of Adam on loss()."""
     optimiser = torch.optim.Adam(params, 1e-3)
 
     def step():
         optimiser.zero_grad()
-        (-log_prob(batch).mean()).backward()
+        loss().backward()
         optimiser.step()
 
-    report(f"{name}_b{BATCH}_step/{variant}", step, 20, BATCH)
+    report(name, step, repeats, points)
+
+
+def report_density(variant, params, log_prob, sample=None):
+    name = "realnvp32"
+    x = moons(100000)
+    batch = x[:BATCH]
+    report_step(f"{name}_b{BATCH}_step/{variant}", params, lambda: -log_prob(batch).mean(), 20, BATCH)
     with torch.no_grad():
         for n, repeats in ((8192, 5), (100000, 3)):
             part = x[:n]
@@ -55,6 +61,31 @@ def normflows():
         flows += [nf.flows.AffineCouplingBlock(net), nf.flows.Permute(2, mode="swap")]
     model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2, trainable=False), flows)
     report_density("normflows", list(model.parameters()), model.log_prob, model.sample)
+
+
+def normflows_planar():
+    """Reverse KL towards the first energy of Rezende & Mohamed 2015, table 1."""
+    import normflows as nf
+
+    class Energy:
+        def log_prob(self, z):
+            bumps = torch.logaddexp(-((z[:, 0] - 2) / 0.6) ** 2 / 2, -((z[:, 0] + 2) / 0.6) ** 2 / 2)
+            return bumps - ((z.norm(dim=1) - 2) / 0.4) ** 2 / 2
+
+    flows = [nf.flows.Planar((2,)) for _ in range(32)]
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2, trainable=False), flows, Energy())
+    report_step("planar32_b1024_rkl_step/normflows", list(model.parameters()), lambda: model.reverse_kld(1024), 30, 1024)
+
+
+def normflows_residual():
+    """Log-determinants by Russian roulette, which is what normflows trains with."""
+    import normflows as nf
+
+    nets = [nf.nets.LipschitzMLP([2, 128, 128, 2], init_zeros=True, lipschitz_const=0.9) for _ in range(16)]
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2, trainable=False),
+                               [nf.flows.Residual(net, reduce_memory=False) for net in nets])
+    x = moons(BATCH)
+    report_step(f"residual16_b{BATCH}_step/normflows", list(model.parameters()), lambda: model.forward_kld(x), 8, BATCH)
 
 
 def zuko():
@@ -99,20 +130,14 @@ def zuko_cnf():
 
     flow = zuko.flows.CNF(2, hidden_features=(WIDTH, WIDTH), exact=True)
     x = (moons(4096) + torch.tensor([1, 0.2])) / 2
-    optimiser = torch.optim.Adam(flow.parameters(), 1e-3)
-
-    def step():
-        optimiser.zero_grad()
-        (-flow().log_prob(x[:BATCH]).mean()).backward()
-        optimiser.step()
-
-    report(f"cnf_b{BATCH}_step/zuko", step, 6, BATCH)
+    report_step(f"cnf_b{BATCH}_step/zuko", flow.parameters(), lambda: -flow().log_prob(x[:BATCH]).mean(), 6, BATCH)
     with torch.no_grad():
         report("cnf_logprob4096/zuko", lambda: flow().log_prob(x), 3, 4096)
         report("cnf_sample4096/zuko", lambda: flow().sample((4096,)), 3, 4096)
 
 
-WORKLOADS = {"normflows": normflows, "zuko": zuko, "zuko_cnf": zuko_cnf, "nflows": nflows, "compiled": compiled}
+WORKLOADS = {"normflows": normflows, "normflows_planar": normflows_planar, "normflows_residual": normflows_residual,
+             "zuko": zuko, "zuko_cnf": zuko_cnf, "nflows": nflows, "compiled": compiled}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:
