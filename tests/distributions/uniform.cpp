@@ -56,7 +56,8 @@ TEST_CASE("uniform box: bad input", "[distributions]") {
   };
   Array<double> low = Array<double>::Zero(1, 2), high = Array<double>::Ones(1, 2);
   high(0, 1) = 0;
-  CHECK(message(low, high) == "uniform box: low is 0 and high 0 in column 1, expected low < high and a difference that is finite");
+  CHECK(message(low, high) ==
+        "uniform box: low is 0 and high 0 in column 1, expected low < high and a difference that is finite");
   low(0, 1) = -1e308;
   high(0, 1) = 1e308;
   CHECK(contains(message(low, high), "a difference that is finite"));

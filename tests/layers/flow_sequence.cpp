@@ -257,8 +257,7 @@ TEST_CASE("sequences: results of the wrong shape are refused", "[layers]") {
       });
     };
     CHECK(message({1, 0, 1}) == "flow sequence: map number 2 gave 30 x 1 values for 30 x 2");
-    CHECK(message({2, 1, 1}) ==
-          "flow sequence: map number 2 gave 1 x 1 log-determinants for 30 rows, expected 30 x 1");
+    CHECK(message({2, 1, 1}) == "flow sequence: map number 2 gave 1 x 1 log-determinants for 30 rows, expected 30 x 1");
     CHECK(message({2, 0, 2}) ==
           "flow sequence: map number 2 gave 30 x 2 log-determinants for 30 rows, expected 30 x 1");
   }

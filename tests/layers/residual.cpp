@@ -100,8 +100,7 @@ TEMPLATE_TEST_CASE("the inverse is as exact as asked for, by either method", "[l
 
 TEST_CASE("in float the inverse keeps a tolerance below what rounding of the network leaves", "[layers]") {
   for (const Index dim : {2, 10, 70})
-    for (const InverseMethod method :
-         {InverseMethod::automatic, InverseMethod::newton, InverseMethod::fixed_point}) {
+    for (const InverseMethod method : {InverseMethod::automatic, InverseMethod::newton, InverseMethod::fixed_point}) {
       if (dim == 70 && method == InverseMethod::newton) continue;  // of no use, and slow
       CAPTURE(dim, int(method));
       const auto layer = random_residual<float>(

@@ -159,11 +159,11 @@ TEST_CASE("trajectory: what cannot be is refused", "[ode]") {
     for (Index j = 0; j < dy.cols; ++j)
       for (Index i = 0; i < dy.rows; ++i) dy.col(j)[i] = 0.5 / std::sqrt(1 - in.t[i]);
   };
-  CHECK(contains(thrown_message<diffeo::integration_error>([&] {
-                   ode::trajectory(singular, y0, std::vector<double>{0.0, 0.5, 0.95, 1.0},
-                                   {.method = Method::euler, .steps = 10});
-                 }),
-                 "ode::trajectory: row 0 was not integrated: the field is not finite at t = 0.95"));
+  CHECK(contains(
+      thrown_message<diffeo::integration_error>([&] {
+        ode::trajectory(singular, y0, std::vector<double>{0.0, 0.5, 0.95, 1.0}, {.method = Method::euler, .steps = 10});
+      }),
+      "ode::trajectory: row 0 was not integrated: the field is not finite at t = 0.95"));
   CHECK(contains(thrown_message<diffeo::integration_error>([&] {
                    ode::trajectory(field<double>, y0, std::vector<double>{0.0, 100.0}, {.max_steps = 3});
                  }),

@@ -187,8 +187,8 @@ struct LogZEstimate {
     if (std::isnan(k_hat))
       out << "there are too few different importance weights to judge their tail: log Z is not to be trusted";
     else
-      out << "the importance weights are too heavy-tailed (Pareto k-hat " << k_hat
-          << ", above " << k_threshold() << "): log Z and its standard error are not to be trusted";
+      out << "the importance weights are too heavy-tailed (Pareto k-hat " << k_hat << ", above " << k_threshold()
+          << "): log Z and its standard error are not to be trusted";
     return out.str();
   }
 };

@@ -33,8 +33,8 @@ struct GaussianMixture {
     return mixture;
   }
 
-  /// Of given weights (1 x K, of any sum), means and standard deviations (K x D). Throws invalid_argument where shapes do
-  /// not fit, for means that are not finite, and unless weights and scales are positive and finite.
+  /// Of given weights (1 x K, of any sum), means and standard deviations (K x D). Throws invalid_argument where shapes
+  /// do not fit, for means that are not finite, and unless weights and scales are positive and finite.
   static GaussianMixture from(const Array<Scalar>& weights, const Array<Scalar>& means, const Array<Scalar>& scales)
     requires Real<T>
   {
@@ -45,8 +45,7 @@ struct GaussianMixture {
     require_finite(means, "gaussian mixture: means");
     for (Index k = 0; k < means.rows(); ++k) {
       detail::require_positive("gaussian mixture: weights", weights(0, k), 0, k);
-      for (Index j = 0; j < means.cols(); ++j)
-        detail::require_positive("gaussian mixture: scales", scales(k, j), k, j);
+      for (Index j = 0; j < means.cols(); ++j) detail::require_positive("gaussian mixture: scales", scales(k, j), k, j);
     }
     mixture.logits = (weights / weights.sum()).log();
     mixture.log_scales = scales.log();

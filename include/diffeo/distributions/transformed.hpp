@@ -102,8 +102,8 @@ struct TransformedDistribution {
     return result;
   }
 
-  /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does. Where the log-density is
-  /// -infinity the gradient need not be finite.
+  /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does. Where the log-density
+  /// is -infinity the gradient need not be finite.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
     const auto& points = evaluated(x);

@@ -26,8 +26,8 @@ struct UniformBox {
     require_finite(low, "uniform box: low");
     require_finite(high, "uniform box: high");
     for (Index j = 0; j < low.cols(); ++j)
-      require(low(0, j) < high(0, j) && std::isfinite(high(0, j) - low(0, j)), "uniform box: low is ", low(0, j), " and high ", high(0, j), " in column ", j,
-              ", expected low < high and a difference that is finite");
+      require(low(0, j) < high(0, j) && std::isfinite(high(0, j) - low(0, j)), "uniform box: low is ", low(0, j),
+              " and high ", high(0, j), " in column ", j, ", expected low < high and a difference that is finite");
     return {{low}, {high}};
   }
   /// The cube low <= z < high of dimension dim.

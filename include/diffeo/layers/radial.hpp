@@ -50,8 +50,8 @@ struct Radial {
   Transformed<X> inverse(const X& x) const {
     const auto [c, alpha, kappa] = reduced(x);
     const X offset = x - c, rho = norm_cols(offset);
-    // The root in the form, of two, that adds numbers of one sign. Squares are those of numbers in a unit that keeps them
-    // finite, and on which the result does not depend.
+    // The root in the form, of two, that adds numbers of one sign. Squares are those of numbers in a unit that keeps
+    // them finite, and on which the result does not depend.
     const X t = kappa - rho, product = rho * alpha;
     const auto length = innermost(rho), unit = max_cols(concat(length, zeros(length, 1) + 1));
     const X q = abs(t) + sqrt(square(t / unit) + rho / unit * alpha / unit * 4) * unit;

@@ -380,14 +380,13 @@ struct Residual {
       Array<double> z = as_eigen(View<const double>(point));
       const Array<double> right = as_eigen(View<const double>(target));
       try {
-        math::fixed_point<double>(
-            "residual inverse", view(z), view(right),
-            [&](View<const double> in, View<double> out) {
-              const auto mark = wide.mark();
-              as_eigen(out) = as_eigen(g(wide.copy(as_eigen(in))));
-              wide.release(mark);
-            },
-            l, {tolerance, inverse_options.max_iterations});
+        math::fixed_point<double>("residual inverse", view(z), view(right),
+                                  [&](View<const double> in, View<double> out) {
+                                    const auto mark = wide.mark();
+                                    as_eigen(out) = as_eigen(g(wide.copy(as_eigen(in))));
+                                    wide.release(mark);
+                                  },
+                                  l, {tolerance, inverse_options.max_iterations});
       } catch (const convergence_error& e) {
         e.throw_for(row[e.sample()]);
       }

@@ -29,13 +29,13 @@ enum class Controller { integral, proportional_integral };
 /// | max_steps          | Index      | 10000 attempts a sample, rejected ones included                          |
 ///
 /// Tolerances below four epsilons of the type of the state, both, are refused: steps that rounding decides on make
-/// results worse. The last step may be smaller than min_step, and up to 1 % larger than the error asks for, to land on the end time.
-/// The five last options are for adaptive solves alone.
+/// results worse. The last step may be smaller than min_step, and up to 1 % larger than the error asks for, to land on
+/// the end time. The five last options are for adaptive solves alone.
 ///
 /// The integral controller takes a few percent fewer evaluations than the other, and misses the tolerance by more: of
-/// 200 solutions of y' = y (1 - y) over 5 units of time, at tolerances from 1e-3 to 1e-10, the worst error of dopri8 was
-/// 11 times the tolerance asked for, the other's 3 times; of dopri5 and tsit5 within 4 and 3 times. Over thousands of
-/// steps, which bosh3 takes at 1e-10, errors add up: 27 and 23 times.
+/// 200 solutions of y' = y (1 - y) over 5 units of time, at tolerances from 1e-3 to 1e-10, the worst error of dopri8
+/// was 11 times the tolerance asked for, the other's 3 times; of dopri5 and tsit5 within 4 and 3 times. Over thousands
+/// of steps, which bosh3 takes at 1e-10, errors add up: 27 and 23 times.
 struct SolverOptions {
   Method method = Method::dopri5;
   Index steps = 0;
@@ -71,8 +71,8 @@ struct SolverOptions {
 
 /// Hairer's step size control (Solving ODEs I, II.4; II, IV.2; the constants of his dopri5), for an error estimate
 /// O(h^q): the next step is h 0.9 e^-alpha e_before^beta, with beta = 0.2 / q and alpha = 1 / q - 0.75 beta, or beta =
-/// 0 and alpha = 1 / q; between a fifth of h and ten times h, or three times where a single estimate, which may be small
-/// by chance, decides: with ten, some samples missed the tolerance a hundredfold.
+/// 0 and alpha = 1 / q; between a fifth of h and ten times h, or three times where a single estimate, which may be
+/// small by chance, decides: with ten, some samples missed the tolerance a hundredfold.
 class StepController {
  public:
   static constexpr double safety = 0.9, smallest_factor = 0.2;

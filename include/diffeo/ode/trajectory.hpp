@@ -27,7 +27,13 @@ class Recorder {
  public:
   Recorder(const F& f, const Tableau& method, std::span<const double> times, std::vector<Array<S>>& states,
            std::size_t samples, std::size_t first)
-      : f_(f), method_(method), times_(times), states_(states), next_(samples, first), not_finite_(samples, 0), evaluations_(samples, 0) {}
+      : f_(f),
+        method_(method),
+        times_(times),
+        states_(states),
+        next_(samples, first),
+        not_finite_(samples, 0),
+        evaluations_(samples, 0) {}
 
   void operator()(const AcceptedSteps<S>& steps) {
     bool between = false;

@@ -111,8 +111,8 @@ Var<S> max_cols(Var<S> x) {
   return y;
 }
 
-/// log of the sum of the exponentials of each row, without overflow: N x C -> N x 1. A row of -infinity gives -infinity,
-/// where there is no derivative.
+/// log of the sum of the exponentials of each row, without overflow: N x C -> N x 1. A row of -infinity gives
+/// -infinity, where there is no derivative.
 template <Traced X>
 X log_sum_exp(const X& x) {
   // The result does not depend on the shift, so the shift needs no derivative; an infinite one would leave NaN.
