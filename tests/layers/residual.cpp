@@ -186,7 +186,8 @@ TEST_CASE("a training that meets an inverse it cannot find keeps what it has lea
       diffeo::fit(model, data, {.steps = 5000, .batch = 50, .rate = {.learning_rate = 1e-2}});
   CHECK(report.reason == diffeo::StopReason::not_solved);
   CHECK(report.steps > 0);
-  CHECK(report.failure.find("residual inverse: row ") == 0);
+  CHECK(report.failure.find("residual inverse") == 0);  // or its gradient
+  CHECK(report.failure.find(": row ") != std::string::npos);
   CHECK((diffeo::parameters(model) != before).any());
   CHECK(diffeo::parameters(model).isFinite().all());
 }

@@ -159,7 +159,7 @@ TEMPLATE_TEST_CASE("moments and distribution of normal numbers", "", float, doub
   CHECK(correlation(d.block(0, 0, rows, 1).square() - 1, d.block(16, 0, rows, 1).square() - 1) < 10);
 }
 
-TEMPLATE_TEST_CASE("uniform numbers fill [0, 1)", "", float, double) {
+TEMPLATE_TEST_CASE("uniform numbers fill the unit interval without its end", "", float, double) {
   using S = TestType;
   Array<S> x(100000, 4);
   diffeo::fill_uniform(diffeo::view(x), 99);

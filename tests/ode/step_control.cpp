@@ -21,10 +21,11 @@ TEST_CASE("step control: dopri5's controllers are Hairer's", "[ode]") {
   CHECK(i.rejected(std::log(4.0)) == Approx(0.9 * std::pow(4.0, -0.2)));
   CHECK(pi.rejected(std::log(4.0)) == Approx(0.9 * std::pow(4.0, -0.17)));
   for (const StepController& c : {pi, i}) {
-    CHECK(c.accepted(std::log(1e-30), 0) == 10);
     CHECK(c.rejected(std::log(1e30)) == 0.2);
     CHECK(c.rejected(std::log(1.0001)) < 0.91);
   }
+  CHECK(pi.accepted(std::log(1e-30), 0) == 10);
+  CHECK(i.accepted(std::log(1e-30), 0) == 3);  // one estimate alone may be small by chance
   CHECK(StepController::log_kept(-100) == Approx(std::log(1e-4)));
   CHECK(StepController::log_kept(-0.5) == -0.5);
 }

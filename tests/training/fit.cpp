@@ -303,7 +303,7 @@ TEST_CASE("an equation that is not solved stops with the last good parameters an
   check(diffeo::convergence_error("root", 0, 0.5, 9),
         "root: row 123 did not converge: residual 0.5 after 9 iterations");
   check(diffeo::integration_error("ode", 0, {.reason = "why", .t = 0.5}),
-        "ode: row 123 was not integrated: why at t = 0.5, step 0, error 0, stiffness 0");
+        "ode: row 123 was not integrated: why at t = 0.5, step 0, error 0, stiffness unknown");
 }
 
 TEMPLATE_TEST_CASE("no learning rate makes a model non-finite", "[training]", float, double) {
