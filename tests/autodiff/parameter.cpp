@@ -109,10 +109,15 @@ TEST_CASE("parameters: temporary arrays are copied", "[parameter]") {
   const Var<double> a = as_var(tape, Array<double>(Array<double>::Constant(5, 4, 3.0))),
                     y = v * Array<double>(Array<double>::Constant(5, 4, 2.0)) / Array<double>(ones * 4.0) +
                         Array<double>(ones * 5.0) - tape.constant(Array<double>(ones * 6.0));
+  const auto three = [&]() -> const Array<double> { return ones * 3.0; };
+  const Var<double> left = Array<double>(ones * 2.0) * v + Array<double>(ones * 7.0) - three(),
+                    buffer = v + Buffer<double>{ones * 4.0};
   std::vector<Array<double>> others;  // to take the memory of what is gone
   for (int i = 0; i < 50; ++i) others.push_back(Array<double>::Constant(5, 4, 1000.0));
   CHECK((as_eigen(a.value()) == 3).all());
   CHECK((as_eigen(y.value()) - (x * 0.5 - 1)).abs().maxCoeff() < 1e-14);
+  CHECK((as_eigen(left.value()) - (x * 2.0 + 4.0)).abs().maxCoeff() < 1e-14);
+  CHECK((as_eigen(buffer.value()) - (x + 4.0)).abs().maxCoeff() < 1e-14);
   backward(y);
   CHECK((as_eigen(v.grad()) == 0.5).all());
 }

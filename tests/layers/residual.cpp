@@ -117,6 +117,22 @@ TEST_CASE("in float the inverse keeps a tolerance below what rounding of the net
     }
 }
 
+TEST_CASE("in float the inverse of numbers too large for the tolerance is as exact as they are", "[layers]") {
+  for (const InverseMethod method : {InverseMethod::automatic, InverseMethod::newton, InverseMethod::fixed_point})
+    for (const Activation activation : {Activation::lip_swish, Activation::relu}) {
+      const auto layer = random_residual<float>(
+          2, {.hidden = {32}, .activation = activation, .inverse = {.tolerance = 1e-12, .method = method}}, 8);
+      auto exact = diffeo::testing::detail::in_double(layer);
+      exact.inverse_options = {};
+      for (const float size : {1.0F, 1e5F, 1e20F}) {
+        CAPTURE(int(method), int(activation), size);
+        const Array<float> x = normal<float>(50, 2) * size;
+        const Array<double> z = diffeo::inverse(exact, x.cast<double>()).value;
+        CHECK((diffeo::inverse(layer, x).value.cast<double>() - z).abs().maxCoeff() < 1e-6 * double(size));
+      }
+    }
+}
+
 TEST_CASE("in many dimensions a layer near the bound is inverted, with its gradient", "[layers]") {
   for (const double slope : {0.97, 0.995}) {
     // g(z) = -slope z, through units that are linear here.

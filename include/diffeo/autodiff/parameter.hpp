@@ -45,12 +45,16 @@ Var<S> as_var(Tape<S>& tape, const Array<S>& x) {
   return tape.constant(x);
 }
 template <Real S>
-Var<S> as_var(Tape<S>& tape, Array<S>&& x) {
-  return tape.constant(std::move(x));
+Var<S> as_var(Tape<S>& tape, const Array<S>&& x) {
+  return tape.copy(x);
 }
 template <Real S, class T>
 Var<S> as_var(Tape<S>& tape, const Buffer<T>& x) {
   return as_var(tape, x.value);
+}
+template <Real S, class T>
+Var<S> as_var(Tape<S>& tape, const Buffer<T>&& x) {
+  return as_var(tape, std::move(x.value));
 }
 
 namespace detail {

@@ -106,7 +106,7 @@ class Tape {
   }
   Var<S> constant(const Array<S>& x) { return constant(view(x)); }
   /// A constant copied from an array that will not live on.
-  Var<S> constant(Array<S>&& x) { return copy(x); }
+  Var<S> constant(const Array<S>&& x) { return copy(x); }
 
   /// A value that lies in memory of the caller, which must outlive it: the output of an op that has nothing to compute.
   Var<S> alias(View<const S> x, bool requires_grad) {

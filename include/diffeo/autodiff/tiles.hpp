@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <chrono>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/core/parallel.hpp>
@@ -67,16 +66,13 @@ void for_each_tile(Index rows, Index tile, int threads, const F& f) {
       e.throw_for(first + e.sample());
     }
   };
-  if (tiles == 0) return;
-  // Threads are worth their start, some 50 microseconds each, when the first tile tells that there is enough to do.
-  using Clock = std::chrono::steady_clock;
-  constexpr std::chrono::microseconds worthwhile(200);
+  if (workers == 1) {
+    Tape<S> tape;
+    for (Index number = 0; number < tiles; ++number) run(tape, number);
+    return;
+  }
   const auto tapes = std::make_unique<Tape<S>[]>(workers);
-  const auto start = Clock::now();
-  run(tapes[0], 0);
-  const bool together = workers > 1 && (Clock::now() - start) * (tiles - 1) > worthwhile;
-  parallel_for(tiles - 1, together ? threads : 1,
-               [&](Index number, int worker) { run(tapes[static_cast<std::size_t>(worker)], number + 1); });
+  parallel_for(tiles, threads, [&](Index number, int worker) { run(tapes[static_cast<std::size_t>(worker)], number); });
 }
 
 /// The same in tiles of tile_rows<S>.

@@ -47,7 +47,7 @@ struct GaussianMixture {
       detail::require_positive("gaussian mixture: weights", weights(0, k), 0, k);
       for (Index j = 0; j < means.cols(); ++j) detail::require_positive("gaussian mixture: scales", scales(k, j), k, j);
     }
-    mixture.logits = (weights / weights.sum()).log();
+    mixture.logits = weights.log();
     mixture.log_scales = scales.log();
     return mixture;
   }

@@ -52,11 +52,11 @@ struct Radial {
     const X offset = x - c, rho = norm_cols(offset);
     // The root in the form, of two, that adds numbers of one sign. Squares are those of numbers in a unit that keeps
     // them finite, and on which the result does not depend.
-    const X t = kappa - rho, product = rho * alpha;
-    const auto length = innermost(rho), unit = max_cols(concat(length, zeros(length, 1) + 1));
+    const X t = kappa - rho;
+    const auto length = innermost(rho), unit = max_cols(concat(length, zeros(length, 1) + kappa + 1));
     const X q = abs(t) + sqrt(square(t / unit) + rho / unit * alpha / unit * 4) * unit;
     const auto inside = step(innermost(t));
-    const X r = (product / q) * (inside * 2) + q * ((1 - inside) * Scalar(0.5));
+    const X r = (rho / q) * alpha * (inside * 2) + q * ((1 - inside) * Scalar(0.5));
     return {offset * ((r + alpha) / (r + kappa)) + c, -log_det(r, alpha, kappa)};
   }
 

@@ -341,84 +341,112 @@ struct Residual {
     tape.release(mark);
   }
 
-  // Rows whose error may exceed the tolerance because g was rounded to float: with g in double, by Newton's method with
-  // the Jacobian in float, or by the contraction alone where that is asked for or the Jacobian is too large. `row` has
-  // room for every row.
+  // Rows whose error may exceed the tolerance because g was rounded to float are brought there with g in double: by
+  // Newton's method with the Jacobian in float, and by the contraction where that is asked for, where the Jacobian is
+  // too large, and where it was no good. `row` has room for every row. |(I + J)^-1| <= 1 / (1 - l) bounds the error by
+  // the residual; nobody can tell what is below the rounding of z.
   void improve_in_double(View<const S> x, View<S> y, Tape<S>& tape, Index* row) const {
     const Index d = x.cols;
-    const double l = network.coefficient(), tolerance = inverse_options.tolerance;
-    const double rounding = 16 * std::sqrt(static_cast<double>(d)) * std::numeric_limits<S>::epsilon() / (1 - l);
-    const auto all_x = as_eigen(x), all_y = as_eigen(View<const S>(y));
+    const double l = network.coefficient();
+    constexpr double eps = static_cast<double>(std::numeric_limits<S>::epsilon());
+    const auto norm = [d](View<const S> of, Index n) {
+      double square = 0;
+      for (Index j = 0; j < d; ++j) square += static_cast<double>(of.col(j)[n]) * static_cast<double>(of.col(j)[n]);
+      return std::sqrt(square);
+    };
+    double biases = 0;  // which numbers inside of the network may be as large as
+    for (std::size_t i = 0; i < network.layers.size(); ++i)
+      biases += static_cast<double>(as_eigen(network.constants(tape, i).second.value()).matrix().norm());
+    const auto scale = [&](Index n) { return norm(x, n) + norm(y, n); };
+    const double rounding = 16 * std::sqrt(static_cast<double>(d)) * eps / (1 - l);
     Index count = 0;
     for (Index n = 0; n < x.rows; ++n)
-      if (rounding * static_cast<double>(all_x.row(n).matrix().norm() + all_y.row(n).matrix().norm()) > tolerance)
-        row[count++] = n;
+      if (rounding * (scale(n) + 2 * biases) > inverse_options.tolerance) row[count++] = n;
     if (count == 0) return;
 
     auto& wide = tape.template companion<Tape<double>>();
     wide.reset();
-    std::vector<std::pair<Var<double>, Var<double>>> layers;
-    for (std::size_t i = 0; i < network.layers.size(); ++i) {
+    const std::size_t depth = network.layers.size();
+    auto* weights = wide.template storage<Var<double>>(2 * depth);
+    for (std::size_t i = 0; i < depth; ++i) {
       const auto [w, b] = network.constants(tape, i);
-      layers.emplace_back(wide.copy(as_eigen(w.value())), wide.copy(as_eigen(b.value())));
+      weights[2 * i] = wide.copy(as_eigen(w.value()));
+      weights[2 * i + 1] = wide.copy(as_eigen(b.value()));
     }
-    const auto g = [&](Var<double> v) {
-      for (std::size_t i = 0; i < layers.size(); ++i)
-        v = affine(v, layers[i].first, layers[i].second,
-                   i + 1 < layers.size() ? network.activation : Activation::identity);
-      return v.value();
+    const auto g = [&](View<const double> v) {
+      Var<double> h = wide.constant(v);
+      for (std::size_t i = 0; i < depth; ++i)
+        h = affine(h, weights[2 * i], weights[2 * i + 1], i + 1 < depth ? network.activation : Activation::identity);
+      return h.value();
     };
-    const View<double> target = wide.mutable_value(wide.make(count, d, false)),
-                       point = wide.mutable_value(wide.make(count, d, false));
-    for (Index k = 0; k < count; ++k)
+    // Rows that are done leave; those that stay move up.
+    const auto block = [&] { return wide.mutable_value(wide.make(count, d, false)); };
+    const View<double> target = block(), point = block();
+    auto* allowed = wide.template storage<double>(static_cast<std::size_t>(count));
+    auto* place = wide.template storage<Index>(static_cast<std::size_t>(count));
+    for (Index k = 0; k < count; ++k) {
+      place[k] = k;
+      allowed[k] = std::max(inverse_options.tolerance, eps / 4 * scale(row[k]));
       for (Index j = 0; j < d; ++j) {
-        target.col(j)[k] = x.col(j)[row[k]];
-        point.col(j)[k] = y.col(j)[row[k]];
+        target.col(j)[k] = static_cast<double>(x.col(j)[row[k]]);
+        point.col(j)[k] = static_cast<double>(y.col(j)[row[k]]);
       }
-    if (inverse_options.method == InverseMethod::fixed_point || d > some_dimensions) {
-      // The iteration works on memory without gaps.
-      Array<double> z = as_eigen(View<const double>(point));
-      const Array<double> right = as_eigen(View<const double>(target));
-      try {
-        math::fixed_point<double>("residual inverse", view(z), view(right),
-                                  [&](View<const double> in, View<double> out) {
-                                    const auto mark = wide.mark();
-                                    as_eigen(out) = as_eigen(g(wide.copy(as_eigen(in))));
-                                    wide.release(mark);
-                                  },
-                                  l, {tolerance, inverse_options.max_iterations});
-      } catch (const convergence_error& e) {
-        e.throw_for(row[e.sample()]);
-      }
-      as_eigen(point) = z;
-    } else {
+    }
+    const auto at = [&](View<double> v, Index rows) { return View<double>{v.data, rows, d, v.stride}; };
+    const auto give = [&](Index k) {
+      for (Index j = 0; j < d; ++j) y.col(j)[row[k]] = static_cast<S>(point.col(j)[k]);
+    };
+    if (inverse_options.method != InverseMethod::fixed_point && d <= some_dimensions) {
       const Var<S> start = tape.make(count, d, false);
       as_eigen(tape.mutable_value(start)) = as_eigen(View<const double>(point)).template cast<S>();
       const View<const S> inverse = inverse_jacobian(start);
-      // The Jacobian is good to some 1e-5 of itself, and so is a step: the last one is all of the error that was left.
-      constexpr int most_steps = 20;
-      std::vector<bool> done(static_cast<std::size_t>(count), false);
-      for (int step = 0; std::find(done.begin(), done.end(), false) != done.end(); ++step) {
+      constexpr int most_steps = 4;
+      for (int step = 0; step < most_steps && count > 0; ++step) {
         const auto mark = wide.mark();
-        const View<const double> value = g(wide.constant(View<const double>(point)));
+        const View<const double> value = g(at(point, count));
+        Index kept = 0;
         for (Index k = 0; k < count; ++k) {
-          if (done[static_cast<std::size_t>(k)]) continue;
-          double residual[some_dimensions], largest = 0;
-          for (Index j = 0; j < d; ++j) residual[j] = point.col(j)[k] + value.col(j)[k] - target.col(j)[k];
+          double residual[some_dimensions], size = 0;
+          for (Index j = 0; j < d; ++j) {
+            residual[j] = point.col(j)[k] + value.col(j)[k] - target.col(j)[k];
+            size += residual[j] * residual[j];
+          }
+          if (std::sqrt(size) <= (1 - l) * allowed[k]) {
+            give(k);
+            continue;
+          }
           for (Index j = 0; j < d; ++j) {
             double move = 0;
-            for (Index i = 0; i < d; ++i) move += static_cast<double>(inverse.col(j * d + i)[k]) * residual[i];
-            point.col(j)[k] -= move;
-            largest = std::max(largest, std::abs(move));
+            for (Index i = 0; i < d; ++i) move += static_cast<double>(inverse.col(j * d + i)[place[k]]) * residual[i];
+            point.col(j)[kept] = point.col(j)[k] - move;
+            target.col(j)[kept] = target.col(j)[k];
           }
-          if (step == most_steps) throw convergence_error("residual inverse", row[k], largest, step);
-          done[static_cast<std::size_t>(k)] = largest <= tolerance;
+          row[kept] = row[k];
+          allowed[kept] = allowed[k];
+          place[kept++] = place[k];
         }
         wide.release(mark);
+        count = kept;
       }
     }
-    for (Index k = 0; k < count; ++k)
-      for (Index j = 0; j < d; ++j) y.col(j)[row[k]] = static_cast<S>(point.col(j)[k]);
+    if (count == 0) return;
+    const auto rows = static_cast<std::size_t>(count);
+    const math::FixedPointWorkspace<double> space{wide.template storage<Index>(2 * rows),
+                                                  wide.template storage<double>(rows), wide.scratch(count * d),
+                                                  wide.scratch(count * d)};
+    try {
+      math::fixed_point<double>(
+          "residual inverse", at(point, count), at(target, count),
+          [&](View<const double> in, View<double> out) {
+            const auto mark = wide.mark();
+            as_eigen(out) = as_eigen(g(in));
+            wide.release(mark);
+          },
+          l, {inverse_options.tolerance, inverse_options.max_iterations}, space);
+    } catch (const convergence_error& e) {
+      e.throw_for(row[e.sample()]);
+    }
+    for (Index k = 0; k < count; ++k) give(k);
   }
 
   // Newton's method from the points y of the open rows. Where a step does not bring the residual z + g(z) - x down, one

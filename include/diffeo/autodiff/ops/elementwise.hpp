@@ -201,17 +201,20 @@ X operator/(const X& x, P&& p) {
   else
     return x / c;
 }
-template <class X, ParameterFor<X> P>
-X operator+(const P& p, const X& x) {
-  return x + p;
+template <class P, class X>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator+(P&& p, const X& x) {
+  return x + std::forward<P>(p);
 }
-template <class X, ParameterFor<X> P>
-X operator-(const P& p, const X& x) {
-  return -x + p;
+template <class P, class X>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator-(P&& p, const X& x) {
+  return -x + std::forward<P>(p);
 }
-template <class X, ParameterFor<X> P>
-X operator*(const P& p, const X& x) {
-  return x * p;
+template <class P, class X>
+  requires ParameterFor<std::remove_cvref_t<P>, X>
+X operator*(P&& p, const X& x) {
+  return x * std::forward<P>(p);
 }
 
 // ---- functions of one argument ----
