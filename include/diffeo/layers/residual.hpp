@@ -496,10 +496,9 @@ struct Residual {
     S found = 0, scale = 0;  // the norm in which g contracts
     for (Index j = 0; j < d; ++j) {
       const S r = trial.col(j)[n] + value.col(j)[k] - x.col(j)[n];
-      found += r * r;
+      found = std::hypot(found, r);  // whose squares may overflow
       scale = std::max({scale, std::abs(x.col(j)[n]), std::abs(trial.col(j)[n])});
     }
-    found = std::sqrt(found);
     if (!(found < state.size)) {
       if (!state.by_newton) {
         if (!(state.size <= std::sqrt(eps) * std::max(S(1), scale)))
