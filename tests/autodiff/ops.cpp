@@ -747,8 +747,8 @@ TEMPLATE_TEST_CASE("ops: extreme values", "[ops]", float, double) {
   check([](auto v) { return elu(v); }, Array<S>{{-1, -1, 0, 50, 1000}}, Array<S>{{0, 0, 1, 1, 1}});
   check([](auto v) { return scaled_tanh(v, S(2), S(0.5)); }, Array<S>{{-2, -2, 0, 2, 2}}, Array<S>{{0, 0, 1, 0, 0}});
   check([](auto v) { return log_sum_exp(v); }, Array<S>::Constant(1, 1, 1000), Array<S>{{0, 0, 0, 0, 1}});
-  const Array<S> rows{{-inf, -inf}, {0, -inf}, {0, inf}};
-  const auto result = log_sum_exp(tape.copy(rows)).value();
+  const Array<S> infinite{{-inf, -inf}, {0, -inf}, {0, inf}};
+  const auto result = log_sum_exp(tape.copy(infinite)).value();
   CHECK(result.data[0] == -inf);
   CHECK(result.data[1] == 0);
   CHECK(result.data[2] == inf);
