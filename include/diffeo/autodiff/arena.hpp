@@ -3,11 +3,12 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <diffeo/core/instruction_set.hpp>
 #include <memory>
 #include <new>
 #include <vector>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Bump allocator. Memory is 64-byte aligned and is given back only as a whole (`reset`) or down to a mark (`release`).
 /// After the first rounds a work load that repeats itself finds all its memory in one chunk and allocates no more.
@@ -92,4 +93,4 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -3,7 +3,7 @@
 
 #include <diffeo/autodiff/tape.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Forward-mode differentiation: a value and its derivative along one direction per row, of the same shape. Over
 /// constants it yields Jacobian-vector products; over recorded values reverse-over-forward, the gradient of such a
@@ -46,4 +46,4 @@ auto innermost(const Dual<X>& x) {
   return innermost(x.value);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

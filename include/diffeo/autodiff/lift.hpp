@@ -8,7 +8,7 @@
 /// Reflection over the parameters of a structure. A structure offers `static auto fields(Self& self)`, a std::tie of
 /// its parameters (param_t<T>), buffers (Buffer<T>) and parts, and `rebind<U>()`, the same structure over U with
 /// parameters still to be set. All orders below are that of the fields.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -201,4 +201,4 @@ auto lift_detached(Tape<typename M::Scalar>& tape, const M& model, const typenam
   });
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -4,7 +4,7 @@
 #include <diffeo/autodiff/dual.hpp>
 #include <utility>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 template <class T>
@@ -79,4 +79,4 @@ template <class P, class X>
 concept ParameterFor = Traced<X> && !std::is_same_v<P, X> && !detail::is_dual<P> &&
                        std::is_same_v<typename detail::ScalarOfOperand<P>::type, typename X::Scalar>;
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

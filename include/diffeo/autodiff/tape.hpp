@@ -13,7 +13,7 @@
 #include <vector>
 
 /// Reverse-mode differentiation of whole blocks: a tape of matrix-level operations, eager and without global state.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 template <Real S>
 class Tape;
@@ -412,4 +412,4 @@ void add_grad(Var<S> x, const F& f, In... in) {
   math::map_add(target.grad, target.assign, f, in...);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -8,7 +8,7 @@
 
 /// Evaluation of many rows in tiles: each goes end to end through a computation on a tape of its own thread, so that
 /// its intermediate values stay in cache and memory does not grow with the number of rows.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Rows of a tile: several registers, and at the usual widths of networks (64) small enough for the first cache level.
 template <Real S>
@@ -81,4 +81,4 @@ void for_each_tile(Index rows, int threads, const F& f) {
   for_each_tile<S>(rows, tile_rows<S>, threads, f);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/layers/evaluate.hpp>
 #include <diffeo/ode/solve_on_tape.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// How the equations of a continuous flow are solved.
 ///
@@ -254,4 +254,4 @@ Cnf(Field) -> Cnf<Field>;
 template <class Field>
 Cnf(Field, CnfOptions) -> Cnf<Field>;
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

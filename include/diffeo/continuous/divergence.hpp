@@ -11,7 +11,7 @@
 
 /// Divergences of vector fields: the traces of their Jacobians J in x. Exact or estimated, all give gradients with
 /// respect to parameters, x and t.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// The divergence itself.
 ///
@@ -395,4 +395,4 @@ auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
   return prepared;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -10,7 +10,7 @@
 #include <diffeo/ode/trajectory.hpp>
 #include <vector>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// What a continuous flow does on its way: points follow dx/dt = v(t, x) from the base's density p_0 to that of the
 /// model, p_1, and dp_t/dt + div(p_t v) = 0 at every time between. For pictures and for laws.
@@ -147,4 +147,4 @@ class ProbabilityPath {
   Standardize<Scalar> frame_;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/layers/recipes.hpp>
 
 /// Whole continuous flows ready to be fitted.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option  | type          | default                                                                            |
 /// |---------|---------------|------------------------------------------------------------------------------------|
@@ -40,4 +40,4 @@ auto cnf(const Data& data, const CnfFlowOptions& options = {}) {
   return standardized(cnf<typename Data::Scalar>(data.cols(), options), data);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -8,7 +8,7 @@
 #include <diffeo/nn/mlp.hpp>
 
 /// Vector fields dx/dt = f(t, x), from which continuous flows are made.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A vector field on R^D that depends on time. Each row has a time of its own.
 ///
@@ -311,4 +311,4 @@ FieldFunction<S, F> make_field(Index dim, F function) {
   return {dim, std::move(function)};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

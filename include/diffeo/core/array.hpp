@@ -2,11 +2,12 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <diffeo/core/instruction_set.hpp>
 #include <type_traits>
 
 /// The array vocabulary. A batch is N x D: rows are samples, columns are coordinates, stored column-major, so that one
 /// coordinate of all samples is contiguous.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 using Index = Eigen::Index;
 
@@ -72,4 +73,4 @@ auto as_eigen(View<S> x) {
   return Eigen::Map<Target, 0, Eigen::OuterStride<>>(x.data, x.rows, x.cols, Eigen::OuterStride<>(x.stride));
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <diffeo/core/instruction_set.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -27,16 +28,13 @@ class io_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-namespace detail {
-
+/// Returns the parts as an output stream writes them, one after another.
 template <class... Parts>
 std::string concat_message(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();
 }
-
-}  // namespace detail
 
 /// Something that had to be solved for one sample and was not. It names the row of the arrays that the solver was
 /// given; a caller that passed rows of its own data catches it and throws it again with the row of those, whatever its
@@ -51,9 +49,7 @@ class solver_error : public std::runtime_error {
 
  protected:
   solver_error(const std::string& solver, std::ptrdiff_t sample, const std::string& failure)
-      : std::runtime_error(detail::concat_message(solver, ": row ", sample, ' ', failure)),
-        solver_(solver),
-        sample_(sample) {}
+      : std::runtime_error(concat_message(solver, ": row ", sample, ' ', failure)), solver_(solver), sample_(sample) {}
 
  private:
   std::string solver_;
@@ -65,9 +61,8 @@ class solver_error : public std::runtime_error {
 class convergence_error : public solver_error {
  public:
   convergence_error(const std::string& what, std::ptrdiff_t sample, double residual, int iterations)
-      : solver_error(
-            what, sample,
-            detail::concat_message("did not converge: residual ", residual, " after ", iterations, " iterations")),
+      : solver_error(what, sample,
+                     concat_message("did not converge: residual ", residual, " after ", iterations, " iterations")),
         residual_(residual),
         iterations_(iterations) {}
 
@@ -97,11 +92,10 @@ struct IntegrationFailure {
 class integration_error : public solver_error {
  public:
   integration_error(const std::string& what, std::ptrdiff_t sample, const IntegrationFailure& failure)
-      : solver_error(
-            what, sample,
-            detail::concat_message("was not integrated: ", failure.reason, " at t = ", failure.t, ", step ",
-                                   failure.step, ", error ", failure.error, ", stiffness ",
-                                   failure.stiffness > 0 ? detail::concat_message(failure.stiffness) : "unknown")),
+      : solver_error(what, sample,
+                     concat_message("was not integrated: ", failure.reason, " at t = ", failure.t, ", step ",
+                                    failure.step, ", error ", failure.error, ", stiffness ",
+                                    failure.stiffness > 0 ? concat_message(failure.stiffness) : "unknown")),
         failure_(failure) {}
 
   const std::string& reason() const { return failure_.reason; }
@@ -122,7 +116,7 @@ class integration_error : public solver_error {
 template <class... Parts>
 void require(bool condition, const Parts&... parts) {
   if (!condition) [[unlikely]]
-    throw invalid_argument(detail::concat_message(parts...));
+    throw invalid_argument(concat_message(parts...));
 }
 
 /// Throws `invalid_argument` with the row and column of the first entry (in row order) that is NaN or infinite.

@@ -19,7 +19,7 @@
 
 /// Threads of the standard library. They wait for each other by a short spin and then asleep: at the barriers of an
 /// OpenMP loop, a spinning thread takes the processor from the one it waits for as soon as the machine has other work.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// The most threads that may be asked for.
 inline constexpr int max_threads = 1024;
@@ -151,4 +151,4 @@ void parallel_for(Index tasks, int threads, const F& f) {
   ThreadPool(static_cast<int>(std::max<Index>(1, workers))).run(tasks, f);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

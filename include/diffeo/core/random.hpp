@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
+#include <diffeo/core/instruction_set.hpp>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -12,7 +13,7 @@
 /// Counter-based random numbers: a value is a function of (seed, stream, index) alone, so it does not matter which
 /// thread draws it, when, or in which block. Give each purpose a stream of its own: equal (seed, stream, index) are
 /// equal numbers, whatever they are used for. Normal and uniform fills of arrays are in math/random_fill.hpp.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Philox4x32-10 of Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 3.3:
 /// a bijection of 128-bit counters under a 64-bit key. Passes BigCrush; 2^64 streams of 2^64 blocks per seed.
@@ -91,4 +92,4 @@ inline std::vector<Index> permutation(Index n, std::uint64_t seed, std::uint64_t
   return order;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -16,7 +16,7 @@
 #include <vector>
 
 /// Tables of numbers in text files: separated by commas, semicolons, tabs or blanks, with or without a header.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// How to read a table. The defaults read the usual files.
 struct CsvOptions {
@@ -242,4 +242,4 @@ CsvData<S> read_csv(const std::string& path, const CsvOptions& options = {}) {
   return parse_csv<S>(text, options, path);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

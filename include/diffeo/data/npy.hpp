@@ -22,7 +22,7 @@
 #include <vector>
 
 /// NumPy's .npy files, after numpy.lib.format (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -126,7 +126,7 @@ Array<S> read_npy(const std::string& path) {
   const int format = start[6];
   if (got >= 8 && (format < 1 || format > 3 || start[7] != 0))
     throw io_error(
-        detail::concat_message(path, " has format version ", format, ".", int{start[7]}, ", expected 1.0, 2.0 or 3.0"));
+        concat_message(path, " has format version ", format, ".", int{start[7]}, ", expected 1.0, 2.0 or 3.0"));
   const std::size_t length_bytes = format == 1 ? 2 : 4;
   std::uint64_t position = 8 + length_bytes, header_bytes = 0;
   const bool complete = got == 10 && (format == 1 || std::fread(start + 10, 1, 2, file.get()) == 2);
@@ -141,16 +141,16 @@ Array<S> read_npy(const std::string& path) {
   const detail::NpyHeader header = detail::NpyHeaderParser(text, path).parse();
   const auto& type = detail::find_npy_type<S>(header.dtype, path);
   if (header.shape.empty() || header.shape.size() > 2)
-    throw io_error(detail::concat_message(path, " has ", header.shape.size(), " dimensions, expected 1 or 2"));
+    throw io_error(concat_message(path, " has ", header.shape.size(), " dimensions, expected 1 or 2"));
   const std::uint64_t rows = header.shape[0], cols = header.shape.size() == 2 ? header.shape[1] : 1;
   const std::uint64_t limit = static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / sizeof(double);
-  const auto shape = detail::concat_message("shape (", rows, ", ", cols, ") of dtype ", header.dtype);
+  const auto shape = concat_message("shape (", rows, ", ", cols, ") of dtype ", header.dtype);
   if (rows > limit || cols > limit || (rows != 0 && cols > limit / rows))
     throw io_error(path + " has an absurd " + shape);
   const std::uint64_t expected = rows * cols * type.bytes, found = file_bytes - position;
   if (found != expected)
-    throw io_error(detail::concat_message(path, found < expected ? " is truncated: " : " is too long: ", shape, " is ",
-                                          expected, " bytes of data, found ", found));
+    throw io_error(concat_message(path, found < expected ? " is truncated: " : " is too long: ", shape, " is ",
+                                  expected, " bytes of data, found ", found));
   Array<S> values(static_cast<Index>(rows), static_cast<Index>(cols));
   type.read(file.get(), header.fortran_order, values, path);
   return values;
@@ -165,8 +165,8 @@ void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   static_assert(Real<S>, "write_npy: expected float or double");
   const Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> values = x.derived().array();
   std::string text =
-      detail::concat_message("{'descr': '", detail::npy_byte_order, "f", sizeof(S),
-                             "', 'fortran_order': False, 'shape': (", values.rows(), ", ", values.cols(), "), }");
+      concat_message("{'descr': '", detail::npy_byte_order, "f", sizeof(S), "', 'fortran_order': False, 'shape': (",
+                     values.rows(), ", ", values.cols(), "), }");
   text.resize((10 + text.size() + 64) / 64 * 64 - 11, ' ');  // the data begins at a multiple of 64 bytes
   text += '\n';
   const char low = static_cast<char>(text.size() % 256), high = static_cast<char>(text.size() / 256);
@@ -190,4 +190,4 @@ void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   throw io_error(path + ": cannot write: " + error.message());
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -10,7 +10,7 @@
 #include <vector>
 
 /// The header of NumPy's .npy files.
-namespace diffeo::detail {
+namespace diffeo::inline DIFFEO_ISA::detail {
 
 struct NpyHeader {
   std::string dtype;
@@ -103,4 +103,4 @@ class NpyHeaderParser {
   std::size_t at_ = 0;
 };
 
-}  // namespace diffeo::detail
+}  // namespace diffeo::inline DIFFEO_ISA::detail

@@ -11,7 +11,7 @@
 #include <system_error>
 
 /// Text of data files: numbers, read the same in every locale, and excerpts for messages.
-namespace diffeo::detail {
+namespace diffeo::inline DIFFEO_ISA::detail {
 
 enum class NumberText { good, out_of_range, not_a_number };
 
@@ -64,4 +64,4 @@ inline std::string excerpt(std::string_view text) {
   return out;
 }
 
-}  // namespace diffeo::detail
+}  // namespace diffeo::inline DIFFEO_ISA::detail

@@ -28,7 +28,7 @@
 /// | pinwheel     | f = (1 + 0.3 N, 0.1 N); 2 f rotated by -(2 pi k / 5 + 0.25 exp(f0)), k = 0 ... 4                  |
 /// | 2spirals     | r = 3 pi sqrt(U); d = (-r cos r + 0.5 U, r sin r + 0.5 U); d / 3 or -d / 3, plus 0.1 N            |
 /// | checkerboard | a = 4 U - 2; b = U - (2 or 0) + (floor(a) mod 2); 2 (a, b)                                        |
-namespace diffeo::toy2d {
+namespace diffeo::inline DIFFEO_ISA::toy2d {
 
 namespace detail {
 
@@ -126,7 +126,7 @@ inline const Toy& find(const char* function, std::string_view name) {
     known.append(known.empty() ? "" : ", ").append(toy.name);
   }
   throw invalid_argument(
-      diffeo::detail::concat_message(function, ": no toy density is named '", name, "', expected one of ", known));
+      diffeo::concat_message(function, ": no toy density is named '", name, "', expected one of ", known));
 }
 
 }  // namespace detail
@@ -182,4 +182,4 @@ auto log_prob(std::string_view name, const Eigen::DenseBase<Derived>& x) {
 /// gap. Throws `invalid_argument` for an unknown name.
 inline double best_log_prob(std::string_view name) { return detail::find("toy2d::best_log_prob", name).best; }
 
-}  // namespace diffeo::toy2d
+}  // namespace diffeo::inline DIFFEO_ISA::toy2d

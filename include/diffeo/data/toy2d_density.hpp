@@ -5,13 +5,14 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <diffeo/core/instruction_set.hpp>
 #include <limits>
 #include <numbers>
 
 /// Exact log densities of the two-dimensional toys of data/toy2d.hpp, at one point, in double precision: in closed form
 /// or, for noise around a curve, by quadrature along the curve. The error of a log density l is below 1e-8 (1 + |l|),
 /// also far out.
-namespace diffeo::toy2d::detail {
+namespace diffeo::inline DIFFEO_ISA::toy2d::detail {
 
 using std::numbers::pi;
 
@@ -255,4 +256,4 @@ inline double checkerboard(Point p) {
   return -infinity;
 }
 
-}  // namespace diffeo::toy2d::detail
+}  // namespace diffeo::inline DIFFEO_ISA::toy2d::detail

@@ -5,7 +5,7 @@
 #include <concepts>
 #include <diffeo/autodiff/parameter.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A distribution on R^D that a flow starts from.
 ///
@@ -69,4 +69,4 @@ void require_positive(const char* what, S value, Index row, Index column) {
 
 }  // namespace detail
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

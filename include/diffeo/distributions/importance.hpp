@@ -13,7 +13,7 @@
 
 /// Importance sampling with a fitted flow q as proposal for an unnormalised density p~: what the weights
 /// w = p~(x) / q(x) of samples of q say about the integral Z of p~, and whether they can be trusted.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option     | type   | default                                                                       |
 /// |------------|--------|-------------------------------------------------------------------------------|
@@ -270,4 +270,4 @@ Moments weighted_moments(const Eigen::DenseBase<Derived>& x, const Array<double>
   return moments;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -6,7 +6,7 @@
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/math/random_fill.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A mixture of K normal distributions with diagonal covariance; logits of the weights, means and log standard
 /// deviations are learnable.
@@ -117,4 +117,4 @@ struct GaussianMixture {
   static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

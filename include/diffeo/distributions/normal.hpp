@@ -5,7 +5,7 @@
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/math/random_fill.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -127,4 +127,4 @@ struct DiagonalNormal {
   }
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

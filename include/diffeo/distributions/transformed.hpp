@@ -5,7 +5,7 @@
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/layers/evaluate.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Samples with the log-density of each.
 template <class S>
@@ -172,4 +172,4 @@ struct TransformedDistribution {
 template <class Base, class FlowType>
 TransformedDistribution(Base, FlowType) -> TransformedDistribution<Base, FlowType>;
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -7,7 +7,7 @@
 #include <diffeo/math/random_fill.hpp>
 #include <limits>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// The uniform distribution on a box low <= z < high. Nothing to train; log-density -infinity outside.
 template <class T>
@@ -84,4 +84,4 @@ struct UniformBox {
   }
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

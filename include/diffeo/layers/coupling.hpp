@@ -8,7 +8,7 @@
 #include <diffeo/layers/mask.hpp>
 #include <diffeo/nn/mlp.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// b + t, the transform of NICE (Dinh, Krueger & Bengio 2014, section 3.2). Its log-determinant is 0.
 struct AdditiveTransform {
@@ -113,4 +113,4 @@ Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::
   return {std::move(mask), make_mlp<S>(inputs, outputs, network, seed, stream), transform};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

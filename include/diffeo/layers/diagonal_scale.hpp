@@ -4,7 +4,7 @@
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/layers/flow.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// x = z exp(s) with one learnable log-scale per coordinate: the last layer of NICE (Dinh, Krueger & Bengio 2014,
 /// section 3.3). Zero log-scales are the identity.
@@ -45,4 +45,4 @@ struct DiagonalScale {
   }
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/layers/flow.hpp>
 
 /// A flow applied to arrays.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -51,4 +51,4 @@ auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, int threads = 0)
   return detail::transform_batch("inverse: x", flow, x, threads, [&flow](const auto& v) { return flow.inverse(v); });
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

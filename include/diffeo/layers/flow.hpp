@@ -4,7 +4,7 @@
 #include <concepts>
 #include <diffeo/autodiff/parameter.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// What a direction of a flow computes: `value` (N x D), and `log_det` (N x 1), the natural logarithm of |det| of the
 /// Jacobian of that direction, one per sample. Where gradients of the parameters are recorded a layer may add a
@@ -89,4 +89,4 @@ concept FlowOf = Real<S> && requires(const F& f, F& m, const Var<S>& x) {
 template <class F>
 concept Flow = requires { typename F::Scalar; } && FlowOf<F, typename F::Scalar>;
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -236,4 +236,4 @@ auto repeat(Index n, const F& make_layer) {
   return sequence;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

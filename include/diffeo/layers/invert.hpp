@@ -4,7 +4,7 @@
 #include <diffeo/layers/flow.hpp>
 #include <tuple>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A flow with its directions exchanged. What it offers is what the other direction of L offers.
 template <class L>
@@ -44,4 +44,4 @@ Invert(L) -> Invert<L>;
 template <class L>
 Invert(Invert<L>) -> Invert<Invert<L>>;  // and not a copy
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

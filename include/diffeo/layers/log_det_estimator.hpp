@@ -9,7 +9,7 @@
 
 /// Ways to the log-determinant log|det(I + J)| of a residual layer, J = dg/dz with |J| < 1. All give the value and the
 /// gradient; the estimates are deterministic given their seed.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// The dense Jacobian, all columns in one pass, and its determinant. Costs D + 1 passes through the network.
 struct ExactLogDet {};
@@ -156,4 +156,4 @@ void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<
 
 }  // namespace detail
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/core/error.hpp>
 #include <vector>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Which coordinates a coupling keeps and conditions on, and which it moves.
 struct Mask {
@@ -74,4 +74,4 @@ inline Mask alternating_mask(MaskPattern pattern, Index dim, Index i) {
   return i % 2 == 0 ? Mask::keep_first_half(dim) : Mask::keep_second_half(dim);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

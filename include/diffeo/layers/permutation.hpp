@@ -6,7 +6,7 @@
 #include <diffeo/core/random.hpp>
 #include <diffeo/layers/flow.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// Reorders the coordinates: coordinate j of x is coordinate order[j] of z. Nothing to train; log-determinant 0.
 template <class T>
@@ -68,4 +68,4 @@ struct Permutation {
   }
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -8,7 +8,7 @@
 #include <diffeo/math/planar.hpp>
 #include <diffeo/math/random_fill.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -320,4 +320,4 @@ Planar<S> make_planar(Index dim, Activation activation = Activation::tanh, std::
   return {u, w, random.bottomRows(1), activation};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

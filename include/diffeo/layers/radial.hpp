@@ -7,7 +7,7 @@
 #include <diffeo/math/random_fill.hpp>
 #include <limits>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// x = z + beta h (z - centre), h = 1 / (alpha + r), r = |z - centre|: contraction towards a point or expansion away
 /// from it (Rezende & Mohamed 2015, eq. 14). alpha = softplus(raw_alpha) > 0, and beta = -alpha + kappa with kappa =
@@ -99,4 +99,4 @@ Radial<S> make_radial(Index dim, std::uint64_t seed = 0, std::uint64_t stream = 
   return {random.leftCols(dim), Array<S>::Constant(1, 1, of_one), random.rightCols(1) * S(0.1) + of_one};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

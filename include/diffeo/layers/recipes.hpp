@@ -11,7 +11,7 @@
 #include <diffeo/layers/standardize.hpp>
 
 /// Whole flows ready to be fitted.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option          | type         | default                                             |
 /// |-----------------|--------------|-----------------------------------------------------|
@@ -185,4 +185,4 @@ auto residual(const Data& data, const ResidualFlowOptions& options = {}) {
   return standardized(residual<typename Data::Scalar>(data.cols(), options), data);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

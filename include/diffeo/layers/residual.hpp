@@ -10,7 +10,7 @@
 #include <numeric>
 #include <span>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// How the inverse of a residual layer is found. A step of Newton's method costs D + 1 times one of the contraction z
 /// <- x - g(z), which is faster wherever its steps shrink quickly (measured for D = 2 to 12, far from the bound: 1.2 to
@@ -573,4 +573,4 @@ Residual<S> make_residual(Index dim, const ResidualOptions& options = {}, std::u
           options.evaluation, options.inverse};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/layers/flow.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// x = mean + scale z with mean and standard deviation of the data, which are not trained. As the last layer of a flow
 /// it lets the others work on coordinates of order 1 while densities stay in the units of the data.
@@ -93,4 +93,4 @@ struct Standardize {
   }
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -8,7 +8,7 @@
 
 /// Elementwise maps over blocks, and broadcasting: along each of the two dimensions an operand has the extent of the
 /// result or 1.
-namespace diffeo::math {
+namespace diffeo::inline DIFFEO_ISA::math {
 
 struct Shape {
   Index rows = 0;
@@ -105,4 +105,4 @@ void sum_to(View<S> out, bool assign, View<const S> x) {
   }
 }
 
-}  // namespace diffeo::math
+}  // namespace diffeo::inline DIFFEO_ISA::math

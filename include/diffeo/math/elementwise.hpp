@@ -18,7 +18,7 @@
 ///
 /// S is not deduced: write `tanh<float>(x)`. The polynomials were computed for this library by Remez exchange; rational
 /// ones by reweighted least squares.
-namespace diffeo::simd {
+namespace diffeo::inline DIFFEO_ISA::simd {
 
 namespace detail {
 
@@ -300,4 +300,4 @@ inline Vec<S> cos(Vec<S> x) {
   return detail::sin_shifted<S>(x, 1);
 }
 
-}  // namespace diffeo::simd
+}  // namespace diffeo::inline DIFFEO_ISA::simd

@@ -8,7 +8,7 @@
 #include <vector>
 
 /// Fixed points of contractions, a batch at a time.
-namespace diffeo::math {
+namespace diffeo::inline DIFFEO_ISA::math {
 
 /// | option         | type   | default                                                                  |
 /// |----------------|--------|--------------------------------------------------------------------------|
@@ -125,4 +125,4 @@ int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double
   return fixed_point(what, y, x, g, lipschitz, options, {row.data(), step.data(), point.data(), value.data()});
 }
 
-}  // namespace diffeo::math
+}  // namespace diffeo::inline DIFFEO_ISA::math

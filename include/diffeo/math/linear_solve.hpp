@@ -10,7 +10,7 @@
 
 /// Many small square matrices at once, one per sample: D x D matrices stored as D^2 columns of N values, so that
 /// registers run along the samples. A sample's result does not depend on the others.
-namespace diffeo::math {
+namespace diffeo::inline DIFFEO_ISA::math {
 
 namespace detail {
 
@@ -114,4 +114,4 @@ void invert_batch(Index rows, Index dim, const A& a, S diagonal, const Out& inve
   }
 }
 
-}  // namespace diffeo::math
+}  // namespace diffeo::inline DIFFEO_ISA::math

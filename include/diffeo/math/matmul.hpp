@@ -9,7 +9,7 @@
 /// one chain of (fused) multiply-adds over the inner index in increasing order, whatever the number of rows, so that a
 /// row's bits do not depend on the other rows. And at the sizes of a flow's layers (64 x 64) nothing is packed or
 /// copied: the operands lie in the first-level cache, and a block of the result stays in registers.
-namespace diffeo::math {
+namespace diffeo::inline DIFFEO_ISA::math {
 
 /// The right operand of a product: element (k, n) lies at data[k * inner + n * outer].
 template <class S>
@@ -229,4 +229,4 @@ void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const
   }
 }
 
-}  // namespace diffeo::math
+}  // namespace diffeo::inline DIFFEO_ISA::math

@@ -10,7 +10,7 @@
 /// Planar maps x = z + u' h(w.z + b), one after another, on plain numbers: what layers/planar.hpp records as one op.
 /// A few registers of rows go through all the maps before the next ones do, so that memory is touched once whatever the
 /// depth. Every product that a sum follows is written as mul_add: a row's bits must not depend on its register.
-namespace diffeo::math {
+namespace diffeo::inline DIFFEO_ISA::math {
 
 enum class PlanarKind { tanh, leaky_relu };
 
@@ -342,4 +342,4 @@ void planar_adjoint(std::span<const PlanarMap<S>> maps, View<const S> out, const
 }
 
 }  // namespace detail
-}  // namespace diffeo::math
+}  // namespace diffeo::inline DIFFEO_ISA::math

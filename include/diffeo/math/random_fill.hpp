@@ -16,7 +16,7 @@
 /// on the extent, alignment or order of the blocks that are filled: tiles on any number of threads give the same bits
 /// as one fill of the whole. Uniform numbers have the same bits on every machine, normal ones under AVX2 (with fused
 /// multiply-add) and AVX-512; elsewhere they differ by rounding.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -230,4 +230,4 @@ S normal(std::uint64_t seed, std::uint64_t stream, Index row, Index column = 0) 
   return whole[row % detail::random_group<S>];
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -11,7 +11,7 @@
 
 /// Roots of increasing functions of one unknown, a register of equations at a time: Newton's method inside a bracket
 /// that every evaluation narrows, with bisection where a Newton step leaves it or stops being worth its while.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option         | type | default                                                                              |
 /// |----------------|------|--------------------------------------------------------------------------------------|
@@ -207,4 +207,4 @@ void find_roots(const char* what, View<S> out, const F& f, const B& bracket, con
 }
 
 }  // namespace math
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

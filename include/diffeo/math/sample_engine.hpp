@@ -9,7 +9,7 @@
 #include <numbers>
 
 /// Random numbers that are functions of a sample.
-namespace diffeo::detail {
+namespace diffeo::inline DIFFEO_ISA::detail {
 
 // splitmix64.
 template <Real S>
@@ -61,4 +61,4 @@ void draw_normal(PhiloxEngine& engine, View<S> out, Index row) {
   }
 }
 
-}  // namespace diffeo::detail
+}  // namespace diffeo::inline DIFFEO_ISA::detail

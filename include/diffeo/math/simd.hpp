@@ -15,7 +15,7 @@
 /// share: 64 bytes under AVX-512, 32 under AVX, else 16. The operators + - * / and comparisons work on them; a
 /// comparison gives a mask to use with `? :`. As with Eigen, compile all translation units of a program with the same
 /// -m flags.
-namespace diffeo::simd {
+namespace diffeo::inline DIFFEO_ISA::simd {
 
 #if defined(__AVX512F__)
 inline constexpr std::size_t register_bytes = 64;
@@ -321,4 +321,4 @@ inline void transform(Index n, S* y, const F& f, const In*... x) {
   if (i < n) store<S>(y + i, f(load<S>(x + i, n - i)...), n - i);
 }
 
-}  // namespace diffeo::simd
+}  // namespace diffeo::inline DIFFEO_ISA::simd

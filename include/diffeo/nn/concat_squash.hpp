@@ -3,7 +3,7 @@
 
 #include <diffeo/nn/linear.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A dense layer that time modulates (FFJORD: Grathwohl et al. 2019, appendix B.1, "concatsquash"):
 /// (x W' + b) * sigmoid(t g' + c) + t s', the gate with weights g and bias c, the shift with weights s.
@@ -50,4 +50,4 @@ ConcatSquash<S> make_concat_squash(Index inputs, Index outputs, Initialisation h
   return {std::move(dense), {uniform_column(stream + 1), Array<S>::Zero(1, outputs)}, uniform_column(stream + 2)};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -7,7 +7,7 @@
 #include <diffeo/math/random_fill.hpp>
 
 /// Initial values of the weights of dense layers.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// How weights (M x K, fan-in K, fan-out M) are drawn.
 enum class Initialisation {
@@ -68,4 +68,4 @@ void initialise(Array<S>& weights, Initialisation how, std::uint64_t seed, std::
   }
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

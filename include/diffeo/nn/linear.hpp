@@ -5,7 +5,7 @@
 #include <diffeo/nn/init.hpp>
 #include <tuple>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A dense layer x W' + b.
 template <class T>
@@ -41,4 +41,4 @@ Linear<S> make_linear(Index inputs, Index outputs, Initialisation how, std::uint
   return layer;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -4,7 +4,7 @@
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/columns.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A dense network at given points: the linear map of small changes there and its transpose, row by row, as constants
 /// of a tape. One pass through the network is kept for any number of products.
@@ -57,4 +57,4 @@ class Linearised {
   Var<S>* slopes_ = nullptr;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

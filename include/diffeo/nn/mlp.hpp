@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A multi-layer perceptron: dense layers with an activation between them, none after the last.
 template <class T>
@@ -78,4 +78,4 @@ Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uin
   return mlp;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -8,7 +8,7 @@
 #include <limits>
 
 /// Dense layers and networks with a bound on their Lipschitz constant.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// What a power iteration found.
 struct SpectralNormReport {
@@ -292,4 +292,4 @@ SpectralMlp<S> make_spectral_mlp(Index inputs, Index outputs, const MlpOptions& 
   return bounded;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

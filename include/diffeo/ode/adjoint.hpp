@@ -4,7 +4,7 @@
 #include <diffeo/ode/recorded_solve.hpp>
 
 /// The gradient of a solve by the adjoint equation.
-namespace diffeo::ode::detail {
+namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
 /// Solves the adjoint equation from the end of a solve to its start, for the state y and the adjoint a together:
 ///
@@ -115,4 +115,4 @@ class AdjointSolve {
   const System* recorded_ = nullptr;
 };
 
-}  // namespace diffeo::ode::detail
+}  // namespace diffeo::inline DIFFEO_ISA::ode::detail

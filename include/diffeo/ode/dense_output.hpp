@@ -10,7 +10,7 @@
 #include <diffeo/ode/tableau.hpp>
 
 /// The solution between the ends of a step.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// y(t + theta h) = y + change (y(t + h) - y) + h sum_i stage_i k_i.
 struct DenseWeights {
@@ -111,4 +111,4 @@ class Interpolant {
   std::array<const S*, max_stages> stages_{};
 };
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -4,7 +4,7 @@
 #include <diffeo/ode/recorded_solve.hpp>
 
 /// The exact gradient of a solve as the sequence of steps that it was.
-namespace diffeo::ode::detail {
+namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
 /// Goes through the recorded steps of all samples backwards, each sample at its own pace, a block of rows at a time.
 template <Real S, class System, class Norm>
@@ -154,4 +154,4 @@ class ReversedSteps {
   StepTimes times_[block_rows];
 };
 
-}  // namespace diffeo::ode::detail
+}  // namespace diffeo::inline DIFFEO_ISA::ode::detail

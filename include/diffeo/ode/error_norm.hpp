@@ -12,7 +12,7 @@
 
 /// How large the error of a step is, row by row: every entry in units of absolute + relative max(|y|, |y after|), the
 /// entries of a row put together by a norm.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// The error that is asked for in an entry y: absolute + relative |y|.
 struct Tolerance {
@@ -98,4 +98,4 @@ struct ErrorControl {
   }
 };
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -23,7 +23,7 @@
 #include <vector>
 
 /// Initial value problems of many samples: y' = f(t, y), each sample a row with its own time, steps and end.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 namespace detail {
 template <Real S, class F, class Norm, class Observer>
@@ -481,4 +481,4 @@ void integrate(const F& f, View<const S> y0, Times t0, Times t1, View<S> y1, con
       .run();
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -10,7 +10,7 @@
 
 /// The arithmetic of a step on a block of samples: each is one pass over the block, whose stages lie in the first cache
 /// level.
-namespace diffeo::ode::detail {
+namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
 /// Rows of a block, and the distance of its columns. Kernels work on whole registers: they take the number of rows
 /// rounded up to one; what lies in the rows beyond is of no account.
@@ -160,4 +160,4 @@ void end_differences(Index rows, Index cols, S* slopes, S* ends, S* size, const 
   }
 }
 
-}  // namespace diffeo::ode::detail
+}  // namespace diffeo::inline DIFFEO_ISA::ode::detail

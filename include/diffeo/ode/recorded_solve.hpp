@@ -5,7 +5,7 @@
 #include <diffeo/ode/tape_system.hpp>
 
 /// A solve that was made, and its steps written over the op vocabulary: what its gradients are made from.
-namespace diffeo::ode::detail {
+namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
 /// What the solves of a tape share: a tape on which systems are evaluated and steps differentiated, and the solver's
 /// memory.
@@ -111,4 +111,4 @@ Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const
   return combined<S>(y, sizes, Combination<S>(method.b), slopes);
 }
 
-}  // namespace diffeo::ode::detail
+}  // namespace diffeo::inline DIFFEO_ISA::ode::detail

@@ -6,7 +6,7 @@
 #include <vector>
 
 /// Initial value problems, arrays in and arrays out.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 template <Real S>
 struct Solution {
@@ -36,4 +36,4 @@ Solution<typename D::Scalar> solve(const F& f, const D& y0, double t0, double t1
   return solution;
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -6,7 +6,7 @@
 
 /// Solutions of initial value problems as values of a tape, with gradients with respect to the initial state and the
 /// parameters of the system.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// How a solve is differentiated. `discrete`: exactly, as the sequence of accepted steps that it was, their sizes held
 /// fixed. `adjoint`: by the adjoint equation (Chen et al. 2018, section 2), solved backwards together with the state
@@ -83,4 +83,4 @@ std::span<const SolveStatistics> statistics(Tape<S>& tape) {
   return tape.template companion<detail::SolverCompanion<S>>().statistics;
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

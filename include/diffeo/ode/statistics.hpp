@@ -9,7 +9,7 @@
 #include <string_view>
 
 /// What a solve did for each sample.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// How the solve of a sample ended.
 enum class Status {
@@ -53,4 +53,4 @@ inline void throw_failed(std::string_view what, std::span<const SolveStatistics>
   }
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -10,7 +10,7 @@
 #include <limits>
 
 /// Which steps a solve makes.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// From the error of a step to the next step: by this error alone, or also by the one before, which keeps steps even
 /// where stability limits them (Gustafsson 1991; Hairer, Solving ODEs II, IV.2).
@@ -111,4 +111,4 @@ inline double first_step(double trial, double norm_f, double norm_change, int er
   return std::min(100 * trial, step);
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

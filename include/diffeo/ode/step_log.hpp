@@ -7,7 +7,7 @@
 #include <diffeo/ode/integrate.hpp>
 #include <vector>
 
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// The steps that a solve accepted, sample by sample, and the states before every `every`-th of them: what it takes to
 /// go through the solve again, backwards.
@@ -130,4 +130,4 @@ class StepLog {
   std::vector<S> states_;
 };
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

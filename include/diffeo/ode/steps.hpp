@@ -7,7 +7,7 @@
 #include <type_traits>
 
 /// What an integration shares with the field that it asks and with those who watch its steps.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// One time for all samples, or one for each, in memory of the caller.
 class Times {
@@ -67,4 +67,4 @@ struct IgnoreSteps {
   void operator()(const AcceptedSteps<S>&) const {}
 };
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -3,10 +3,11 @@
 
 #include <array>
 #include <cstddef>
+#include <diffeo/core/instruction_set.hpp>
 #include <string_view>
 
 /// Explicit Runge-Kutta methods as data.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// | method   | order | error | evaluations a step | source                                           |
 /// |----------|-------|-------|--------------------|--------------------------------------------------|
@@ -252,4 +253,4 @@ constexpr const Tableau& tableau(Method method) {
   return detail::dopri5_tableau;
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

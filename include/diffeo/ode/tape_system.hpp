@@ -7,7 +7,7 @@
 /// Systems of equations written over the op vocabulary, y' = system(t, y, context): t is N x 1, y is N x n, context an
 /// N x c block of constants that belong to the samples (an empty Var where c is 0), the result N x n. A system is a
 /// structure over Var<S> (fields, rebind; see autodiff/lift.hpp), so that it can be taken from one tape to another.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 template <class F, class S>
 concept TapeSystem = requires(const F& f, F& m, const Var<S>& x) {
@@ -82,4 +82,4 @@ auto right_hand_side(Tape<S>& tape, const System& system, View<const S> context)
 
 }  // namespace detail
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

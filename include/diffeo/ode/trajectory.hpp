@@ -11,7 +11,7 @@
 #include <vector>
 
 /// Solutions at many times.
-namespace diffeo::ode {
+namespace diffeo::inline DIFFEO_ISA::ode {
 
 template <Real S>
 struct Trajectory {
@@ -126,4 +126,4 @@ Trajectory<typename D::Scalar> trajectory(const F& f, const D& y0, std::span<con
   return result;
 }
 
-}  // namespace diffeo::ode
+}  // namespace diffeo::inline DIFFEO_ISA::ode

@@ -7,7 +7,7 @@
 #include <diffeo/targets/target.hpp>
 #include <numbers>
 
-namespace diffeo::targets {
+namespace diffeo::inline DIFFEO_ISA::targets {
 
 /// A normal distribution bent into a parabola (Haario, Saksman & Tamminen 1999, section 3): x1 ~ N(0, scale^2),
 /// x2 | x1 ~ N(curvature (x1^2 - scale^2), 1). Its log-density less the constant, so that log Z = log(2 pi scale).
@@ -36,4 +36,4 @@ class Banana {
   double scale_, curvature_;
 };
 
-}  // namespace diffeo::targets
+}  // namespace diffeo::inline DIFFEO_ISA::targets

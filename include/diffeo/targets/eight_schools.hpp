@@ -9,7 +9,7 @@
 #include <numbers>
 #include <type_traits>
 
-namespace diffeo::targets {
+namespace diffeo::inline DIFFEO_ISA::targets {
 
 /// The posterior of the eight schools (Rubin 1981; Gelman et al., Bayesian Data Analysis, section 5.5), not centred:
 ///
@@ -72,4 +72,4 @@ class EightSchools {
   double constant_ = 0;
 };
 
-}  // namespace diffeo::targets
+}  // namespace diffeo::inline DIFFEO_ISA::targets

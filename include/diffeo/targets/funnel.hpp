@@ -7,7 +7,7 @@
 #include <diffeo/targets/target.hpp>
 #include <numbers>
 
-namespace diffeo::targets {
+namespace diffeo::inline DIFFEO_ISA::targets {
 
 /// The funnel of Neal 2003 ("Slice sampling", section 8): v ~ N(0, 3^2), the first column, and D - 1 others that are
 /// N(0, exp(v)) each. Neal has D = 10. Its log-density less the constant, so that log Z = (D / 2) log(2 pi) + log 3.
@@ -35,4 +35,4 @@ class Funnel {
   Index dim_;
 };
 
-}  // namespace diffeo::targets
+}  // namespace diffeo::inline DIFFEO_ISA::targets

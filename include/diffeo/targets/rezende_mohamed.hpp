@@ -25,7 +25,7 @@
 /// which is 0 within the box and has a continuous derivative. log Z is that of what is computed here, wall included, by
 /// Gauss-Legendre quadrature to all digits given. All are written without the overflow of the formulas above, and take
 /// N x 2 to N x 1; any other number of columns throws invalid_argument.
-namespace diffeo::targets {
+namespace diffeo::inline DIFFEO_ISA::targets {
 
 namespace detail {
 
@@ -139,4 +139,4 @@ struct U4 {
   }
 };
 
-}  // namespace diffeo::targets
+}  // namespace diffeo::inline DIFFEO_ISA::targets

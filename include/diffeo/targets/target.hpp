@@ -4,7 +4,7 @@
 #include <concepts>
 #include <diffeo/autodiff/dual.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A density on R^D known up to a constant factor, to fit a flow to or to estimate the integral of: any callable
 /// written over the op vocabulary, a generic lambda for instance.
@@ -25,4 +25,4 @@ concept Target = Traced<X> && requires(const T& target, const X& x) {
   { target(x) } -> std::same_as<X>;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

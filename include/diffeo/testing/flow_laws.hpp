@@ -13,7 +13,7 @@
 #include <vector>
 
 /// The laws that every flow must pass, to be run on a user's own layers too: see check_flow_laws().
-namespace diffeo::testing {
+namespace diffeo::inline DIFFEO_ISA::testing {
 
 /// | option     | type          | default (double; float)                                                            |
 /// |------------|---------------|------------------------------------------------------------------------------------|
@@ -278,7 +278,7 @@ class FlowLawCheck {
     FlowLaw& law = report_.laws.back();
     if (!(error > law.error)) return;
     law.error = error;
-    law.where = diffeo::detail::concat_message(where...);
+    law.where = diffeo::concat_message(where...);
   }
 
   // Element by element, relative to max(1, expected), or to that maximum over all elements.
@@ -511,4 +511,4 @@ FlowLawReport check_flow_laws(const F& flow, const FlowLawOptions<typename F::Sc
   return detail::FlowLawCheck<typename F::Scalar>(erased, options).run();
 }
 
-}  // namespace diffeo::testing
+}  // namespace diffeo::inline DIFFEO_ISA::testing

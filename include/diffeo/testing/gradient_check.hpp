@@ -22,7 +22,7 @@
 ///     REQUIRE(check_gradients(planar, layer, std::vector{a}).max_error < 1e-6);     // ... and of the parameters
 ///     REQUIRE(check_tangents(op, std::vector{a, b}).max_error < 1e-6);              // Dual
 ///     REQUIRE(check_tangent_gradients(op, std::vector{a, b}).max_error < 1e-6);     // gradients of Dual's tangents
-namespace diffeo::testing {
+namespace diffeo::inline DIFFEO_ISA::testing {
 
 /// | option     | type          | default                                                     |
 /// |------------|---------------|-------------------------------------------------------------|
@@ -44,7 +44,7 @@ struct GradientCheck {
 
 namespace detail {
 
-using diffeo::detail::concat_message;
+using diffeo::concat_message;
 
 template <Real S>
 struct Leaves {
@@ -313,7 +313,7 @@ GradientCheck check_tangent_gradients(const Model& model, const F& f, const std:
   detail::Leaves<S> leaves = detail::leaves_of(inputs);
   detail::Source<S> random(~options.seed);
   for (std::size_t k = 0; k < count; ++k)
-    leaves.add(random.like(inputs[k]), diffeo::detail::concat_message("the tangent of input ", k));
+    leaves.add(random.like(inputs[k]), diffeo::concat_message("the tangent of input ", k));
   const std::vector<Array<S>> variables = leaves.arrays;
   detail::add_parameters(leaves, model);
   const auto value = [&](const std::vector<Array<S>>& at) {
@@ -339,4 +339,4 @@ GradientCheck check_tangent_gradients(const F& f, const std::vector<Array<S>>& i
       detail::NoModel<S>{}, [&f](const auto&, auto x) { return f(x); }, inputs, options);
 }
 
-}  // namespace diffeo::testing
+}  // namespace diffeo::inline DIFFEO_ISA::testing

@@ -6,7 +6,7 @@
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/elementwise.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option       | type   | default                                                                            |
 /// |--------------|--------|------------------------------------------------------------------------------------|
@@ -78,4 +78,4 @@ class Adam {
   double rate_ = 0, correction1_ = 1, correction2_ = 1;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

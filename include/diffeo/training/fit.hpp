@@ -9,7 +9,7 @@
 #include <limits>
 #include <ostream>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option              | type          | default                                                               |
 /// |---------------------|---------------|-----------------------------------------------------------------------|
@@ -267,4 +267,4 @@ FitReport
   return fit(model, MaximumLikelihood<S>(rows), options, callbacks...);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <memory>
 #include <utility>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// -log p(x) in nats for each row x of the data; while gradients are recorded, plus the penalty that the flow may ask
 /// for (Transformed).
@@ -49,4 +49,4 @@ class MaximumLikelihood {
   std::shared_ptr<const Array<S>> owned_;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A piece of a minibatch that an objective computes losses for.
 struct Minibatch {
@@ -71,4 +71,4 @@ Var<S> loss_of(const char* what, const O& objective, const Model& model, const M
 
 }  // namespace detail
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

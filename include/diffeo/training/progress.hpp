@@ -4,13 +4,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <diffeo/core/instruction_set.hpp>
 #include <string>
 
 #if __has_include(<unistd.h>)
 #include <unistd.h>
 #endif
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// One line on stderr that follows a training: share done, rate, loss, time left. Silent where stderr is not a
 /// terminal.
@@ -64,4 +65,4 @@ class ProgressBar {
   Clock::time_point start_ = Clock::now(), last_ = start_;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

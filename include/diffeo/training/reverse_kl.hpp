@@ -11,7 +11,7 @@
 #include <string>
 #include <utility>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option          | type   | default                                                                              |
 /// |-----------------|--------|--------------------------------------------------------------------------------------|
@@ -143,4 +143,4 @@ class ReverseKl {
   ReverseKlOptions options_;
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -6,7 +6,7 @@
 #include <diffeo/core/error.hpp>
 #include <numbers>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// How the learning rate goes over the steps of a training.
 enum class Schedule { constant, cosine };
@@ -42,4 +42,4 @@ struct LearningRate {
   }
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

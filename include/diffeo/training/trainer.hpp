@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// | option     | type          | default                                                                  |
 /// |------------|---------------|--------------------------------------------------------------------------|
@@ -303,4 +303,4 @@ class Trainer {
   std::optional<ThreadPool> pool_;  // last: its threads end before what they work on
 };
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <string_view>
 
 /// The activations of neural networks, chosen at run time.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// identity; tanh; relu; leaky_relu (slope 0.01); elu (alpha 1, Clevert et al. 2015); selu (Klambauer et al. 2017);
 /// silu x sigmoid(x) (Elfwing et al. 2017); softplus log(1 + exp x); sin (Sitzmann et al. 2020); lip_swish silu / 1.1,
@@ -257,4 +257,4 @@ constexpr double lipschitz_constant(Activation a) {
   }
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/math/matmul.hpp>
 
 /// Products with a matrix: the dense layers' op, with bias and activation in one.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -173,4 +173,4 @@ Dual<X> matmul(const Dual<X>& x, const B& b) {
   return {matmul(x.value, b), matmul(x.tangent, b)};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <span>
 
 /// Moving columns. Columns are contiguous, so this costs no more than a copy, and nothing where a block is consecutive.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -162,4 +162,4 @@ X concat(const X& a, const X& b) {
   return merge(a, std::span<const Index>(columns, left), b, std::span<const Index>(columns + left, n - left));
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -8,7 +8,7 @@
 
 /// Elementwise operations with broadcasting. Each has its value, its adjoint and its tangent side by side; a tangent is
 /// written over the same operations, so that it is differentiable itself.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -435,4 +435,4 @@ Dual<X> unshift_scale(const Dual<X>& y, const Dual<X>& m, const Dual<X>& t) {
   return (y - t) * exp(m);
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 
 /// Solutions of equations as values of a tape. A solver works on plain numbers; its result enters the tape as one op,
 /// differentiated by the implicit function theorem, so that how the solver got there is never differentiated.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// y with r(y, p) = 0, where `solution` is y as found by a solver and `residual` is r recorded at that y, a function of
 /// everything else (its value is not read). With A = dr/dy, dy = -A^-1 dr: `solve_transposed(g, v)` must write
@@ -84,4 +84,4 @@ X implicit_root(View<const typename X::Scalar> solution, const R& residual, cons
   }
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

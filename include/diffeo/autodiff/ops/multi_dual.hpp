@@ -7,7 +7,7 @@
 
 /// Whole Jacobians through dense networks: one pass that carries the value and its derivatives along several
 /// directions, and differentiates in reverse like everything else.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// A value of N rows and C columns with its derivatives along k directions, in one block of the tape: k + 1 blocks one
 /// below the other, each of N rows padded to `pitch`. What lies in the padding is undefined.
@@ -350,4 +350,4 @@ Var<S> squared_norm_of(const MultiDual<S>& g) {
   return y;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -5,7 +5,7 @@
 #include <diffeo/autodiff/ops/elementwise.hpp>
 
 /// Sums and the like. Sums over columns keep the rows apart: a row's result has the same bits whatever the other rows.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 template <Real S>
@@ -124,4 +124,4 @@ X log_sum_exp(const X& x) {
   return log(sum_cols(exp(x - shift))) + shift;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

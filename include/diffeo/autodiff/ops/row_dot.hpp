@@ -3,7 +3,7 @@
 
 #include <diffeo/autodiff/ops/elementwise.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
@@ -59,4 +59,4 @@ Dual<X> row_dot(const Dual<X>& a, const Dual<X>& b) {
   return {row_dot(a.value, b.value), row_dot(a.tangent, b.value) + row_dot(a.value, b.tangent)};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -4,7 +4,7 @@
 #include <diffeo/autodiff/ops/affine.hpp>
 
 /// Activations that give their slope too: what a Jacobian needs of a network, in the pass that evaluates it.
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// An activation's results and its slopes at the same points, N x H each.
 template <Real S>
@@ -139,4 +139,4 @@ WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activa
   return {y, d};
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

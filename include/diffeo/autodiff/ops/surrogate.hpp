@@ -3,7 +3,7 @@
 
 #include <diffeo/autodiff/tape.hpp>
 
-namespace diffeo {
+namespace diffeo::inline DIFFEO_ISA {
 
 /// The values of one computation with the gradient of another of the same shape: for estimators whose gradient is not
 /// that of the quantity they report. Throws invalid_argument where the shapes differ.
@@ -23,4 +23,4 @@ Var<S> with_gradient_of(Var<S> value, Var<S> source) {
   return y;
 }
 
-}  // namespace diffeo
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// DIFFEO_ISA names the instruction set that a translation unit is compiled for. It is the name of the inline namespace
+/// that holds everything whose machine code depends on the width of registers: objects compiled with different -m flags
+/// may then be linked into one program, each with a copy of its own, where the linker would else keep one copy for all.
+#if defined(__AVX512F__)
+#define DIFFEO_ISA avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define DIFFEO_ISA avx2_fma
+#elif defined(__AVX2__)
+#define DIFFEO_ISA avx2
+#elif defined(__AVX__) && defined(__FMA__)
+#define DIFFEO_ISA avx_fma
+#elif defined(__AVX__)
+#define DIFFEO_ISA avx
+#else
+#define DIFFEO_ISA baseline
+#endif
