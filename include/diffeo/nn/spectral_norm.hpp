@@ -144,11 +144,28 @@ struct SpectralLinear {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.weight, self.bias, self.bounded, self.left, self.right);
+    return diffeo::fields("weight", self.weight, "bias", self.bias, "bounded", self.bounded, "left", self.left, "right", self.right);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "spectral dense", "bound", self.bound, "step_tolerance", self.step_tolerance,
+                            "step_iterations", self.step_iterations);
   }
   template <class U>
   SpectralLinear<U> rebind() const {
     return {{}, {}, {}, {}, {}, bound, step_tolerance, step_iterations, last};
+  }
+
+  /// Throws invalid_argument where the shapes of the arrays do not fit.
+  void check() const {
+    const Index outputs = weight.rows(), inputs = weight.cols();
+    const auto fits = [](const auto& x, Index rows, Index cols) { return x.rows() == rows && x.cols() == cols; };
+    require(outputs > 0 && inputs > 0 && fits(bias, 1, outputs) && fits(bounded.value, outputs, inputs) &&
+                fits(left.value, 1, outputs) && fits(right.value, 1, inputs),
+            "spectral dense layer: weight is ", outputs, " x ", inputs, ", bias ", bias.rows(), " x ", bias.cols(),
+            ", bounded ", bounded.value.rows(), " x ", bounded.value.cols(), ", left ", left.value.rows(), " x ",
+            left.value.cols(), ", right ", right.value.rows(), " x ", right.value.cols(),
+            ", expected M x K, 1 x M, M x K, 1 x M and 1 x K");
   }
 
   /// Brings the bounded matrix up to date: `converged` in `last` says whether sigma was found to tolerance.
@@ -220,7 +237,11 @@ struct SpectralMlp {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layers);
+    return diffeo::fields("layers", self.layers);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "spectral perceptron", "activation", self.activation);
   }
   template <class U>
   SpectralMlp<U> rebind() const {
@@ -231,6 +252,14 @@ struct SpectralMlp {
 
   Index inputs() const { return layers.front().weight.cols(); }
   Index outputs() const { return layers.back().weight.rows(); }
+
+  /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
+  void check() const {
+    require(!layers.empty(), "spectral perceptron: no layers, expected at least one");
+    for (std::size_t i = 1; i < layers.size(); ++i)
+      require(layers[i].weight.cols() == layers[i - 1].weight.rows(), "spectral perceptron: layer ", i, " has ",
+              layers[i].weight.cols(), " inputs, the layer before it ", layers[i - 1].weight.rows(), " outputs");
+  }
 
   /// What the Lipschitz constant is kept below: the product of the layers' bounds and the activation's slopes.
   double coefficient() const {
