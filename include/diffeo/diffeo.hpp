@@ -4,7 +4,10 @@
 /// All of diffeo that needs Eigen alone.
 
 #include <diffeo/autodiff/arena.hpp>
+#include <diffeo/autodiff/describe.hpp>
 #include <diffeo/autodiff/dual.hpp>
+#include <diffeo/autodiff/fields.hpp>
+#include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/activation.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
@@ -17,6 +20,8 @@
 #include <diffeo/autodiff/ops/slope.hpp>
 #include <diffeo/autodiff/ops/surrogate.hpp>
 #include <diffeo/autodiff/parameter.hpp>
+#include <diffeo/autodiff/refresh.hpp>
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/continuous/cnf.hpp>
@@ -49,6 +54,7 @@
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/log_det_estimator.hpp>
 #include <diffeo/layers/mask.hpp>
+#include <diffeo/layers/pass.hpp>
 #include <diffeo/layers/permutation.hpp>
 #include <diffeo/layers/planar.hpp>
 #include <diffeo/layers/radial.hpp>

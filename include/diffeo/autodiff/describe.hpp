@@ -76,7 +76,8 @@ std::vector<std::string> structure_differences(const A& a, const B& b) {
   };
   compare(settings_of(a), settings_of(b), [](const Setting& s) { return s.path + " = " + to_string(s.value); });
   compare(leaves(a), leaves(b), [](const auto& leaf) {
-    return concat_message(leaf.path, " (", to_string(leaf.kind), ", ", leaf.array->rows(), " x ", leaf.array->cols(), ")");
+    return concat_message(leaf.path, " (", to_string(leaf.kind), ", ", leaf.array->rows(), " x ", leaf.array->cols(),
+                          ")");
   });
   return differences;
 }

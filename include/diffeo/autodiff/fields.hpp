@@ -19,12 +19,12 @@
 ///       return diffeo::settings("kind", "dense", "activation", self.activation);  // what is neither
 ///     }
 ///
-/// Fields are what is trained or saved: parameters (param_t<T>), buffers (Buffer<T>), and parts that have fields of their
-/// own: structures, vectors and tuples of them. A field named "" adds nothing to the paths of what it holds. Settings are
-/// everything else that decides what the structure computes; they are the same for all scalars, and rebind<U>() copies
-/// them. The setting "kind" names the type of the structure. A setting is a bool, an integer, a floating-point number,
-/// an enumeration with to_string(), a text, a vector of integers, an optional or a variant of such, or a structure with
-/// settings of its own.
+/// Fields are what is trained or saved: parameters (param_t<T>), buffers (Buffer<T>), and parts that have fields of
+/// their own: structures, vectors and tuples of them. A field named "" adds nothing to the paths of what it holds.
+/// Settings are everything else that decides what the structure computes; they are the same for all scalars, and
+/// rebind<U>() copies them. The setting "kind" names the type of the structure. A setting is a bool, an integer, a
+/// floating-point number, an enumeration with to_string(), a text, a vector of integers, an optional or a variant of
+/// such, or a structure with settings of its own.
 ///
 /// `fields` may also return std::tie(...) of the fields; they are then named by their numbers.
 namespace diffeo::inline DIFFEO_ISA {
@@ -62,14 +62,16 @@ auto named(std::index_sequence<I...>, std::tuple<Args...> args) {
 template <class... Args>
 auto fields(Args&&... args) {
   static_assert(sizeof...(Args) % 2 == 0, "fields: expected a name before each field");
-  return detail::named(std::make_index_sequence<sizeof...(Args) / 2>{}, std::tuple<Args&&...>(std::forward<Args>(args)...));
+  return detail::named(std::make_index_sequence<sizeof...(Args) / 2>{},
+                       std::tuple<Args&&...>(std::forward<Args>(args)...));
 }
 
 /// Returns the settings of a structure: alternating names and values.
 template <class... Args>
 auto settings(Args&&... args) {
   static_assert(sizeof...(Args) % 2 == 0, "settings: expected a name before each setting");
-  return detail::named(std::make_index_sequence<sizeof...(Args) / 2>{}, std::tuple<Args&&...>(std::forward<Args>(args)...));
+  return detail::named(std::make_index_sequence<sizeof...(Args) / 2>{},
+                       std::tuple<Args&&...>(std::forward<Args>(args)...));
 }
 
 /// The place of a part inside a model, as a chain of names from the part to the model. Paths live on the stack while a

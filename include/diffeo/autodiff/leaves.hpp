@@ -28,7 +28,8 @@ struct FirstLeafType {
 template <class P, class... Rest>
 struct FirstLeafType<P, Rest...> {
   using first = typename LeafTypeOf<std::remove_cvref_t<P>>::type;
-  using type = typename std::conditional_t<std::is_void_v<first>, FirstLeafType<Rest...>, std::type_identity<first>>::type;
+  using type =
+      typename std::conditional_t<std::is_void_v<first>, FirstLeafType<Rest...>, std::type_identity<first>>::type;
 };
 template <class F>
 struct LeafTypeOfFields;
@@ -100,8 +101,8 @@ void walk_leaves(M& part, const Path& path, const LeafSink<Leaf>& sink) {
 template <class M>
 using leaf_t = typename detail::LeafTypeOfModel<std::remove_const_t<M>>::type;
 
-/// Calls f(path, kind, leaf) for every parameter and buffer, `leaf` an Array or Var (const where the model is). Allocates
-/// nothing.
+/// Calls f(path, kind, leaf) for every parameter and buffer, `leaf` an Array or Var (const where the model is).
+/// Allocates nothing.
 template <class M, class F>
 void for_each_leaf(M& model, const F& f) {
   using Leaf = std::conditional_t<std::is_const_v<M>, const leaf_t<M>, leaf_t<M>>;
@@ -129,7 +130,9 @@ template <class M>
 auto leaves(M& model) {
   using T = std::conditional_t<std::is_const_v<M>, const leaf_t<M>, leaf_t<M>>;
   std::vector<Leaf<T>> list;
-  for_each_leaf(model, [&list](const Path& path, LeafKind kind, T& leaf) { list.push_back({path.str(), &leaf, kind}); });
+  for_each_leaf(model, [&list](const Path& path, LeafKind kind, T& leaf) {
+    list.push_back({path.str(), &leaf, kind});
+  });
   return list;
 }
 

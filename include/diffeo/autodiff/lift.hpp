@@ -30,8 +30,8 @@ auto lift_with(Tape<typename M::Scalar>& tape, const M& model, const Parameter& 
 }  // namespace detail
 
 /// Returns the model with tape variables for parameters. Their values are those at `values`, a flat vector in the order
-/// of parameters() that the caller keeps alive and may change between sweeps; their gradients go to `grads`, of the same
-/// layout. Buffers become constants that refer to the memory of `model`.
+/// of parameters() that the caller keeps alive and may change between sweeps; their gradients go to `grads`, of the
+/// same layout. Buffers become constants that refer to the memory of `model`.
 template <class M>
 auto lift(Tape<typename M::Scalar>& tape, const M& model, typename M::Scalar* values, typename M::Scalar* grads) {
   return detail::lift_with(tape, model, [&](const auto& from, Index at) {

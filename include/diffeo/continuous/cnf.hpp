@@ -161,7 +161,8 @@ struct Cnf {
   /// Returns where points that are at x (N x D) at time `from` are at time `to`, and log|det| of that map. In training
   /// the weighted integrals of the two penalties go to pass.penalties. Throws invalid_argument for times outside [0, 1]
   /// and options out of range.
-  Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to, const Pass<Scalar>& pass = {}) const {
+  Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to,
+                                     const Pass<Scalar>& pass = {}) const {
     const bool penalised = pass.training && pass.penalties;
     const FieldTerms terms{.divergence = true,
                            .kinetic = penalised && options.kinetic > 0,

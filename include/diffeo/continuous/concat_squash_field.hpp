@@ -23,11 +23,26 @@ struct ConcatSquashField {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layers);
+    return diffeo::fields("layers", self.layers);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "concat squash field", "activation", self.activation, "gate_output",
+                            self.gate_output);
   }
   template <class U>
   ConcatSquashField<U> rebind() const {
     return {std::vector<ConcatSquash<U>>(layers.size()), activation, gate_output};
+  }
+
+  /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
+  void check() const {
+    require(!layers.empty(), "ConcatSquashField: no layers, expected at least one");
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const Index given = (i == 0 ? layers.back() : layers[i - 1]).dense.outputs();
+      require(layers[i].dense.inputs() == given, "ConcatSquashField: layer ", i, " has ", layers[i].dense.inputs(),
+              " inputs, expected ", given);
+    }
   }
 
   template <Traced X>

@@ -22,7 +22,11 @@ struct FieldFunction {
 
   template <class Self>
   static auto fields(Self&) {
-    return std::tuple();
+    return diffeo::fields();
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "field function", "dim", self.dimension);
   }
   template <class U>
   FieldFunction<U, F> rebind() const {

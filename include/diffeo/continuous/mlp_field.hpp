@@ -18,11 +18,21 @@ struct MlpField {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.network);
+    return diffeo::fields("network", self.network);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "perceptron field");
   }
   template <class U>
   MlpField<U> rebind() const {
     return {network.template rebind<U>()};
+  }
+
+  /// Throws invalid_argument where the network does not go from D + 1 to D coordinates.
+  void check() const {
+    require(network.inputs() == network.outputs() + 1, "MlpField: the network has ", network.inputs(), " inputs and ",
+            network.outputs(), " outputs, expected one input more than outputs");
   }
 
   template <Traced X>

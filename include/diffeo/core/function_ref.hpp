@@ -19,7 +19,8 @@ class FunctionRef<R(Args...)> {
   template <class F>
     requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef> && std::is_invocable_r_v<R, F&, Args...>)
   FunctionRef(F&& f)  // NOLINT: converts implicitly, as a reference does
-      : callable_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))), call_([](void* callable, Args... args) -> R {
+      : callable_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* callable, Args... args) -> R {
           return (*static_cast<std::remove_reference_t<F>*>(callable))(std::forward<Args>(args)...);
         }) {}
 

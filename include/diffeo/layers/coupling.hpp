@@ -88,7 +88,8 @@ struct Coupling {
   }
   template <class Self>
   static auto settings(Self& self) {
-    return diffeo::settings("kind", "coupling", "moved", self.mask.moved, "kept", self.mask.kept, "transform", self.transform);
+    return diffeo::settings("kind", "coupling", "moved", self.mask.moved, "kept", self.mask.kept, "transform",
+                            self.transform);
   }
   template <class U>
   Coupling<U, Transform> rebind() const {

@@ -45,13 +45,15 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
 /// results of other shapes than these.
 template <Flow F, class Derived>
 auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, int threads = 0) {
-  return detail::transform_batch("forward: z", flow, z, threads, [&flow](const auto& v) { return call_forward(flow, v); });
+  return detail::transform_batch("forward: z", flow, z, threads,
+                                 [&flow](const auto& v) { return call_forward(flow, v); });
 }
 
 /// The density direction for any Eigen expression x (N x D), likewise.
 template <Flow F, class Derived>
 auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, int threads = 0) {
-  return detail::transform_batch("inverse: x", flow, x, threads, [&flow](const auto& v) { return call_inverse(flow, v); });
+  return detail::transform_batch("inverse: x", flow, x, threads,
+                                 [&flow](const auto& v) { return call_inverse(flow, v); });
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

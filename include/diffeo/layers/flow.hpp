@@ -32,9 +32,11 @@ void require_shapes(const Transformed<X>& y, Index rows, Index cols, const Name&
 namespace detail {
 
 template <class F, class X>
-concept TakesPassForward = requires(const F& f, const X& z, const Pass<typename X::Scalar>& pass) { f.forward(z, pass); };
+concept TakesPassForward =
+    requires(const F& f, const X& z, const Pass<typename X::Scalar>& pass) { f.forward(z, pass); };
 template <class F, class X>
-concept TakesPassInverse = requires(const F& f, const X& x, const Pass<typename X::Scalar>& pass) { f.inverse(x, pass); };
+concept TakesPassInverse =
+    requires(const F& f, const X& x, const Pass<typename X::Scalar>& pass) { f.inverse(x, pass); };
 template <class F, class X>
 concept TakesPassGenerate =
     requires(const F& f, const X& z, const Pass<typename X::Scalar>& pass) { f.generate(z, pass); };
@@ -97,7 +99,7 @@ X generate(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {})
 /// | F::settings(f)      | settings(name, value, ...) | optional: what else decides what it computes         |
 /// | f.rebind<Var<S>>()  | flow over Var<S>    | the same structure and settings, parameters still to be set |
 /// | f.check()           | void                | optional: throws invalid_argument where shapes do not fit   |
-/// | F::forward_all(layers, z), F::inverse_all(layers, x) | Transformed<Var<S>> | optional, static: several layers of   |
+/// | F::forward_all(layers, z), F::inverse_all(layers, x) | Transformed<Var<S>> | optional, static: several layers of |
 /// |                     |                     | this type (a std::span, in forward order) in one go         |
 ///
 /// Laws, checked by testing/flow_laws.hpp: inverse(forward(z)) = z and forward(inverse(x)) = x; log_det of the two

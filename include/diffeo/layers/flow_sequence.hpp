@@ -62,7 +62,8 @@ class Composition {
     const Transformed<X> y = checked(map(value_, pass));
     // What was recorded, or is held by someone else, must keep its memory: a value that is constant may come with a
     // log-determinant that is not.
-    if (y.value.requires_grad() || tape.size() != recorded || (pass.penalties && pass.penalties->count() != penalties)) {
+    if (y.value.requires_grad() || tape.size() != recorded ||
+        (pass.penalties && pass.penalties->count() != penalties)) {
       recording_ = true;
       if (has_log_det_) log_det_ = total_;
       return add(y);
@@ -166,10 +167,9 @@ struct FlowSequence {
   {
     detail::Composition<X> composition(x, pass);
     [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (composition.then(sizeof...(I) - 1 - I,
-                        [&](const X& v, const auto& p) {
-                          return call_inverse(std::get<sizeof...(I) - 1 - I>(layers), v, p);
-                        }),
+      (composition.then(
+           sizeof...(I) - 1 - I,
+           [&](const X& v, const auto& p) { return call_inverse(std::get<sizeof...(I) - 1 - I>(layers), v, p); }),
        ...);
     }(std::index_sequence_for<Layers...>{});
     return composition.result();
@@ -220,8 +220,9 @@ struct Repeated {
   {
     detail::Composition<X> composition(z, pass);
     for (std::size_t i = 0; i < layers.size(); ++i)
-      composition.then(i,
-                       [&](const X& v, const auto& p) { return Transformed<X>{diffeo::generate(layers[i], v, p), {}}; });
+      composition.then(i, [&](const X& v, const auto& p) {
+        return Transformed<X>{diffeo::generate(layers[i], v, p), {}};
+      });
     return composition.value();
   }
   template <Traced X>

@@ -20,7 +20,9 @@ namespace diffeo::inline DIFFEO_ISA {
 enum class InverseMethod { automatic, fixed_point, newton };
 
 inline const char* to_string(InverseMethod method) {
-  return method == InverseMethod::automatic ? "automatic" : method == InverseMethod::fixed_point ? "fixed_point" : "newton";
+  return method == InverseMethod::automatic     ? "automatic"
+         : method == InverseMethod::fixed_point ? "fixed_point"
+                                                : "newton";
 }
 
 /// | option         | type          | default                                                               |

@@ -90,8 +90,8 @@ struct Standardize {
   /// Throws invalid_argument where the shapes of mean and scale do not fit.
   void check() const {
     require(mean.value.rows() == 1 && scale.value.rows() == 1 && mean.value.cols() == scale.value.cols(),
-            "standardize: mean is ", mean.value.rows(), " x ", mean.value.cols(), ", scale is ", scale.value.rows(), " x ",
-            scale.value.cols(), ", expected both 1 x D");
+            "standardize: mean is ", mean.value.rows(), " x ", mean.value.cols(), ", scale is ", scale.value.rows(),
+            " x ", scale.value.cols(), ", expected both 1 x D");
   }
 
  private:

@@ -30,10 +30,11 @@ struct ConcatSquash {
 
   /// Throws invalid_argument where the parts do not fit.
   void check() const {
-    require(gate.inputs() == 1 && gate.outputs() == dense.outputs() && shift.rows() == dense.outputs() && shift.cols() == 1,
-            "concat squash: the gate has ", gate.inputs(), " inputs and ", gate.outputs(), " outputs, shift is ",
-            shift.rows(), " x ", shift.cols(), ", expected 1 input, ", dense.outputs(), " outputs and ", dense.outputs(),
-            " x 1");
+    require(
+        gate.inputs() == 1 && gate.outputs() == dense.outputs() && shift.rows() == dense.outputs() && shift.cols() == 1,
+        "concat squash: the gate has ", gate.inputs(), " inputs and ", gate.outputs(), " outputs, shift is ",
+        shift.rows(), " x ", shift.cols(), ", expected 1 input, ", dense.outputs(), " outputs and ", dense.outputs(),
+        " x 1");
   }
 
   /// t: N x 1, x: N x inputs -> N x outputs.

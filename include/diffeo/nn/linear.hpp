@@ -34,8 +34,8 @@ struct Linear {
   /// Throws invalid_argument where the shapes of weight and bias do not fit.
   void check() const {
     require(weight.rows() > 0 && weight.cols() > 0 && bias.rows() == 1 && bias.cols() == weight.rows(),
-            "dense layer: weight is ", weight.rows(), " x ", weight.cols(), ", bias is ", bias.rows(), " x ", bias.cols(),
-            ", expected outputs x inputs and 1 x outputs");
+            "dense layer: weight is ", weight.rows(), " x ", weight.cols(), ", bias is ", bias.rows(), " x ",
+            bias.cols(), ", expected outputs x inputs and 1 x outputs");
   }
 
   /// N x inputs -> N x outputs.

@@ -144,7 +144,8 @@ struct SpectralLinear {
 
   template <class Self>
   static auto fields(Self& self) {
-    return diffeo::fields("weight", self.weight, "bias", self.bias, "bounded", self.bounded, "left", self.left, "right", self.right);
+    return diffeo::fields("weight", self.weight, "bias", self.bias, "bounded", self.bounded, "left", self.left, "right",
+                          self.right);
   }
   template <class Self>
   static auto settings(Self& self) {

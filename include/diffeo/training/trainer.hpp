@@ -231,8 +231,12 @@ class Trainer {
     if constexpr (DrawsSamples<O>)
       return {{}, first, static_cast<std::uint64_t>(step), options_.seed, count, true};
     else
-      return {rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), first,
-              static_cast<std::uint64_t>(step), options_.seed, count, true};
+      return {rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+              first,
+              static_cast<std::uint64_t>(step),
+              options_.seed,
+              count,
+              true};
   }
 
   // Gradient and summed loss of one shard.
