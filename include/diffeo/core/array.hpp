@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
 #include <diffeo/core/instruction_set.hpp>
+// Eigen comes after the checks of the compiler.
+#include <Eigen/Core>
+#include <cstddef>
 #include <initializer_list>
 #include <type_traits>
 
@@ -11,6 +13,8 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 using Index = Eigen::Index;
+static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
+              "diffeo counts as std::ptrdiff_t does: compile without EIGEN_DEFAULT_DENSE_INDEX_TYPE");
 
 /// float and double, both first class.
 template <class S>
