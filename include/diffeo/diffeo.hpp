@@ -33,6 +33,7 @@
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>
 #include <diffeo/core/array.hpp>
+#include <diffeo/core/compiler.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>

@@ -3,14 +3,10 @@
 
 #include <cmath>
 #include <cstddef>
-#include <diffeo/core/instruction_set.hpp>
+#include <diffeo/core/compiler.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-
-#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-#error "diffeo needs NaN and infinity: compile without -ffast-math, -Ofast and -ffinite-math-only"
-#endif
 
 /// Errors. Misuse and bad data always throw, in every build type; nothing wrong passes silently.
 namespace diffeo {

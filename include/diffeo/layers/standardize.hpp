@@ -49,7 +49,7 @@ struct Standardize {
     const Index dim = data.cols();
     Array<Scalar> mean(1, dim), scale(1, dim);
     for (Index j = 0; j < dim; ++j) {
-      const Eigen::ArrayXd column = values.col(j).template cast<double>().array();
+      const Array<double> column = values.col(j).template cast<double>().array();
       const double center = column.mean();
       // Rounding may leave a constant column a spread of its own.
       const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());

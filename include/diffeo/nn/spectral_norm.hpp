@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/multi_dual.hpp>
+#include <diffeo/math/matmul.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
 
@@ -20,45 +22,45 @@ struct SpectralNormReport {
 
 namespace detail {
 
-template <class S>
-auto as_vector(Array<S>& x) {
-  return Eigen::Map<Eigen::Matrix<S, Eigen::Dynamic, 1>>(x.data(), x.size());
-}
-
 // |x|, also where squares over- or underflow.
-template <class V>
-typename V::Scalar length_of(const V& x) {
-  using S = typename V::Scalar;
-  const S length = x.norm();
+template <Real S>
+S length_of(const Array<S>& x) {
+  const S length = std::sqrt(x.square().sum());
   const bool safe = length * length > std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon() &&
                     length <= std::numeric_limits<S>::max();
-  return safe ? length : x.stableNorm();
+  if (safe) return length;
+  const S largest = x.abs().maxCoeff();
+  return largest > 0 && std::isfinite(largest) ? largest * std::sqrt((x / largest).square().sum()) : length;
+}
+
+// The product of matrices a and b.
+inline Array<double> multiplied(const Array<double>& a, const Array<double>& b) {
+  Array<double> out(a.rows(), b.cols());
+  math::product<double>(view(out), view(a), {b.data(), 1, b.rows()}, nullptr, math::Start::zero);
+  return out;
 }
 
 // (w'w)^(2^squarings) or (ww')^..., whichever is smaller, over its trace; and log(trace) / 2^squarings of the power.
 struct GramPower {
-  Eigen::MatrixXd matrix;
+  Array<double> matrix;
   double log_trace = 0;  // -infinity for a zero matrix
 };
 template <Real S>
 GramPower gram_power(const Array<S>& w, int squarings) {
   // Of order 1, so that no square over- or underflows.
   const double largest = static_cast<double>(w.abs().maxCoeff()), unit = largest > 0 ? largest : 1;
-  const Eigen::MatrixXd wide = w.template cast<double>().matrix() / unit;
+  const Array<double> wide = w.template cast<double>() / unit, across = wide.transpose();
   GramPower gram;
   gram.log_trace = 2 * std::log(unit);
-  if (wide.rows() < wide.cols())
-    gram.matrix = wide * wide.transpose();
-  else
-    gram.matrix = wide.transpose() * wide;
+  gram.matrix = wide.rows() < wide.cols() ? multiplied(wide, across) : multiplied(across, wide);
   double power = 1;
   for (int k = 0;; ++k, power *= 2) {
-    const double trace = gram.matrix.trace();
+    const double trace = gram.matrix.matrix().trace();
     gram.log_trace += std::log(trace) / power;
     if (!(trace > 0)) return gram;
     gram.matrix /= trace;
     if (k == squarings) return gram;
-    gram.matrix = (gram.matrix * gram.matrix).eval();
+    gram.matrix = multiplied(gram.matrix, gram.matrix);
   }
 }
 
@@ -68,23 +70,24 @@ GramPower gram_power(const Array<S>& w, int squarings) {
 template <Real S>
 SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& right, double tolerance,
                                    long max_iterations) {
-  const auto matrix = w.matrix();
-  auto u = as_vector(left), v = as_vector(right);
+  const View<S> u{left.data(), w.rows(), 1, w.rows()}, v{right.data(), w.cols(), 1, w.cols()};
   SpectralNormReport report;
-  const S length = length_of(v);
-  if (!(length > 0)) v.setOnes();
-  v /= length > 0 ? length : v.norm();
+  const S length = length_of(right);
+  if (length > 0)
+    right /= length;
+  else
+    right = 1 / std::sqrt(static_cast<S>(w.cols()));
   for (report.iterations = 1; report.iterations <= max_iterations; ++report.iterations) {
-    u.noalias() = matrix * v;
-    const S stretched = length_of(u);
+    math::product<S>(u, view(w), {right.data(), 1, 0}, nullptr, math::Start::zero);
+    const S stretched = length_of(left);
     if (!(stretched > 0)) {  // a zero matrix, or NaN
       report.converged = stretched == 0;
       return report;
     }
-    u /= stretched;
-    v.noalias() = matrix.transpose() * u;
-    const S norm = length_of(v);
-    v /= norm;
+    left /= stretched;
+    math::product_of_transposed<S>(v, true, view(w), u);
+    const S norm = length_of(right);
+    right /= norm;
     // |w v| and then |w' u| are bounds from below that grow.
     report.change = std::abs(static_cast<double>(norm - stretched)) / static_cast<double>(norm);
     report.norm = static_cast<double>(norm);
@@ -104,12 +107,12 @@ SpectralNormReport power_iteration_from_scratch(const Array<S>& w, Array<S>& lef
                                                 long max_iterations) {
   const GramPower gram = gram_power(w, 14);
   Index largest = 0;
-  gram.matrix.diagonal().maxCoeff(&largest);
-  const Eigen::VectorXd start = gram.matrix.col(largest);
+  gram.matrix.matrix().diagonal().maxCoeff(&largest);
+  const Array<S> start = gram.matrix.col(largest).template cast<S>();
   if (w.rows() < w.cols())
-    as_vector(right) = w.matrix().transpose() * start.template cast<S>();
+    math::product_of_transposed<S>({right.data(), w.cols(), 1, w.cols()}, true, view(w), view(start));
   else
-    as_vector(right) = start.template cast<S>();
+    right = start.transpose();
   return power_iteration(w, left, right, tolerance, max_iterations);
 }
 
@@ -204,25 +207,24 @@ struct SpectralLinear {
   template <class V>
   static void backward(V y, V w, V u, V v, double limit) {
     using S = Scalar;
-    const auto g = as_eigen(y.grad()).matrix();
-    const auto from = as_eigen(w.value()).matrix();
-    using Vector = Eigen::Map<const Eigen::Matrix<S, Eigen::Dynamic, 1>>;
-    const Vector left_vector(u.value().data, from.rows()), right_vector(v.value().data, from.cols());
+    const auto g = as_eigen(y.grad()), from = as_eigen(w.value());
+    const auto left_vector = as_eigen(View<const S>{u.value().data, from.rows(), 1, from.rows()}).col(0);
+    const S* const right_vector = v.value().data;
     S sigma = 0;  // column by column: a product would be put into memory of its own
-    for (Index j = 0; j < from.cols(); ++j) sigma += right_vector[j] * from.col(j).dot(left_vector);
+    for (Index j = 0; j < from.cols(); ++j) sigma += right_vector[j] * (from.col(j) * left_vector).sum();
     const GradTarget<S> target = y.tape().grad_target(w);
     auto to = as_eigen(target.grad);
     S factor = 1, along = 0;
     if (static_cast<double>(sigma) > limit) {
       factor = static_cast<S>(limit) / sigma;
-      along = factor * g.cwiseProduct(from).sum() / sigma;
+      along = factor * (g * from).sum() / sigma;
     }
     for (Index j = 0; j < to.cols(); ++j) {
       const S by = along * right_vector[j];
       if (target.assign)
-        to.col(j) = factor * g.col(j).array() - by * left_vector.array();
+        to.col(j) = factor * g.col(j) - by * left_vector;
       else
-        to.col(j) += factor * g.col(j).array() - by * left_vector.array();
+        to.col(j) += factor * g.col(j) - by * left_vector;
     }
   }
 };
