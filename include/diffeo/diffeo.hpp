@@ -62,6 +62,7 @@
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
 #include <diffeo/layers/standardize.hpp>
+#include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/fixed_point.hpp>
