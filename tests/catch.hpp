@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// One include for both Catch2 generations: v3 as most systems have it, v2 as Debian 12 ships it. (v2 itself
-// puts Approx into the global namespace.)
+// Includes Catch2 v3, or v2 where only that is installed (Debian 12). v2 itself puts Approx into the global namespace.
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 using Catch::Approx;
@@ -11,7 +10,7 @@ using Catch::Approx;
 #endif
 #include <string>
 
-/// The message of the exception of type E that f() throws; fails the test when it throws nothing.
+/// Returns the message of the exception of type E that f() throws; fails the test if it throws nothing.
 template <class E, class F>
 std::string thrown_message(F&& f) {
   try {
@@ -23,4 +22,5 @@ std::string thrown_message(F&& f) {
   return {};
 }
 
+/// Returns whether `part` occurs in `text`.
 inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }

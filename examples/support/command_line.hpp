@@ -6,10 +6,10 @@
 #include <iostream>
 #include <string>
 
-/// What command lines share.
+/// Functions that the examples' command lines share.
 namespace support {
 
-/// Accepts whole numbers from `least` to 10^9.
+/// Returns a validator that accepts whole numbers from `least` to 10^9.
 inline CLI::Validator at_least(int least) {
   const auto check = [least](const std::string& text) {
     constexpr double most = 1e9;
@@ -20,8 +20,8 @@ inline CLI::Validator at_least(int least) {
   return {check, ""};
 }
 
-/// The course of every example: reads the command line, runs `body` and returns the exit code, 2 for bad usage and 1
-/// for an exception, whose message goes to stderr after the program's name.
+/// Runs an example: parses the command line, calls `body` and returns the exit code, which is 2 for bad usage and 1 for
+/// an exception, whose message goes to stderr after the program's name.
 template <class Body>
 int run_program(const char* name, CLI::App& app, int argc, char** argv, const Body& body) {
   try {

@@ -17,49 +17,52 @@
 #include "files.hpp"
 #include "gnuplot.hpp"
 
-/// The picture of a fitted density in two dimensions: data or target density, learned density and samples side by side,
-/// the training curve below.
+/// Picture of a density in two dimensions fitted by a flow: data or target density, learned density and samples side by
+/// side, with the training curve below.
 namespace support {
 
-/// An interval of an axis.
+/// Interval of an axis.
 struct Range {
   double low = 0, high = 1;
 
   double length() const { return high - low; }
 
-  /// What holds all values, with a margin on either side.
+  /// Returns the interval that holds all values, with a margin on either side as a fraction of its length.
   static Range around(const Eigen::Ref<const Eigen::ArrayXf>& values, double margin = 0.06) {
     Range range{values.minCoeff(), values.maxCoeff()};
     const double extra = margin * range.length();
     return {range.low - extra, range.high + extra};
   }
-  /// The same middle, at least this long.
+  /// Returns an interval with the same middle and a length of at least `least`.
   Range widened(double least) const {
     const double extra = std::max(0.0, (least - length()) / 2);
     return {low - extra, high + extra};
   }
+  /// Returns the part of the interval that lies within `limits`.
   Range within(Range limits) const { return {std::max(low, limits.low), std::min(high, limits.high)}; }
 };
 
+/// Options of a picture.
 struct PictureStyle {
-  bool same_units = false;     ///< one scale for both axes
-  bool log_colour = false;     ///< colours show log p, for faint structure
-  double panel = 400;          ///< pixels a square panel is wide
-  double cell = 2;             ///< pixels a cell of the heat map is wide
-  std::optional<double> goal;  ///< the best loss there can be, drawn into the training curve
-  bool elbo = false;           ///< the curve shows minus the loss, a lower bound of log Z
+  bool same_units = false;     ///< whether both axes have the same scale
+  bool log_colour = false;     ///< whether colours show log p instead of p, for faint structure
+  double panel = 400;          ///< width of a square panel in pixels
+  double cell = 2;             ///< width of a cell of the heat map in pixels
+  std::optional<double> goal;  ///< best possible loss, drawn into the training curve
+  bool elbo = false;           ///< whether the curve shows minus the loss, a lower bound of log Z
 };
 
-/// Layout, in pixels, and resolution.
+/// Layout of a picture in pixels, and resolution of its heat map.
 class Frame {
  public:
-  /// Panels for these ranges: square, or with the shape of the ranges where both axes have one scale.
+  /// Creates panels for these ranges: square, or, if both axes have the same scale, with the aspect ratio of the
+  /// ranges.
   Frame(Range x, Range y, const PictureStyle& style) : x_(x), y_(y) {
     if (style.same_units) {
       x_ = x.widened(y.length());
       y_ = y.widened(x_.length() * 0.5);
     }
-    // The shape changes, the area does not.
+    // The area of a panel does not depend on its aspect ratio.
     const double shape = style.same_units ? std::sqrt(x_.length() / y_.length()) : 1;
     width_ = std::round(style.panel * shape);
     height_ = std::round(style.panel / shape);
@@ -70,7 +73,7 @@ class Frame {
   Range x() const { return x_; }
   Range y() const { return y_; }
 
-  /// The middles of the cells of the heat map, row by row from below.
+  /// Returns the centres of the cells of the heat map, row by row from below: one point per row of the array.
   diffeo::Array<float> cells() const {
     diffeo::Array<float> points(nx_ * ny_, 2);
     for (diffeo::Index j = 0; j < ny_; ++j)
@@ -84,16 +87,17 @@ class Frame {
   double total_width() const { return left_ + 3 * width_ + 2 * gap_ + colour_bar_ + right_; }
   double total_height() const { return top_ + height_ + between_ + curve_height_ + bottom_; }
 
-  /// Commands that place the next plot in panel 0, 1 or 2.
+  /// Returns the gnuplot commands that place the next plot in panel 0, 1 or 2.
   std::string panel(int i) const {
     const double x0 = left_ + i * (width_ + gap_) + (i == 2 ? colour_bar_ : 0);
     return place(x0, x0 + width_, top_, top_ + height_);
   }
-  /// The same for the training curve.
+  /// Returns the gnuplot commands that place the next plot where the training curve belongs.
   std::string curve() const {
     const double y0 = top_ + height_ + between_;
     return place(left_, total_width() - right_, y0, y0 + curve_height_);
   }
+  /// Returns the gnuplot command that places the colour bar.
   std::string colour_box() const {
     const double x0 = left_ + 2 * width_ + gap_ + 12;
     return "set colorbox user origin " + part(x0, total_width()) + ", " +
@@ -117,7 +121,7 @@ class Frame {
                           curve_height_ = 120, bottom_ = 55;
 };
 
-/// What a picture shows. Arrays have a column for the horizontal and one for the vertical axis.
+/// Contents of a picture. Arrays of points have one column for the horizontal and one for the vertical axis.
 struct DensityPicture {
   std::string title;
   std::string data_title, samples_title;
@@ -125,14 +129,14 @@ struct DensityPicture {
   PictureStyle style;
   diffeo::Array<float> data, samples;
   Frame frame;
-  diffeo::Array<float> log_density;  ///< at frame.cells()
-  /// At frame.cells(), normalised; where it is given it takes the place of the data.
+  diffeo::Array<float> log_density;  ///< learned log-density at frame.cells()
+  /// Normalised target log-density at frame.cells(); if given, it is shown instead of the data.
   diffeo::Array<float> log_target = {};
 };
 
 namespace detail {
 
-/// Step, loss, and the mean of the losses around it over a fiftieth of the training.
+/// Returns one row per step: step, loss times `sign`, and its running mean over a fiftieth of the training.
 inline diffeo::Array<double> training_curve(const diffeo::FitReport& report, double sign) {
   const auto n = static_cast<diffeo::Index>(report.loss.size()), half = n / 100;
   diffeo::Array<double> curve(n, 3);
@@ -144,14 +148,14 @@ inline diffeo::Array<double> training_curve(const diffeo::FitReport& report, dou
   return curve;
 }
 
-/// The value below which this share of the values lies.
+/// Returns the value below which a fraction `share` of the values lies.
 inline double quantile(Eigen::ArrayXd values, double share) {
   const auto k = static_cast<diffeo::Index>(share * static_cast<double>(values.size() - 1));
   std::nth_element(values.data(), values.data() + k, values.data() + values.size());
   return values(k);
 }
 
-/// 1, 2 or 5 times a power of ten, at least `least`.
+/// Returns the smallest number >= `least` that is 1, 2 or 5 times a power of ten.
 inline double round_step(double least) {
   const double power = std::pow(10, std::floor(std::log10(std::max(least, 1e-6))));
   for (const double factor : {1, 2, 5})
@@ -159,9 +163,10 @@ inline double round_step(double least) {
   return 10 * power;
 }
 
+/// Returns a range in gnuplot's notation.
 inline std::string range(Range r) { return "[" + gnuplot::number(r.low) + ":" + gnuplot::number(r.high) + "]"; }
 
-/// Small and see-through where there are many.
+/// Returns the style of `count` points: the more points, the smaller and more transparent. `rgb` is a colour, rrggbb.
 inline std::string points(diffeo::Index count, const char* rgb) {
   const bool many = count > 3000, few = count < 500;
   return std::string("with points pt 7 ps ") +
@@ -177,7 +182,7 @@ inline std::string points(diffeo::Index count, const char* rgb) {
 
 }  // namespace detail
 
-/// Writes `name`.gp, a gnuplot script, with the tables it plots, all in `folder`.
+/// Writes the gnuplot script `name`.gp and the tables that it plots to `folder`. Throws io_error.
 inline void write_picture(const std::filesystem::path& folder, const std::string& name, const DensityPicture& picture,
                           const diffeo::FitReport& report) {
   const auto file = [&](const char* part) { return name + "_" + part + ".csv"; };
@@ -228,15 +233,15 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
          << "set xlabel " << literal(axes[0]) << "; set ylabel " << literal(axes[1]) << " offset 1\n"
          << "set xrange " << detail::range(frame.x()) << "; set yrange " << detail::range(frame.y()) << "\n\n";
 
-  // Both densities share one scale of colours: the target's where there is one.
+  // Both densities share one colour scale, that of the target if there is one.
   const Eigen::ArrayXd scaled = (given ? picture.log_target : picture.log_density).cast<double>();
   std::string limits;
   if (picture.style.log_colour) {
-    // Nine nats below the top is background.
+    // Log-densities more than nine nats below the top are shown as background.
     const double top = detail::quantile(scaled, 0.999);
     limits = "set cbrange " + detail::range({top - 9, top}) + "\n";
   } else {
-    // A thin ridge may be far higher than the rest: the highest cells share the last colour.
+    // The highest cells share the last colour, because a thin ridge may be far higher than the rest.
     const double top = std::exp(detail::quantile(scaled, 0.998));
     if (std::isfinite(top) && top > 0) limits = "set cbrange [0:" + number(top) + "]\n";
   }
@@ -260,8 +265,7 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
          << "\n\n";
 
   if (curve.rows() > 0) {
-    // The first steps come from far off, more so while a target comes up: they are left out of the range, which is
-    // found for losses.
+    // Losses of the first steps are large, more so while the target is annealed; quantiles leave them out of the range.
     const double sign = elbo ? -1 : 1;
     const Eigen::ArrayXd smoothed = sign * curve.col(2), loss = sign * curve.col(1);
     double low = smoothed.minCoeff(), high = detail::quantile(loss, elbo ? 0.8 : 0.97);
@@ -288,7 +292,8 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
   write_file(folder / (name + ".gp"), script.str());
 }
 
-/// Runs the script `name`.gp, which draws `name`.png or another file; returns what to tell the user about it.
+/// Runs the script `name`.gp, which draws `name` + `ending`. Returns a message for the user: the picture's path, or why
+/// there is no picture.
 inline std::string draw_picture(const std::filesystem::path& folder, const std::string& name,
                                 const char* ending = ".png") {
   try {

@@ -12,15 +12,16 @@
 #include <system_error>
 #include <vector>
 
-/// Files that an example writes: whole or not at all.
+/// Output files of the examples. A file is either written completely or left as it was.
 namespace support {
 
-/// Where the next contents of `path` grow, in the same folder. It ends like `path`, as programs go by endings.
+/// Returns the temporary path, in the same folder, that the new contents of `path` are written to. It has the same
+/// extension, because programs choose formats by it.
 inline std::filesystem::path unfinished(const std::filesystem::path& path) {
   return path.parent_path() / ("unfinished-" + path.filename().string());
 }
 
-/// Gives the finished file its name. Throws io_error.
+/// Renames the finished temporary file to `path`. Throws io_error.
 inline void finish(const std::filesystem::path& path) {
   std::error_code error;
   std::filesystem::rename(unfinished(path), path, error);
@@ -30,7 +31,7 @@ inline void finish(const std::filesystem::path& path) {
   throw diffeo::io_error(message);
 }
 
-/// Writes a file. Throws io_error, and leaves what was there.
+/// Writes a file. On failure throws io_error and leaves an existing file unchanged.
 inline void write_file(const std::filesystem::path& path, std::string_view contents) {
   const std::filesystem::path temporary = unfinished(path);
   std::FILE* file = std::fopen(temporary.c_str(), "wb");
@@ -42,21 +43,22 @@ inline void write_file(const std::filesystem::path& path, std::string_view conte
   throw diffeo::io_error(path.string() + ": cannot write: " + reason);
 }
 
-/// Makes the folder and those above it. Throws io_error.
+/// Creates the folder and its parents. Throws io_error.
 inline void create_folder(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) throw diffeo::io_error(folder.string() + ": cannot create: " + error.message());
 }
 
-/// The shortest text that reads back as the same number.
+/// Appends the shortest text that is read back as the same number.
 template <class S>
 void append_number(std::string& text, S value) {
   char digits[64];
   text.append(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
 }
 
-/// A field of a CSV file: in quotes where it holds a character with a meaning.
+/// Returns text as a field of a CSV file, in quotes if it contains a separator, quote, '#', blank or line end; line
+/// ends become blanks.
 inline std::string csv_field(std::string_view text) {
   if (text.find_first_of(",;\t\"#\n\r ") == text.npos) return std::string(text);
   std::string field = "\"";
@@ -67,7 +69,7 @@ inline std::string csv_field(std::string_view text) {
   return field += '"';
 }
 
-/// A table as CSV with a header, one row per line; diffeo::read_csv reads it back.
+/// Returns a table as CSV text with a header and one row per line, which diffeo::read_csv can read.
 template <diffeo::Real S>
 std::string csv_text(const std::vector<std::string>& columns, const diffeo::Array<S>& values) {
   std::string text;

@@ -16,10 +16,10 @@
 
 #include "files.hpp"
 
-/// Pictures by gnuplot: scripts that users can edit and run again, and running them.
+/// Functions that write gnuplot scripts, which users can edit and run again, and that run them.
 namespace support::gnuplot {
 
-/// `text` as a string of gnuplot's language. Between single quotes nothing has a meaning but the quote itself.
+/// Returns `text` as a gnuplot string in single quotes, in which only the quote itself is special.
 inline std::string literal(std::string_view text) {
   std::string out = "'";
   for (const char c : text) {
@@ -29,7 +29,7 @@ inline std::string literal(std::string_view text) {
   return out += "'";
 }
 
-/// A number as gnuplot reads it: short, and with a point whatever the locale.
+/// Returns a number in gnuplot's notation: 7 digits, with a decimal point whatever the locale is.
 inline std::string number(double value) {
   std::ostringstream out;
   out.imbue(std::locale::classic());
@@ -38,23 +38,23 @@ inline std::string number(double value) {
   return out.str();
 }
 
-/// viridis (Smith & van der Walt 2015), even to the eye and to the colour-blind.
+/// Palette viridis (Smith & van der Walt 2015), perceptually uniform, also for colour-blind viewers.
 inline constexpr const char* viridis =
     "set palette defined (0 '#440154', 1 '#472c7a', 2 '#3b518b', 3 '#2c718e', 4 '#21908d', 5 '#27ad81', "
     "6 '#5cc863', 7 '#aadc32', 8 '#fde725')";
 
-/// The program was not found.
+/// Error: gnuplot was not found.
 struct not_found : diffeo::io_error {
   using io_error::io_error;
 };
 
-/// Runs `folder`/`script`, which must draw to the file that its variable `picture` names, and gives that file the name
-/// `folder`/`picture` once it is complete. No shell is involved, so names may hold any character. Throws not_found
-/// without gnuplot on the PATH, io_error when it fails.
+/// Runs `folder`/`script`, which must draw to the file named by its variable `picture`, and renames that file to
+/// `folder`/`picture` when it is complete. No shell is involved, so names may contain any character. Throws not_found
+/// if gnuplot is not on the PATH, and io_error if it fails.
 inline void draw(const std::filesystem::path& folder, const std::string& script, const std::string& picture) {
   const std::filesystem::path path = folder / picture, temporary = unfinished(path);
   const std::string set_picture = "picture = " + literal(temporary.filename().string());
-  // -d: the user's own start-up files may change any default.
+  // -d: ignores the user's start-up files, which may change any default.
   const char* arguments[] = {"gnuplot", "-d", "-e", set_picture.c_str(), script.c_str(), nullptr};
 
   posix_spawn_file_actions_t actions;

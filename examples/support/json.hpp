@@ -9,12 +9,12 @@
 #include <string_view>
 #include <system_error>
 
-/// One flat JSON object on one line, for programs that run the examples.
+/// Output of one flat JSON object on one line, for programs that run the examples.
 namespace support {
 
 namespace detail {
 
-/// Length of the UTF-8 sequence that `text` begins with, 0 when it begins with none (RFC 3629, section 4).
+/// Returns the length of the UTF-8 sequence at the start of `text`, or 0 if there is none (RFC 3629, section 4).
 inline std::size_t utf8_length(std::string_view text) {
   const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
   const unsigned first = byte(0), second = byte(1);
@@ -26,7 +26,7 @@ inline std::size_t utf8_length(std::string_view text) {
                                             : 0;
   for (std::size_t i = 1; i < length; ++i)
     if ((byte(i) & 0xC0) != 0x80) return 0;
-  // Longer than need be, half of a surrogate pair, or beyond U+10FFFF.
+  // Overlong encodings, halves of surrogate pairs, and code points beyond U+10FFFF are invalid.
   if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) || (first == 0xF0 && second < 0x90) ||
       (first == 0xF4 && second > 0x8F))
     return 0;
@@ -35,7 +35,7 @@ inline std::size_t utf8_length(std::string_view text) {
 
 }  // namespace detail
 
-/// `text` as a JSON string, quotes included. Bytes that are not UTF-8 become U+FFFD.
+/// Returns `text` as a JSON string, quotes included. Bytes that are not valid UTF-8 become U+FFFD.
 inline std::string json_string(std::string_view text) {
   std::string out = "\"";
   while (!text.empty()) {
@@ -56,7 +56,7 @@ inline std::string json_string(std::string_view text) {
   return out += '"';
 }
 
-/// The shortest text that reads back as the same number; JSON has no NaN and no infinity, so these are null.
+/// Returns the shortest text that is read back as the same number, or `null` for NaN and infinity, which JSON lacks.
 template <class T>
   requires std::floating_point<T> || std::integral<T>
 std::string json_number(T value) {
@@ -66,6 +66,7 @@ std::string json_number(T value) {
   return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 
+/// Flat JSON object whose members are added one by one.
 class JsonObject {
  public:
   JsonObject& add(std::string_view key, std::string_view value) { return put(key, json_string(value)); }

@@ -6,32 +6,33 @@
 
 #include "gnuplot.hpp"
 
-/// Pictures of several panels, laid out in pixels from the upper left corner.
+/// Layout of pictures with several panels, in pixels from the upper left corner.
 namespace support {
 
-/// Of a plot: the rectangle within its axes.
+/// Rectangle within the axes of a plot.
 struct Panel {
   double left = 0, top = 0, width = 100, height = 100;
 };
 
+/// Drawing area; its functions return gnuplot commands that place plots on it.
 class Sheet {
  public:
   Sheet(double width, double height) : width_(width), height_(height) {}
 
-  /// "W, H" for `set terminal`.
+  /// Returns "width, height" for `set terminal`.
   std::string size() const { return gnuplot::number(width_) + ", " + gnuplot::number(height_); }
 
-  /// Places the next plot.
+  /// Returns the commands that place the next plot in a panel.
   std::string place(const Panel& p) const {
     return "set lmargin at screen " + x(p.left) + "; set rmargin at screen " + x(p.left + p.width) +
            "; set tmargin at screen " + y(p.top) + "; set bmargin at screen " + y(p.top + p.height) + "\n";
   }
-  /// The colour bar of the next plot, right of its panel.
+  /// Returns the command that places the colour bar of the next plot to the right of its panel.
   std::string colour_bar(const Panel& p, double distance = 12) const {
     return "set colorbox user origin " + x(p.left + p.width + distance) + ", " + y(p.top + p.height) + " size " +
            x(14) + ", " + gnuplot::number(p.height / height_) + "\n";
   }
-  /// Label `number`, an expression of gnuplot's language, above everything.
+  /// Returns the command that makes `expression`, in gnuplot's language, the title of the picture, as label `number`.
   std::string title(int number, const std::string& expression) const {
     return "set label " + std::to_string(number) + " " + expression + " at screen 0.5, screen " + y(20) +
            " center font 'Sans,14'\n";
@@ -44,7 +45,8 @@ class Sheet {
   double width_, height_;
 };
 
-/// How a script begins that draws to the file in its variable `picture`. `terminal` is what comes before the size.
+/// Returns the beginning of a script that draws to the file named by its variable `picture`. `terminal` is the terminal
+/// with its options that precede the size.
 inline std::string script_begin(const std::string& script, const std::string& picture, const std::string& terminal,
                                 const Sheet& sheet) {
   return "# Draws " + picture + ". Change what you like and run again, in this folder: gnuplot " + script +

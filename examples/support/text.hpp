@@ -5,16 +5,17 @@
 #include <diffeo/core/array.hpp>
 #include <string>
 
-/// Numbers for people.
+/// Formatting of numbers for people.
 namespace support {
 
+/// Returns a number with so many digits after the decimal point.
 inline std::string fixed(double value, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
 }
 
-/// 1234567 -> 1,234,567
+/// Returns a whole number with commas between groups of three digits: 1,234,567.
 inline std::string grouped(diffeo::Index value) {
   const std::string digits = std::to_string(value);
   std::string text;

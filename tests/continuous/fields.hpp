@@ -10,7 +10,7 @@
 
 #include "../catch.hpp"
 
-/// What the tests of vector fields and of their divergences share.
+/// Functions shared by the tests of vector fields and of their divergences.
 namespace fields {
 
 using namespace diffeo;
@@ -44,7 +44,7 @@ bool same_bits(const Array<S>& a, const Array<S>& b) {
          (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
 }
 
-// No parameter is left at zero.
+// Returns the field with normal noise of standard deviation `size` added to every parameter, so that none is 0.
 template <class F>
 F randomised(F field, double size = 0.3) {
   std::uint64_t stream = 70;
@@ -64,7 +64,7 @@ ConcatSquashField<S> concat_squash(Index dim, std::vector<Index> hidden, Activat
   return randomised(
       make_concat_squash_field<S>(dim, {.hidden = std::move(hidden), .activation = a, .gate_output = gate_output}, 4));
 }
-// Every coordinate depends on itself and on the next one.
+// Returns a field given as a function, in which every coordinate depends on itself and on the next one.
 template <Real S>
 auto function(Index dim) {
   return make_field<S>(dim, [dim](const auto& t, const auto& x) {
@@ -73,7 +73,7 @@ auto function(Index dim) {
   });
 }
 
-// Calls f(name, field) with a field of every kind.
+// Calls f(name, field) for a field of every kind.
 template <Real S, class F>
 void for_each_field(Index dim, Activation a, const F& f) {
   f("mlp 0", mlp<S>(dim, {}, a));

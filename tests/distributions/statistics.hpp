@@ -8,11 +8,13 @@
 
 #include "../catch.hpp"
 
-// What the tests of distributions share.
+// Functions shared by the tests of distributions.
 
+/// Returns the distribution function of the standard normal distribution.
 inline double normal_cdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
 
-/// Kolmogorov's statistic sqrt(n) sup |F_n - F|: above 1.95 in one of a thousand samples from F.
+/// Returns Kolmogorov's statistic sqrt(n) sup |F_n - F| of a sample, N x 1; a sample from F exceeds 1.95 with
+/// probability 0.001.
 template <class Derived, class Cdf>
 double kolmogorov(const Eigen::DenseBase<Derived>& sample, const Cdf& cdf) {
   std::vector<double> x;
@@ -27,12 +29,14 @@ double kolmogorov(const Eigen::DenseBase<Derived>& sample, const Cdf& cdf) {
   return distance * std::sqrt(n);
 }
 
+/// Returns the log-density of each row of z, N x D -> N x 1.
 template <class Base>
 diffeo::Array<typename Base::Scalar> log_prob_of(const Base& base, const diffeo::Array<typename Base::Scalar>& z) {
   diffeo::Tape<typename Base::Scalar> tape;
   return diffeo::as_eigen(base.log_prob(tape.copy(z)).value());
 }
 
+/// Returns n samples, n x D.
 template <class Base>
 diffeo::Array<typename Base::Scalar> draw(const Base& base, diffeo::Index n, std::uint64_t seed,
                                           std::uint64_t stream = 0, diffeo::Index first = 0) {
@@ -41,7 +45,7 @@ diffeo::Array<typename Base::Scalar> draw(const Base& base, diffeo::Index n, std
   return z;
 }
 
-/// Rows depend on (seed, stream, row) alone, whatever the block they are drawn in.
+/// Checks that samples depend on (seed, stream, row) alone and not on the block in which they are drawn.
 template <class Base>
 void require_rows_by_index(const Base& base) {
   const auto all = draw(base, 300, 7, 3);

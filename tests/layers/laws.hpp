@@ -7,7 +7,7 @@
 
 #include "../catch.hpp"
 
-// A layer that goes one way only.
+// A layer that has forward() alone.
 struct Generator {
   using Scalar = float;
   template <diffeo::Traced X>
@@ -16,11 +16,12 @@ struct Generator {
   }
 };
 
-/// The identity, but for shapes: what it returns has so many rows and columns.
+/// Layer that returns wrong shapes: the first value_cols columns of z, and a log_det of zeros with log_det_rows rows
+/// and log_det_cols columns.
 template <class T>
 struct Misshapen {
   using Scalar = diffeo::scalar_t<T>;
-  diffeo::Index value_cols = 2, log_det_rows = 0, log_det_cols = 1;  // 0: as many as there are
+  diffeo::Index value_cols = 2, log_det_rows = 0, log_det_cols = 1;  // log_det_rows 0: as many rows as z
 
   diffeo::Index dim() const { return 2; }
   template <class Self>
@@ -42,9 +43,9 @@ struct Misshapen {
   }
 };
 
-// What the tests of layers share.
+// Functions shared by the tests of layers.
 
-/// The layer with random parameters, well away from the identity.
+/// Returns the layer with random parameters, far from the identity.
 template <class L>
 L randomised(L layer, std::uint64_t seed, double size = 0.5) {
   using S = typename L::Scalar;
@@ -54,14 +55,14 @@ L randomised(L layer, std::uint64_t seed, double size = 0.5) {
   return layer;
 }
 
-/// A small coupling with random parameters.
+/// Returns a small coupling with random parameters.
 template <diffeo::Real S, class Transform = diffeo::AffineTransform>
 auto random_coupling(diffeo::Mask mask, diffeo::Activation activation, std::uint64_t seed, Transform transform = {}) {
   return randomised(
       diffeo::make_coupling<S>(std::move(mask), {.hidden = {16, 9}, .activation = activation}, 0, 0, transform), seed);
 }
 
-/// Fails the test where the flow breaks a law.
+/// Fails the test if the flow breaks a law.
 template <class F>
 void require_laws(const std::string& name, const F& flow,
                   const diffeo::testing::FlowLawOptions<typename F::Scalar>& options = {}) {

@@ -6,8 +6,8 @@
 
 #include "../catch.hpp"
 
-/// What all targets must pass: derivatives in reverse and forward mode at points of the given spread, rows that do not
-/// depend on each other, and finite values and gradients far out and at 0.
+/// Checks the laws of a target: derivatives in reverse and forward mode at points with standard deviation `spread`,
+/// independence of rows, and finite values and gradients at 0 and at points with all coordinates +-far.
 template <diffeo::Real S, class T>
 void check_target(const T& target, S spread, S far) {
   using namespace diffeo;

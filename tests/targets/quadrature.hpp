@@ -4,9 +4,7 @@
 #include <cmath>
 #include <diffeo/autodiff/tiles.hpp>
 
-/// The integral of a target over a rectangle, for tests.
-
-/// log of the integral of exp(target) over [a, b] x [c, d] by the midpoint rule with n x m cells.
+/// Returns the logarithm of the integral of exp(target) over [a, b] x [c, d] by the midpoint rule with n x m cells.
 template <class T>
 double log_integral(const T& target, double a, double b, diffeo::Index n, double c, double d, diffeo::Index m) {
   using namespace diffeo;

@@ -10,13 +10,14 @@
 #include <utility>
 #include <vector>
 
-/// Counter-based random numbers: a value is a function of (seed, stream, index) alone, so it does not matter which
-/// thread draws it, when, or in which block. Give each purpose a stream of its own: equal (seed, stream, index) are
-/// equal numbers, whatever they are used for. Normal and uniform fills of arrays are in math/random_fill.hpp.
+/// Counter-based random numbers. Each number is a function of (seed, stream, index) alone, so it does not depend on
+/// which thread draws it, when, or in which block. Use a different stream for each purpose: equal (seed, stream, index)
+/// give equal numbers. math/random_fill.hpp fills arrays with uniform and normal numbers.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Philox4x32-10 of Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), section 3.3:
-/// a bijection of 128-bit counters under a 64-bit key. Passes BigCrush; 2^64 streams of 2^64 blocks per seed.
+/// Random number generator Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+/// SC 2011, section 3.3): a bijection of 128-bit counters under a 64-bit key. It passes BigCrush, and provides 2^64
+/// streams of 2^64 blocks of four 32-bit words per seed.
 struct Philox {
   using Block = std::array<std::uint32_t, 4>;
 
@@ -28,11 +29,13 @@ struct Philox {
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;
 
-  /// Four words: the bijection of the counter (index, stream) under the key `seed`, low words first.
+  /// Returns block `index` of the stream: the bijection of the counter (index, stream) under the key `seed`, low words
+  /// first.
   constexpr Block block(std::uint64_t index) const {
     return bijection({low(index), high(index), low(stream), high(stream)}, {low(seed), high(seed)});
   }
 
+  /// Returns the image of the counter x under the bijection with this key.
   static constexpr Block bijection(Block x, std::array<std::uint32_t, 2> key) {
     for (int round = 0; round < rounds; ++round) {
       const std::uint64_t a = std::uint64_t{multiplier_0} * x[0], b = std::uint64_t{multiplier_1} * x[2];
@@ -47,8 +50,8 @@ struct Philox {
   static constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); }
 };
 
-/// The words of one Philox stream in order, as a standard UniformRandomBitGenerator: for shuffles and for
-/// distributions of the standard library.
+/// UniformRandomBitGenerator that yields the words of one Philox stream in order, 64 bits at a time; for shuffles and
+/// the distributions of the standard library.
 class PhiloxEngine {
  public:
   using result_type = std::uint64_t;
@@ -65,9 +68,9 @@ class PhiloxEngine {
     return std::uint64_t{block_[i + 1]} << 32 | block_[i];
   }
 
-  /// Uniform in 0 ... n-1 for n >= 1, without bias.
+  /// Returns a uniformly distributed integer in 0 ... n-1, without modulo bias; n >= 1.
   constexpr result_type below(result_type n) {
-    // The largest multiple of n that fits; draws at or above it are redrawn.
+    // Draws at or above the largest multiple of n are repeated.
     const result_type excess = (max() % n + 1) % n;
     result_type draw = (*this)();
     while (draw > max() - excess) draw = (*this)();
@@ -81,7 +84,8 @@ class PhiloxEngine {
   int half_ = 0;
 };
 
-/// A uniformly random order of 0 ... n-1 (Fisher and Yates). Throws `invalid_argument` when n < 0.
+/// Returns a uniformly random permutation of 0 ... n-1 (Fisher-Yates shuffle), a function of (n, seed, stream). Throws
+/// `invalid_argument` when n < 0.
 inline std::vector<Index> permutation(Index n, std::uint64_t seed, std::uint64_t stream = 0) {
   require(n >= 0, "permutation: n is ", n, ", expected n >= 0");
   std::vector<Index> order(static_cast<std::size_t>(n));

@@ -15,30 +15,32 @@
 #include <utility>
 #include <vector>
 
-/// Tables of numbers in text files: separated by commas, semicolons, tabs or blanks, with or without a header.
+/// Reader for tables of numbers in text files, separated by commas, semicolons, tabs or blanks, with or without a
+/// header.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// How to read a table. The defaults read the usual files.
+/// Options of read_csv() and parse_csv(). The defaults read common files.
 struct CsvOptions {
   enum class Header { detect, present, absent };
-  /// `detect`: the first line is a header when none of its fields is a number, and one of them is more than a mark of
-  /// what is missing (NA, N/A, null, ?, nothing).
+  /// Whether the first line is a header. `detect`: it is one if no field is a number and at least one field is not a
+  /// marker of a missing value (NA, N/A, null, ?, empty).
   Header header = Header::detect;
-  /// 0: the first of comma, semicolon and tab that the first line has outside quotes, else blanks. ' ' stands for runs
-  /// of blanks and tabs.
+  /// Character between fields. 0: the first of comma, semicolon and tab that occurs outside quotes in the first line,
+  /// or else blanks. ' ' means any run of blanks and tabs.
   char separator = 0;
-  /// What follows this character on a line, outside quotes, is skipped; 0: nothing is.
+  /// Character that starts a comment, outside quotes, up to the end of the line; 0: there are no comments.
   char comment = '#';
-  /// Whether nan, inf and infinity are values.
+  /// Whether nan, inf and infinity are accepted as values.
   bool allow_non_finite = false;
-  /// Names, from the header, of the columns to return, in this order; empty: all. Other columns may hold any text.
+  /// Header names of the columns to return, in this order; empty: all columns. Other columns may hold any text.
   std::vector<std::string> columns = {};
 };
 
+/// Table read from a text file.
 template <Real S>
 struct CsvData {
   Array<S> values;                   ///< N x D, one row per line
-  std::vector<std::string> columns;  ///< D names; none when the file has no header
+  std::vector<std::string> columns;  ///< D names from the header; empty if the file has no header
 };
 
 namespace detail {
@@ -105,7 +107,7 @@ class CsvReader {
     throw io_error(concat_message(name_, ": line ", line_, parts...));
   }
 
-  /// Where the first character of `line` outside quotes for which `wanted` holds is, or npos.
+  /// Returns the position of the first character of `line` outside quotes for which `wanted` returns true, or npos.
   template <class F>
   static std::size_t find_outside_quotes(std::string_view line, F wanted) {
     bool inside = false;
@@ -116,7 +118,7 @@ class CsvReader {
     return line.npos;
   }
 
-  /// Splits the next line that holds more than blanks and comment into fields_; false at the end of the text.
+  /// Splits the next line that is not blank apart from a comment into fields_; returns false at the end of the text.
   bool next_line() {
     while (!text_.empty()) {
       const std::size_t end = std::min(text_.find('\n'), text_.size());
@@ -214,7 +216,8 @@ class CsvReader {
 
 }  // namespace detail
 
-/// Reads a table from text; `name` stands for the file in messages. Throws as read_csv does.
+/// Reads a table from text as read_csv() does from a file. `name` is the file name in messages. Throws `io_error` for
+/// text that is not such a table, and `invalid_argument` for a separator or comment character that cannot work.
 template <Real S>
 CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std::string name = "text") {
   require(std::string_view("+-.\"\r\nEe").find(options.separator ? options.separator : ',') == std::string_view::npos &&
@@ -227,10 +230,9 @@ CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std:
 
 /// Reads a table from a file: values N x D, one row per line, and the names in its header. Blank lines, comments,
 /// quotes around fields, blanks around numbers, CRLF line ends and a UTF-8 byte order mark are accepted.
-/// Throws `io_error` naming the file, and line and column where there is one: a missing or empty file, a line with more
-/// or fewer fields than the first, a field that is not a finite number, a column that the header does not have or has
-/// more than once, UTF-16; and
-/// `invalid_argument` for a separator or comment character that cannot work.
+/// Throws `io_error`, naming the file and, if known, line and column, for a missing or empty file, a line with more or
+/// fewer fields than the first, a field that is not a finite number, a requested column that the header lacks or has
+/// more than once, and UTF-16 text. Throws `invalid_argument` for a separator or comment character that cannot work.
 template <Real S>
 CsvData<S> read_csv(const std::string& path, const CsvOptions& options = {}) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);

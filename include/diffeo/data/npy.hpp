@@ -21,7 +21,8 @@
 #include <type_traits>
 #include <vector>
 
-/// NumPy's .npy files, after numpy.lib.format (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
+/// Reader and writer of NumPy's .npy files
+/// (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html).
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
@@ -30,7 +31,8 @@ inline constexpr char npy_byte_order = std::endian::native == std::endian::littl
 
 inline std::string errno_message() { return std::generic_category().message(errno); }
 
-/// Whether S holds v: no overflow of a float, no rounding of an integer. The rounding of float64 to float32 is fine.
+/// Returns whether v can be converted to S: without overflow of a floating-point number and without rounding of an
+/// integer. Rounding of float64 to float32 is accepted.
 template <class S, class T>
 bool npy_holds(T v) {
   if constexpr (std::numeric_limits<T>::digits <= std::numeric_limits<S>::digits) {
@@ -43,8 +45,8 @@ bool npy_holds(T v) {
   }
 }
 
-/// Reads values.size() numbers of type T from `file`. The buffer holds some lines of the file: rows, or columns where
-/// the file is in Fortran order.
+/// Reads values.size() numbers of type T from `file` into `values`, several lines at a time; a line is a row, or a
+/// column if the file is in Fortran order. Throws io_error if the file ends early or S cannot hold a value.
 template <class T, Real S>
 void read_npy_values(std::FILE* file, bool fortran_order, Array<S>& values, const std::string& path) {
   const Index lines = fortran_order ? values.cols() : values.rows(),
@@ -65,7 +67,7 @@ void read_npy_values(std::FILE* file, bool fortran_order, Array<S>& values, cons
                                       sizeof(S) == 4 ? "float" : "double"));
       values(row, col) = static_cast<S>(v);
     };
-    // In the order in which `values` lies in memory.
+    // In the order in which `values` is stored.
     if (fortran_order)
       for (Index line = first; line < first + count; ++line)
         for (Index k = 0; k < length; ++k) copy(line, k);
@@ -75,7 +77,7 @@ void read_npy_values(std::FILE* file, bool fortran_order, Array<S>& values, cons
   }
 }
 
-/// One row for each dtype that can be read.
+/// Entry of the table of supported dtypes: its name without byte order, its size, and the function that reads it.
 template <Real S>
 struct NpyType {
   std::string_view name;
@@ -90,7 +92,8 @@ inline constexpr NpyType<S> npy_types[] = {
     {"i4", 4, read_npy_values<std::int32_t, S>}, {"u4", 4, read_npy_values<std::uint32_t, S>},
     {"i8", 8, read_npy_values<std::int64_t, S>}, {"u8", 8, read_npy_values<std::uint64_t, S>}};
 
-/// Throws unless the dtype is one of the table in this machine's byte order.
+/// Returns the table entry of a dtype. Throws io_error for an unsupported dtype or a byte order other than this
+/// machine's.
 template <Real S>
 const NpyType<S>& find_npy_type(const std::string& dtype, const std::string& path) {
   const std::string_view text = dtype;
@@ -107,11 +110,11 @@ const NpyType<S>& find_npy_type(const std::string& dtype, const std::string& pat
 
 }  // namespace detail
 
-/// Reads an .npy file of format version 1.0, 2.0 or 3.0, C or Fortran order: N x D from a 2-D array, N x 1 from a 1-D
-/// one. float32, float64 and integers are converted to S; NaN and infinity are kept.
-/// Throws `io_error` naming the file: missing, not an .npy file, corrupt header, more dimensions or another dtype,
-/// other byte order, too few or too many bytes for its shape, a value that S cannot hold. Memory is taken only after
-/// the file's size has been found to agree with its header.
+/// Reads an .npy file of format version 1.0, 2.0 or 3.0 in C or Fortran order. Returns N x D for a 2-D array and N x 1
+/// for a 1-D array. float32, float64 and integers are converted to S; NaN and infinity are kept. Throws `io_error`,
+/// naming the file, if it is missing or no .npy file, if its header is corrupt, for more than two dimensions, another
+/// dtype or byte order, too few or too many bytes for its shape, and a value that S cannot hold. Memory is allocated
+/// only after the file's size has been found to agree with its header.
 template <Real S>
 Array<S> read_npy(const std::string& path) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
@@ -157,8 +160,8 @@ Array<S> read_npy(const std::string& path) {
 }
 
 /// Writes any Eigen expression of float or double, N x D, as a 2-D .npy file of the same precision in C order (rows are
-/// samples). A temporary file in the same folder is renamed to `path` when it is complete, so an interrupted write
-/// leaves what was there. Throws `io_error` when the file cannot be written.
+/// samples). A temporary file in the same folder is renamed to `path` when it is complete, so that an interrupted write
+/// leaves an existing file unchanged. Throws `io_error` when the file cannot be written.
 template <class Derived>
 void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   using S = typename Derived::Scalar;
@@ -167,7 +170,7 @@ void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   std::string text =
       concat_message("{'descr': '", detail::npy_byte_order, "f", sizeof(S), "', 'fortran_order': False, 'shape': (",
                      values.cols(), ", ", values.rows(), "), }");
-  text.resize((10 + text.size() + 64) / 64 * 64 - 11, ' ');  // the data begins at a multiple of 64 bytes
+  text.resize((10 + text.size() + 64) / 64 * 64 - 11, ' ');  // so that the data begins at a multiple of 64 bytes
   text += '\n';
   const char low = static_cast<char>(text.size() % 256), high = static_cast<char>(text.size() / 256);
   text = std::string("\x93NUMPY\x01\x00", 8) + low + high + text;
@@ -176,7 +179,7 @@ void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   std::FILE* file = nullptr;
   for (int i = 0; file == nullptr && i < 100 && (i == 0 || errno == EEXIST); ++i) {
     temporary = path + ".tmp" + std::to_string(i);
-    file = std::fopen(temporary.c_str(), "wbx");  // x: never a file that somebody else is writing
+    file = std::fopen(temporary.c_str(), "wbx");  // x: fails if the file exists; another process may be writing it
   }
   if (file == nullptr) throw io_error(path + ": cannot write: " + detail::errno_message());
   const auto count = static_cast<std::size_t>(values.size());

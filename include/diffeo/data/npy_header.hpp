@@ -9,16 +9,18 @@
 #include <utility>
 #include <vector>
 
-/// The header of NumPy's .npy files.
+/// Parser of the header of NumPy's .npy files.
 namespace diffeo::inline DIFFEO_ISA::detail {
 
+/// Contents of the header of an .npy file.
 struct NpyHeader {
   std::string dtype;
   bool fortran_order = false;
   std::vector<std::uint64_t> shape;
 };
 
-/// Parses the text of a header: a Python dictionary with the three keys, as NumPy writes it. Throws `io_error`.
+/// Parses the text of a header: a Python dictionary with the keys descr, fortran_order and shape, as NumPy writes it.
+/// Throws `io_error`, with the position, for anything else.
 class NpyHeaderParser {
  public:
   NpyHeaderParser(std::string_view text, const std::string& path) : text_(text), path_(path) {}
@@ -52,7 +54,7 @@ class NpyHeaderParser {
     throw io_error(concat_message(path_, ": the header is corrupt at byte ", at_, ": ", why));
   }
 
-  /// The next character that is not blank, not consumed; 0 at the end.
+  /// Skips blanks and returns the next character without consuming it; 0 at the end.
   char next() {
     while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n')) ++at_;
     return at_ < text_.size() ? text_[at_] : '\0';
@@ -86,7 +88,7 @@ class NpyHeaderParser {
       std::uint64_t size = 0;
       const std::size_t begin = (next(), at_);
       for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_) {
-        // 2^40 rows, far from overflow, are more than any file has.
+        // 2^40, far below overflow, is more than any file has.
         size = size * 10 + static_cast<std::uint64_t>(text_[at_] - '0');
         if (size > std::uint64_t{1} << 40) fail("the shape is absurd, a dimension exceeds 2^40");
       }

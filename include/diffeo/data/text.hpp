@@ -10,12 +10,14 @@
 #include <string_view>
 #include <system_error>
 
-/// Text of data files: numbers, read the same in every locale, and excerpts for messages.
+/// Functions for the text of data files: conversion to numbers, independent of the locale, and excerpts for messages.
 namespace diffeo::inline DIFFEO_ISA::detail {
 
+/// Result of parse_number().
 enum class NumberText { good, out_of_range, not_a_number };
 
-/// std::from_chars for standard libraries that lack it for floating point (libc++ before LLVM 20). No hexadecimal.
+/// Replacement of std::from_chars for standard libraries that lack it for floating point (libc++ before LLVM 20). It
+/// does not accept hexadecimal numbers.
 template <Real S>
 std::from_chars_result parse_by_strtod(std::string_view text, S& value) {
   const char* last = text.data() + text.size();
@@ -37,8 +39,8 @@ std::from_chars_result parse_by_strtod(std::string_view text, S& value) {
   return {last, std::errc()};
 }
 
-/// The whole of `text` as a number, in the C locale whatever the program's locale is. A leading '+' is accepted; what
-/// is too small for S is rounded to 0.
+/// Converts the whole of `text` to a number, by the rules of the C locale whatever the program's locale is. A leading
+/// '+' is accepted; numbers that are too small for S become 0.
 template <Real S>
 NumberText parse_number(std::string_view text, S& value) {
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
@@ -55,7 +57,7 @@ NumberText parse_number(std::string_view text, S& value) {
   return NumberText::good;
 }
 
-/// `text` in quotes, cut and made printable, to be shown in a message.
+/// Returns `text` in quotes for use in a message, cut to 40 characters, with control characters replaced by '?'.
 inline std::string excerpt(std::string_view text) {
   std::string out(1, '\'');
   out.append(text.substr(0, 40)).append(text.size() > 40 ? "...'" : "'");

@@ -11,49 +11,55 @@
 #include <string>
 #include <vector>
 
-/// Importance sampling with a fitted flow q as proposal for an unnormalised density p~: what the weights
-/// w = p~(x) / q(x) of samples of q say about the integral Z of p~, and whether they can be trusted.
+/// Importance sampling of an unnormalised density p~ with a fitted flow q as proposal. The weights w = p~(x) / q(x) of
+/// samples of q give an estimate of the integral Z of p~, its standard error, and diagnostics of both.
 namespace diffeo::inline DIFFEO_ISA {
 
+/// Options of importance_sample().
+///
 /// | option     | type   | default                                                                       |
 /// |------------|--------|-------------------------------------------------------------------------------|
-/// | wide_share | double | 0.1 of the samples come from the base stretched by wide_scale; 0: none        |
+/// | wide_share | double | 0.1: share of the samples that come from the base scaled by wide_scale; 0: none |
 /// | wide_scale | double | 2                                                                             |
 ///
-/// A flow trained towards a density is too narrow rather than too wide: where it has hardly any samples the weights are
-/// largest, and what is missing there is missing in their standard error, too. So some samples start from z times
-/// wide_scale, and all weights refer to the mixture of both: a defensive mixture (Hesterberg 1995; Owen & Zhou 2000,
-/// section 3) in the latent space, where whatever the flow misses lies far out. On U1, with Real NVP as it comes out of
-/// short trainings, log Z was off by 2.3 times its standard error (root mean square) without it, by 0.93 with it.
+/// A flow trained towards a density tends to be too narrow. Where it has hardly any samples the weights are largest,
+/// and mass that is missed there is also missing from the standard error. Therefore a share of the samples starts from
+/// latent points multiplied by wide_scale, and all weights refer to the mixture of both proposals: a defensive mixture
+/// (Hesterberg 1995; Owen & Zhou 2000, section 3) in the latent space, where the regions that the flow misses lie far
+/// from the origin. On U1 with Real NVP after short trainings, the root mean square error of log Z was 2.3 standard
+/// errors without wide samples and 0.93 with them.
 struct ImportanceOptions {
   double wide_share = 0.1;
   double wide_scale = 2;
 
+  /// Throws invalid_argument for an option out of range.
   void check() const {
     require(wide_share >= 0 && wide_share < 1, "importance_sample: wide_share is ", wide_share,
             ", expected 0 <= wide_share < 1");
     require(wide_scale >= 1 && std::isfinite(wide_scale), "importance_sample: wide_scale is ", wide_scale,
             ", expected at least 1");
   }
-  /// Whether sample i is one of those; they are spread evenly.
+  /// Returns whether sample i is a wide one. Wide samples are distributed evenly over the indices.
   bool wide(Index i) const {
     const auto at = static_cast<double>(i);
     return std::floor((at + 1) * wide_share) > std::floor(at * wide_share);
   }
 };
 
-/// Samples with the logarithms of their weights. By the weights they stand for the target.
+/// Samples with the logarithms of their importance weights. Weighted averages over them estimate averages over the
+/// target.
 template <Real S>
 struct WeightedSample {
   Array<S> sample;           ///< N x D
-  Array<double> log_weight;  ///< N x 1: log p~(x) less the log-density of all samples, the wide ones included
-  Array<double> log_ratio;   ///< M x 1: log p~(x) - log q(x) of the M samples that are those of q
+  Array<double> log_weight;  ///< N x 1: log p~(x) minus the log-density of the mixture of q and the wide proposal
+  Array<double> log_ratio;   ///< M x 1: log p~(x) - log q(x) of the M samples that are not wide
 };
 
-/// n samples for a target, each from (seed, i) alone; without wide ones those of model.sample(n, seed). A target of
-/// -infinity is a weight of 0, as is a sample beyond the range of S. Throws invalid_argument for n < 0, options out of
-/// range, when the target has another dimension than the model (where it says so) or returns another shape than N x 1,
-/// and where it is NaN or infinite, with the sample.
+/// Draws n samples of the model and computes their importance weights for a target. Sample i depends on (seed, i)
+/// alone; without wide samples they are those of model.sample(n, seed). The weight is 0 where the target is -infinity
+/// and for samples beyond the range of S. Throws invalid_argument for n < 0, for options out of range, if the target
+/// has a dim() that differs from the model's or returns a shape other than N x 1, and, naming the sample, where the
+/// target is NaN or +infinity.
 template <class Base, class FlowType, class T>
   requires Target<T, Var<typename FlowType::Scalar>>
 auto importance_sample(const TransformedDistribution<Base, FlowType>& model, const T& target, Index n,
@@ -88,12 +94,13 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
       const auto at = [i](Var<S> v) { return static_cast<double>(v.value().data[i]); };
       double ratio = at(log_p) - at(log_base) + at(x.log_det);
       if (!sample.row(i).isFinite().all()) ratio = -infinity;
-      // The wide samples of a base with a bounded support may lie outside of it; their weights are finite.
+      // Wide samples of a base with bounded support may lie outside the support, where q is 0; the density of the
+      // mixture is that of the wide proposal there, so their weights are finite.
       const bool outside = options.wide(first + i) && at(log_base) == -infinity;
       require(ratio < infinity || (outside && at(log_p) < infinity), "importance_sample: sample ", first + i,
               " has the log-density ", at(log_base) - at(x.log_det), ", where the target returned ", at(log_p));
       result.log_ratio(first + i, 0) = ratio;
-      // log of (1 - share) + share wide(z) / base(z)
+      // mixture = log((1 - share) + share wide(z) / base(z)), computed as log(e^a + e^b).
       if (outside) {
         result.log_weight(first + i, 0) = at(log_p) + at(x.log_det) - (log_share + at(log_wide) - log_volume);
         continue;
@@ -110,10 +117,10 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
   return result;
 }
 
-/// The shape k of a generalised Pareto distribution with location 0, by the estimator of Zhang & Stephens 2009 ("A new
-/// and efficient estimation method for the generalized Pareto distribution", eq. 3 to 9), with the weak prior of
-/// Vehtari, Simpson, Gelman, Yao & Gabry 2024, appendix C: as ten further observations with k = 0.5. `exceedances` are
-/// positive, in ascending order. NaN for fewer than five.
+/// Returns an estimate of the shape k of a generalised Pareto distribution with location 0, by the method of Zhang &
+/// Stephens 2009 ("A new and efficient estimation method for the generalized Pareto distribution", eq. 3 to 9) with the
+/// weak prior of Vehtari, Simpson, Gelman, Yao & Gabry 2024, appendix C, which counts as ten observations with k = 0.5.
+/// `exceedances` are positive and in ascending order. Returns NaN for fewer than five.
 inline double generalized_pareto_shape(const std::vector<double>& exceedances) {
   const std::size_t n = exceedances.size();
   if (n < 5) return std::numeric_limits<double>::quiet_NaN();
@@ -145,9 +152,9 @@ inline double generalized_pareto_shape(const std::vector<double>& exceedances) {
   return (count * shape(mean / total) + prior_count * prior_shape) / (count + prior_count);
 }
 
-/// The shape k of the tail of weights given by their logarithms (n x 1): a generalised Pareto distribution is fitted to
-/// the largest min(n / 5, 3 sqrt(n)) of them (Vehtari et al. 2024, section 3). Moments of the weights exist below 1 /
-/// k. NaN when the tail has fewer than five weights or they do not differ from the next smaller one.
+/// Returns the shape k of a generalised Pareto distribution fitted to the largest min(n / 5, 3 sqrt(n)) of n weights,
+/// given by their logarithms, n x 1 (Vehtari et al. 2024, section 3). Moments of the weights of order below 1 / k
+/// exist. Returns NaN when fewer than five weights of the tail exceed the largest weight outside the tail.
 inline double pareto_k(const Array<double>& log_weights) {
   std::vector<double> sorted(log_weights.data(), log_weights.data() + log_weights.size());
   const auto n = static_cast<double>(sorted.size());
@@ -163,23 +170,23 @@ inline double pareto_k(const Array<double>& log_weights) {
   return generalized_pareto_shape(exceedances);
 }
 
-/// What n weights say. All in nats.
+/// Estimates from the importance weights of n samples; logarithms are natural.
 struct LogZEstimate {
   Index samples = 0;
   double log_z = 0;        ///< log of the mean weight; biased by about -log_z_error^2 / 2
-  double log_z_error = 0;  ///< its standard error, by the delta method: that of the mean weight over the mean weight
+  double log_z_error = 0;  ///< standard error of log_z by the delta method: relative standard error of the mean weight
   double elbo = 0;         ///< mean of log(p~ / q) under q; log Z - elbo is the reverse Kullback-Leibler divergence
-  double elbo_error = 0;   ///< its standard error
+  double elbo_error = 0;   ///< standard error of elbo
   double ess = 0;          ///< effective sample size, (sum of w)^2 / (sum of w^2) (Kong 1992)
-  double k_hat = 0;        ///< pareto_k
+  double k_hat = 0;        ///< pareto_k() of the weights
 
-  /// The largest k_hat with which estimate and error mean what they say: 1 - 1 / log10 n, at most 0.7 (Vehtari et al.
-  /// 2024, section 3.2.4).
+  /// Returns the largest k_hat for which log_z and its standard error are reliable: 1 - 1 / log10 n, at most 0.7
+  /// (Vehtari et al. 2024, section 3.2.4).
   double k_threshold() const { return std::min(0.7, 1 - 1 / std::log10(static_cast<double>(samples))); }
-  /// Whether the tail of the weights is light enough for that.
+  /// Returns whether k_hat is at most k_threshold().
   bool reliable() const { return k_hat <= k_threshold(); }
 
-  /// Why not, for printing; empty when reliable.
+  /// Returns a message that says why the estimate is not reliable; empty if it is.
   std::string warning() const {
     if (reliable()) return {};
     std::ostringstream out;
@@ -201,9 +208,9 @@ inline std::ostream& operator<<(std::ostream& out, const LogZEstimate& estimate)
   return out;
 }
 
-/// The estimates from logarithms of weights (N x 1) and, for the ELBO, of ratios p~ / q (M x 1): those of a
-/// WeightedSample. Throws invalid_argument for fewer than two of either, for NaN and infinity, and when all weights are
-/// 0.
+/// Returns the estimates from the logarithms of the weights (N x 1) and, for the ELBO, of the ratios p~ / q (M x 1), as
+/// a WeightedSample holds them. Throws invalid_argument for fewer than two of either, for NaN and +infinity, and when
+/// all weights are 0.
 inline LogZEstimate estimate_log_z(const Array<double>& log_weights, const Array<double>& log_ratios) {
   const auto count_of = [](const Array<double>& x, const char* what) {
     require(x.size() >= 2, "estimate_log_z: ", x.size(), " ", what, "s, expected at least 2");
@@ -229,16 +236,20 @@ inline LogZEstimate estimate_log_z(const Array<double>& log_weights, const Array
   result.k_hat = pareto_k(log_weights);
   return result;
 }
-/// The same from plain weights, without wide samples.
+/// Returns the estimates from the logarithms of the weights p~ / q (N x 1) of samples of q alone. Throws
+/// invalid_argument for fewer than two, for NaN and +infinity, and when all weights are 0.
 inline LogZEstimate estimate_log_z(const Array<double>& log_weights) {
   return estimate_log_z(log_weights, log_weights);
 }
+/// Returns the estimates from a weighted sample. Throws invalid_argument for fewer than two samples, and when all
+/// weights are 0.
 template <Real S>
 LogZEstimate estimate_log_z(const WeightedSample<S>& sample) {
   return estimate_log_z(sample.log_weight, sample.log_ratio);
 }
 
-/// The same for n samples of the model. Throws as importance_sample does.
+/// Draws n samples of the model by importance_sample() and returns the estimates from them. Throws as
+/// importance_sample() and the overloads above.
 template <class Base, class FlowType, class T>
   requires Target<T, Var<typename FlowType::Scalar>>
 LogZEstimate estimate_log_z(const TransformedDistribution<Base, FlowType>& model, const T& target, Index n,
@@ -246,14 +257,15 @@ LogZEstimate estimate_log_z(const TransformedDistribution<Base, FlowType>& model
   return estimate_log_z(importance_sample(model, target, n, seed, threads, options));
 }
 
-/// Means and standard deviations of the columns.
+/// Means and standard deviations of the columns of an array.
 struct Moments {
   Array<double> mean;                ///< 1 x D
   Array<double> standard_deviation;  ///< 1 x D
 };
 
-/// Those of the rows of x (N x D) under weights given by their logarithms (N x 1), which need not be normalised. Throws
-/// invalid_argument when there are no rows or not as many weights as rows, and when no weight is finite and positive.
+/// Returns the weighted means and standard deviations of the columns of x (N x D). log_weights (N x 1) are the
+/// logarithms of the weights, which need not be normalised. Throws invalid_argument when x has no rows or the number of
+/// weights differs from it, and when the largest log-weight is not finite.
 template <class Derived>
 Moments weighted_moments(const Eigen::DenseBase<Derived>& x, const Array<double>& log_weights) {
   require(x.rows() > 0 && log_weights.size() == x.rows(), "weighted_moments: ", log_weights.size(), " weights for ",

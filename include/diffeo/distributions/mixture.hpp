@@ -8,8 +8,8 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A mixture of K normal distributions with diagonal covariance; logits of the weights, means and log standard
-/// deviations are learnable.
+/// Mixture of K normal distributions on R^D with diagonal covariance. The logits of the weights, the means and the log
+/// standard deviations are learnable.
 template <class T>
 struct GaussianMixture {
   using Scalar = scalar_t<T>;
@@ -18,8 +18,8 @@ struct GaussianMixture {
   param_t<T> means;       ///< K x D
   param_t<T> log_scales;  ///< K x D
 
-  /// K components of equal weight with means drawn from N(0, spread^2) and unit scale. Throws invalid_argument for
-  /// fewer than one component or dimension.
+  /// Returns `components` components of equal weight, with means drawn from N(0, spread^2) and standard deviation 1.
+  /// Throws invalid_argument for fewer than one component or dimension, and unless spread >= 0.
   static GaussianMixture random(Index components, Index dim, std::uint64_t seed, Scalar spread = 1)
     requires Real<T>
   {
@@ -33,8 +33,9 @@ struct GaussianMixture {
     return mixture;
   }
 
-  /// Of given weights (1 x K, of any sum), means and standard deviations (K x D). Throws invalid_argument where shapes
-  /// do not fit, for means that are not finite, and unless weights and scales are positive and finite.
+  /// Returns the mixture with the given weights (1 x K; they need not sum to 1), means and standard deviations (K x D).
+  /// Throws invalid_argument if shapes do not agree, for means that are not finite, and unless all weights and standard
+  /// deviations are positive and finite.
   static GaussianMixture from(const Array<Scalar>& weights, const Array<Scalar>& means, const Array<Scalar>& scales)
     requires Real<T>
   {
@@ -75,7 +76,7 @@ struct GaussianMixture {
     using S = typename X::Scalar;
     auto& tape = z.tape();
     const auto weights = as_var(tape, logits), mu = as_var(tape, means), s = as_var(tape, log_scales);
-    // |z - mu_k|^2 / sigma_k^2 summed over coordinates, as one N x K block per coordinate.
+    // Exponents sum_j ((z_j - mu_kj) / sigma_kj)^2, N x K, accumulated coordinate by coordinate.
     const auto log_weights = weights - log_sum_exp(weights);
     const auto precision = exp(s * S(-2));
     X exponents = zeros(z, components());
@@ -91,7 +92,7 @@ struct GaussianMixture {
     requires Real<T>
   {
     check();
-    // The component of a row comes from one column more than those of the coordinates.
+    // A stream apart from that of the coordinates chooses the component of each row.
     Array<Scalar> draws(z.rows, 1);
     fill_normal(z, seed, stream, first_row);
     fill_uniform(view(draws), seed, stream ^ component_stream, first_row);
@@ -120,7 +121,7 @@ struct GaussianMixture {
             ", expected both K x D");
   }
 
-  // Apart from each other and from the streams of coordinates and of weights.
+  // Arbitrary constants that keep these streams apart from each other and from the streams users choose.
   static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121;
 };
 

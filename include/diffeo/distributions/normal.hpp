@@ -9,8 +9,10 @@ namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
+// Returns rows x dim standard normal numbers as a constant of the tape; row i depends on (seed, stream, first_row + i).
 template <Real S>
-Var<S> draw_normal(Tape<S>& tape, Index rows, Index dim, std::uint64_t seed, std::uint64_t stream, Index first_row) {
+Var<S> standard_normal_constant(Tape<S>& tape, Index rows, Index dim, std::uint64_t seed, std::uint64_t stream,
+                                Index first_row) {
   const Var<S> z = tape.make(rows, dim, false);
   fill_normal(tape.mutable_value(z), seed, stream, first_row);
   return z;
@@ -18,7 +20,7 @@ Var<S> draw_normal(Tape<S>& tape, Index rows, Index dim, std::uint64_t seed, std
 
 }  // namespace detail
 
-/// N(0, 1) in each of D coordinates.
+/// Standard normal distribution on R^D. It has no parameters.
 template <class T>
 class StandardNormal {
  public:
@@ -53,14 +55,14 @@ class StandardNormal {
     fill_normal(z, seed, stream, first_row);
   }
   Var<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
-    return detail::draw_normal(tape, rows, dim_, seed, stream, first_row);
+    return detail::standard_normal_constant(tape, rows, dim_, seed, stream, first_row);
   }
 
  private:
   Index dim_;
 };
 
-/// Independent normal coordinates with learnable means and log standard deviations.
+/// Normal distribution on R^D with diagonal covariance; means and log standard deviations are learnable.
 template <class T>
 struct DiagonalNormal {
   using Scalar = scalar_t<T>;
@@ -68,7 +70,7 @@ struct DiagonalNormal {
   param_t<T> mean;       ///< 1 x D
   param_t<T> log_scale;  ///< 1 x D
 
-  /// N(0, 1) to start from. Throws invalid_argument for dim < 1.
+  /// Returns the distribution with mean 0 and standard deviation 1. Throws invalid_argument for dim < 1.
   static DiagonalNormal standard(Index dim)
     requires Real<T>
   {
@@ -76,8 +78,8 @@ struct DiagonalNormal {
     return {Array<Scalar>::Zero(1, dim), Array<Scalar>::Zero(1, dim)};
   }
 
-  /// Of given means and standard deviations. Throws invalid_argument unless both are 1 x D and finite, and every scale
-  /// is positive.
+  /// Returns the distribution with the given means and standard deviations. Throws invalid_argument unless both are
+  /// 1 x D and finite, and every standard deviation is positive.
   static DiagonalNormal from(const Array<Scalar>& mean, const Array<Scalar>& scale)
     requires Real<T>
   {
@@ -123,7 +125,7 @@ struct DiagonalNormal {
   }
   Var<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
     check();
-    const Var<Scalar> noise = detail::draw_normal(tape, rows, dim(), seed, stream, first_row);
+    const Var<Scalar> noise = detail::standard_normal_constant(tape, rows, dim(), seed, stream, first_row);
     return noise * exp(as_var(tape, log_scale)) + as_var(tape, mean);
   }
 

@@ -9,7 +9,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// The uniform distribution on a box low <= z < high. Nothing to train; log-density -infinity outside.
+/// Uniform distribution on a box low <= z < high. It has no parameters; its log-density is -infinity outside.
 template <class T>
 struct UniformBox {
   using Scalar = scalar_t<T>;
@@ -17,7 +17,8 @@ struct UniformBox {
   Buffer<T> low;   ///< 1 x D
   Buffer<T> high;  ///< 1 x D
 
-  /// Throws invalid_argument unless both are 1 x D, finite, and low < high everywhere.
+  /// Returns the distribution on the box between two corners. Throws invalid_argument unless both are 1 x D and finite,
+  /// and low < high in every column.
   static UniformBox from(const Array<Scalar>& low, const Array<Scalar>& high)
     requires Real<T>
   {
@@ -30,7 +31,8 @@ struct UniformBox {
               " and high ", high(0, j), " in column ", j, ", expected low < high and a difference that is finite");
     return {{low}, {high}};
   }
-  /// The cube low <= z < high of dimension dim.
+  /// Returns the distribution on the cube low <= z_j < high, j < dim. Throws invalid_argument for dim < 1 and as
+  /// from().
   static UniformBox cube(Index dim, Scalar low, Scalar high)
     requires Real<T>
   {
@@ -67,14 +69,14 @@ struct UniformBox {
     fill_uniform(z, seed, stream, first_row);
     for (Index j = 0; j < z.cols; ++j) {
       auto column = as_eigen(z.cols_block(j, 1));
-      // Rounding may reach `high` itself, which is outside.
+      // Rounding may give `high` itself, which is outside the box.
       const Scalar below = std::nextafter(high.value(0, j), low.value(0, j));
       column = (column * (high.value(0, j) - low.value(0, j)) + low.value(0, j)).min(below);
     }
   }
 
  private:
-  // Per coordinate; constant inside, so there is nothing to differentiate.
+  // Returns the log-density of each coordinate. It is constant inside the box, so it needs no gradient.
   template <Real S>
   static Var<S> log_density(Var<S> z, Var<S> a, Var<S> b) {
     const Var<S> y = z.tape().make(z.rows(), z.cols(), false);

@@ -10,7 +10,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// b + t, the transform of NICE (Dinh, Krueger & Bengio 2014, section 3.2). Its log-determinant is 0.
+/// Coordinate transform b + t of NICE (Dinh, Krueger & Bengio 2014, section 3.2). Its log-determinant is 0.
 struct AdditiveTransform {
   static constexpr Index parameters_per_coordinate = 1;
 
@@ -29,9 +29,9 @@ struct AdditiveTransform {
   }
 };
 
-/// b exp(s) + t, the transform of Real NVP (Dinh, Sohl-Dickstein & Bengio 2016, eq. 4 to 8). The log-scale is kept
-/// within +-log_scale_bound smoothly, bound tanh(s / bound), so that no input makes the scale overflow; infinity leaves
-/// it free.
+/// Coordinate transform b exp(s) + t of Real NVP (Dinh, Sohl-Dickstein & Bengio 2016, eq. 4 to 8). The network's
+/// log-scale s is replaced by bound tanh(s / bound) with bound = log_scale_bound, so that no input makes the scale
+/// overflow; an infinite bound leaves s unchanged.
 struct AffineTransform {
   static constexpr Index parameters_per_coordinate = 2;
 
@@ -71,13 +71,13 @@ struct AffineTransform {
   }
 };
 
-/// Moves some coordinates by a transform whose parameters a network computes from the others, which stay as they are.
+/// Coupling flow: transforms some coordinates with parameters that a network computes from the others, which are kept.
 template <class T, class Transform = AffineTransform>
 struct Coupling {
   using Scalar = scalar_t<T>;
 
   Mask mask;
-  Mlp<T> conditioner;  ///< kept coordinates -> parameters_per_coordinate values per moved coordinate
+  Mlp<T> conditioner;  ///< network: kept coordinates -> parameters_per_coordinate values per moved coordinate
   Transform transform{};
 
   Index dim() const { return mask.dim(); }
@@ -128,7 +128,8 @@ struct Coupling {
   }
 };
 
-/// A fresh coupling, close to the identity.
+/// Returns a coupling close to the identity, with weights drawn by make_mlp(). Throws invalid_argument for a mask or
+/// transform out of range, a mask that keeps or moves no coordinate, and what make_mlp() refuses.
 template <Real S, class Transform = AffineTransform>
 Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::uint64_t seed, std::uint64_t stream = 0,
                                      Transform transform = {}) {

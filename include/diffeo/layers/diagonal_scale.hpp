@@ -6,8 +6,8 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// x = z exp(s) with one learnable log-scale per coordinate: the last layer of NICE (Dinh, Krueger & Bengio 2014,
-/// section 3.3). Zero log-scales are the identity.
+/// Flow x = z exp(s) with one learnable log-scale s per coordinate: the last layer of NICE (Dinh, Krueger & Bengio
+/// 2014, section 3.3). With log-scales 0 it is the identity.
 template <class T>
 struct DiagonalScale {
   using Scalar = scalar_t<T>;

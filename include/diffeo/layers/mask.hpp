@@ -7,7 +7,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Which coordinates a coupling keeps and conditions on, and which it moves.
+/// Division of the coordinates of a coupling into those that it keeps and conditions on, and those that it transforms.
 struct Mask {
   std::vector<Index> kept;
   std::vector<Index> moved;
@@ -25,8 +25,8 @@ struct Mask {
       }
   }
 
-  /// Moves the listed coordinates, in that order, and keeps the others. Throws invalid_argument unless there is at
-  /// least one of each and the list holds distinct coordinates of 0 ... dim-1.
+  /// Returns the mask that moves the listed coordinates, in that order, and keeps the others in ascending order. Throws
+  /// invalid_argument unless there is at least one of each and the list holds distinct coordinates of 0 ... dim-1.
   static Mask moving(Index dim, std::vector<Index> moved) {
     require(dim >= 2, "coupling: dimension ", dim, " leaves nothing to condition on, expected at least 2");
     std::vector<bool> moves(static_cast<std::size_t>(dim), false);
@@ -43,13 +43,13 @@ struct Mask {
     return mask;
   }
 
-  /// Moves coordinates 1, 3, 5, ... and keeps the even ones.
+  /// Returns the mask that moves coordinates 1, 3, 5, ... and keeps the even ones.
   static Mask keep_even(Index dim) { return moving(dim, every_second(dim, 1)); }
-  /// Moves coordinates 0, 2, 4, ... and keeps the odd ones.
+  /// Returns the mask that moves coordinates 0, 2, 4, ... and keeps the odd ones.
   static Mask keep_odd(Index dim) { return moving(dim, every_second(dim, 0)); }
-  /// Moves the second half of the coordinates and keeps the first dim / 2.
+  /// Returns the mask that keeps the first dim / 2 coordinates and moves the others.
   static Mask keep_first_half(Index dim) { return moving(dim, range(dim / 2, dim)); }
-  /// Moves the first dim / 2 coordinates and keeps the others.
+  /// Returns the mask that moves the first dim / 2 coordinates and keeps the others.
   static Mask keep_second_half(Index dim) { return moving(dim, range(0, dim / 2)); }
 
  private:
@@ -65,10 +65,11 @@ struct Mask {
   }
 };
 
-/// Families of masks, layer after layer: even and odd coordinates in turn, or the two halves in turn.
+/// Sequence of masks for consecutive layers: `even_odd` keeps the even and the odd coordinates in turn, `halves` the
+/// first and the second half.
 enum class MaskPattern { even_odd, halves };
 
-/// The mask of layer i of a pattern.
+/// Returns the mask of layer i in a pattern.
 inline Mask alternating_mask(MaskPattern pattern, Index dim, Index i) {
   if (pattern == MaskPattern::even_odd) return i % 2 == 0 ? Mask::keep_even(dim) : Mask::keep_odd(dim);
   return i % 2 == 0 ? Mask::keep_first_half(dim) : Mask::keep_second_half(dim);

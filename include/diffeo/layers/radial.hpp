@@ -9,18 +9,19 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// x = z + beta h (z - centre), h = 1 / (alpha + r), r = |z - centre|: contraction towards a point or expansion away
-/// from it (Rezende & Mohamed 2015, eq. 14). alpha = softplus(raw_alpha) > 0, and beta = -alpha + kappa with kappa =
-/// softplus(raw_kappa) > 0 keeps it invertible (their appendix A.2). In these terms nothing cancels:
+/// Flow x = z + beta h (z - centre), h = 1 / (alpha + r), r = |z - centre|: contraction towards a point or expansion
+/// away from it (Rezende & Mohamed 2015, eq. 14). alpha = softplus(raw_alpha) > 0, and beta = -alpha + kappa with kappa
+/// = softplus(raw_kappa) > 0, which makes it invertible (their appendix A.2). The factors of the determinant are
+/// computed without cancellation as
 ///
 ///     1 + beta h             = (r + kappa) / (alpha + r)
 ///     1 + beta h + beta h' r = (r^2 + 2 alpha r + alpha kappa) / (alpha + r)^2
 ///
-/// the first D - 1 times, the second once, are the factors of the determinant. The inverse is closed: with rho = |x -
+/// where the first factor occurs D - 1 times and the second once. The inverse has a closed form: with rho = |x -
 /// centre|, r is the positive root of r^2 + (kappa - rho) r - rho alpha. Value and log-determinant are differentiable
-/// but for a kink of the log-determinant at the centre, where its derivative is taken as 0.
+/// except for a kink of the log-determinant at the centre, where its derivative is taken as 0.
 ///
-/// Throws invalid_argument where alpha or kappa underflows.
+/// forward() and inverse() throw invalid_argument if alpha or kappa underflows.
 template <class T>
 struct Radial {
   using Scalar = scalar_t<T>;
@@ -61,8 +62,9 @@ struct Radial {
   Transformed<X> inverse(const X& x) const {
     const auto [c, alpha, kappa] = reduced(x);
     const X offset = x - c, rho = norm_cols(offset);
-    // The root in the form, of two, that adds numbers of one sign. Squares are those of numbers in a unit that keeps
-    // them finite, and on which the result does not depend.
+    // Of the two forms of the root, use the one that adds numbers of the same sign, which depends on the sign of t.
+    // Values are divided by `unit` before they are squared, so that the squares stay finite; the result does not depend
+    // on it.
     const X t = kappa - rho;
     const auto length = innermost(rho), unit = max_cols(concat(length, zeros(length, 1) + kappa + 1));
     const X q = abs(t) + sqrt(square(t / unit) + rho / unit * alpha / unit * 4) * unit;
@@ -99,14 +101,14 @@ struct Radial {
   }
 };
 
-/// A fresh radial layer close to the identity: the centre is standard normal, alpha 1, and raw_kappa that of beta = 0
-/// with normal noise of standard deviation 0.1. Throws invalid_argument for a dimension below 1.
+/// Returns a radial layer close to the identity: the centre is drawn from N(0, 1), alpha is 1, and raw_kappa is its
+/// value for beta = 0 plus normal noise of standard deviation 0.1. Throws invalid_argument for a dimension below 1.
 template <Real S>
 Radial<S> make_radial(Index dim, std::uint64_t seed = 0, std::uint64_t stream = 0) {
   require(dim >= 1, "make_radial: dimension ", dim, ", expected at least 1");
   Array<S> random(1, dim + 1);
   fill_normal(view(random), seed, stream);
-  constexpr S of_one = static_cast<S>(0.54132485461291806);  // log(e - 1), where softplus is 1
+  constexpr S of_one = static_cast<S>(0.54132485461291806);  // softplus(log(e - 1)) = 1
   return {random.leftCols(dim), Array<S>::Constant(1, 1, of_one), random.rightCols(1) * S(0.1) + of_one};
 }
 

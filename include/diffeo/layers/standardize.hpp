@@ -8,8 +8,8 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// x = mean + scale z with mean and standard deviation of the data, which are not trained. As the last layer of a flow
-/// it lets the others work on coordinates of order 1 while densities stay in the units of the data.
+/// Flow x = mean + scale z with the mean and standard deviation of the data, which are not trained. As the last layer
+/// of a flow it lets the other layers work on coordinates of order 1, while densities stay in the units of the data.
 template <class T>
 struct Standardize {
   using Scalar = scalar_t<T>;
@@ -17,7 +17,8 @@ struct Standardize {
   Buffer<T> mean;   ///< 1 x D
   Buffer<T> scale;  ///< 1 x D, positive
 
-  /// Throws invalid_argument unless every scale is positive and finite.
+  /// Returns the layer with the given mean and scale. Throws invalid_argument unless both are 1 x D and finite, and
+  /// every scale is positive.
   static Standardize from(const Array<Scalar>& mean, const Array<Scalar>& scale)
     requires Real<T>
   {
@@ -30,6 +31,7 @@ struct Standardize {
     return {{mean}, {scale}};
   }
 
+  /// Returns the layer with mean 0 and scale 1. Throws invalid_argument for dim < 1.
   static Standardize identity(Index dim)
     requires Real<T>
   {
@@ -37,8 +39,8 @@ struct Standardize {
     return from(Array<Scalar>::Zero(1, dim), Array<Scalar>::Ones(1, dim));
   }
 
-  /// Mean and standard deviation of the rows of any Eigen expression. Throws invalid_argument for fewer than two rows,
-  /// NaN or infinity, or a column without spread.
+  /// Returns the layer with the mean and standard deviation of the columns of `data`, any Eigen expression. Throws
+  /// invalid_argument for fewer than two rows, NaN or infinity, or a constant column.
   template <class Derived>
   static Standardize fit(const Eigen::DenseBase<Derived>& data)
     requires Real<T>
@@ -51,7 +53,7 @@ struct Standardize {
     for (Index j = 0; j < dim; ++j) {
       const Array<double> column = values.col(j).template cast<double>().array();
       const double center = column.mean();
-      // Rounding may leave a constant column a spread of its own.
+      // Rounding may give a constant column a standard deviation above 0.
       const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
       require(spread > 0 && std::isfinite(spread), "standardize: column ", j, " of data has standard deviation ",
               spread, ", expected finite and greater than 0");

@@ -7,17 +7,20 @@
 #include <limits>
 #include <vector>
 
-/// Fixed points of contractions, a batch at a time.
+/// Fixed-point iteration with contractions, for all rows of a batch.
 namespace diffeo::inline DIFFEO_ISA::math {
 
+/// Options of contract() and fixed_point().
+///
 /// | option         | type   | default                                                                  |
 /// |----------------|--------|--------------------------------------------------------------------------|
-/// | tolerance      | double | 1e-6: largest Euclidean error of a row; 0: as the arithmetic allows      |
-/// | max_iterations | int    | 1000: evaluations of g                                                   |
+/// | tolerance      | double | 1e-6: largest Euclidean error of a row; 0: the best that rounding allows |
+/// | max_iterations | int    | 1000 evaluations of g                                                    |
 struct FixedPointOptions {
   double tolerance = 1e-6;
   int max_iterations = 1000;
 
+  /// Throws invalid_argument for an option out of range; `what` names the caller.
   void check(const char* what) const {
     require(tolerance >= 0 && std::isfinite(tolerance), what, ": tolerance is ", tolerance,
             ", expected finite and at least 0");
@@ -25,7 +28,7 @@ struct FixedPointOptions {
   }
 };
 
-/// Memory that contract() works in, of the caller: 2 N rows, N steps, N x D points and values.
+/// Memory that the caller provides to contract(): 2 N entries of row, N of step, N D of point and of value.
 template <Real S>
 struct FixedPointWorkspace {
   Index* row;
@@ -34,26 +37,26 @@ struct FixedPointWorkspace {
   S* value;
 };
 
-/// What contract() did.
+/// Result of contract().
 struct FixedPointProgress {
-  Index open = 0;     ///< rows still on their way
-  Index stalled = 0;  ///< rows that rounding stopped before the tolerance was certain
-  int evaluations = 0;
+  Index open = 0;       ///< number of rows that have not converged
+  Index stalled = 0;    ///< number of rows that rounding stopped before the tolerance was certain
+  int evaluations = 0;  ///< number of evaluations of g
 };
 
-/// y <- x - g(y), row by row (N x D), from the y given, towards y = x - g(y), for at most options.max_iterations
-/// evaluations of g. The rows still on their way then are the first ones of workspace.row, in increasing order, their
-/// points those of the last step and workspace.step[i] that of row workspace.row[i]; the rows that stalled are listed
-/// from workspace.row[N] on.
+/// Iterates y <- x - g(y) for each row (N x D), starting from the given y, to solve y = x - g(y), with at most
+/// options.max_iterations evaluations of g. Afterwards the first `open` entries of workspace.row list the rows that
+/// have not converged, in increasing order, with the length of their last step in workspace.step; their y is the last
+/// iterate. Entries of workspace.row from N on list the rows that stalled.
 ///
-/// g(in, out) writes g of the rows of a View<const S> to a View<S> of the same shape; a row of g must depend on the
-/// same row of `in` alone, and then a row of y has the same bits in any batch. Only rows that are still on their way
-/// are passed to g.
+/// g(in, out) writes g of the rows of a View<const S> to a View<S> of the same shape. A row of `out` must depend on the
+/// same row of `in` alone; then a row of y has the same bits in any batch. Only rows that have not ended are passed to
+/// g.
 ///
-/// `lipschitz` < 1 bounds the Lipschitz constant L of g in the Euclidean norm. A row ends when L / (1 - L) |step| <=
-/// tolerance, which bounds |y - exact| (Banach's a-posteriori bound). It stalls when its steps no longer shrink and are
-/// as small as rounding may keep them, 16 sqrt(D) epsilon / (1 - L) of the size of y: this iteration can do no better.
-/// Throws convergence_error for a row that meets NaN or infinity;
+/// `lipschitz` < 1 bounds the Lipschitz constant L of g in the Euclidean norm. A row has converged when
+/// L / (1 - L) |step| <= tolerance, which bounds |y - exact| (Banach's a-posteriori bound). It stalls when its step no
+/// longer shrinks and is within the size that rounding can cause, 16 sqrt(D) epsilon / (1 - L) times the size of y:
+/// further iterations do not improve it. Throws convergence_error for a row that becomes NaN or infinite, and
 /// invalid_argument for options or shapes out of range. `what` names the caller.
 template <Real S, class G>
 FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
@@ -63,7 +66,7 @@ FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const 
   require(y.rows == x.rows && y.cols == x.cols, what, ": y is ", y.rows, " x ", y.cols, ", x ", x.rows, " x ", x.cols);
   const double factor = lipschitz / (1 - lipschitz);
   const double rounding = 16 * std::sqrt(static_cast<double>(x.cols)) * std::numeric_limits<S>::epsilon();
-  // Rows on their way move up into the places of those that ended.
+  // Rows that have not ended are kept contiguous at the front of the workspace.
   Index active = x.rows;
   const View<S> at{workspace.point, active, x.cols, active}, value{workspace.value, active, x.cols, active};
   for (Index i = 0; i < active; ++i) {
@@ -106,8 +109,9 @@ FixedPointProgress contract(const char* what, View<S> y, View<const S> x, const 
   return {active, stalled, k};
 }
 
-/// The same to the end, where a row that stalls has ended too: throws convergence_error with row and |step| for the
-/// first row that does not end within max_iterations; returns the number of evaluations.
+/// Solves y = x - g(y) for each row by contract(), which documents the arguments; rows that stall count as solved.
+/// Returns the number of evaluations of g. Throws convergence_error, with row and |step|, for the first row that needs
+/// more than max_iterations evaluations, and as contract() does.
 template <Real S, class G>
 int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
                 const FixedPointOptions& options, const FixedPointWorkspace<S>& workspace) {
@@ -115,6 +119,7 @@ int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double
   if (progress.open > 0) throw convergence_error(what, workspace.row[0], workspace.step[0], options.max_iterations);
   return progress.evaluations;
 }
+/// Solves y = x - g(y) for each row as the overload above, with memory of its own.
 template <Real S, class G>
 int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
                 const FixedPointOptions& options = {}) {

@@ -8,13 +8,14 @@
 #include <limits>
 #include <utility>
 
-/// Many small square matrices at once, one per sample: D x D matrices stored as D^2 columns of N values, so that
-/// registers run along the samples. A sample's result does not depend on the others.
+/// Linear algebra of many small square matrices, one per sample. N matrices of size D x D are stored as D^2 columns of
+/// N values, so that the lanes of a register are samples. The result of a sample does not depend on other samples.
 namespace diffeo::inline DIFFEO_ISA::math {
 
 namespace detail {
 
-// Inverse and log|det| of matrices with entries a(i, j), registers, for D <= 3 by cofactors.
+// Inverts the matrices with registers of entries a(i, j) by cofactors, D <= 3: calls out(i, j, entry of the inverse)
+// and returns the determinants.
 template <class S, int D, class A, class Out>
 simd::Vec<S> invert_registers(const A& a, const Out& out) {
   using V = simd::Vec<S>;
@@ -43,7 +44,8 @@ simd::Vec<S> invert_registers(const A& a, const Out& out) {
   }
 }
 
-// In place LU factors with row exchanges of a D x D matrix (row-major), NaN where it is singular; returns log|det|.
+// Replaces a D x D matrix (row-major) by its LU factors with partial pivoting; row i of the factors is row order[i] of
+// the matrix. Returns log|det|. All entries become NaN if the matrix is singular.
 template <class S>
 S factor(S* a, Index* order, Index dim) {
   S log_det = 0;
@@ -57,7 +59,7 @@ S factor(S* a, Index* order, Index dim) {
       std::swap(order[k], order[pivot]);
     }
     const S top = a[k * dim + k];
-    if (top == 0) {  // 0 / 0 would make log|det| NaN
+    if (top == 0) {  // singular; going on would divide 0 by 0 and make log|det| NaN
       std::fill_n(a, dim * dim, std::numeric_limits<S>::quiet_NaN());
       return -std::numeric_limits<S>::infinity();
     }
@@ -72,12 +74,14 @@ S factor(S* a, Index* order, Index dim) {
 
 }  // namespace detail
 
-/// Memory that invert_batch() works in: that many values and D indices; none for D <= 3.
+/// Returns the number of values of the workspace that invert_batch() needs, besides D indices; 0 for D <= 3, where it
+/// needs no indices either.
 inline Index invert_batch_workspace(Index dim) { return dim <= 3 ? 0 : dim * (dim + 1); }
 
-/// Inverses and log|det| of N matrices A + diagonal I: a(i, j) points to the N entries in row i and column j, and
-/// inverse(i, j) to where those of the inverse go, all padded to whole registers. A singular matrix gives log|det| =
-/// -infinity and entries that are not finite. Cofactors for D <= 3, LU with partial pivoting above.
+/// Computes the inverse and log|det| of N matrices A + diagonal I, by cofactors for D <= 3 and by LU factorisation with
+/// partial pivoting for larger D. a(i, j) returns a pointer to the N entries in row i and column j, inverse(i, j) a
+/// pointer to the memory of those of the inverse; all are padded to whole registers. A singular matrix gives
+/// log|det| = -infinity and an inverse with entries that are not finite.
 template <class S, class A, class Out>
 void invert_batch(Index rows, Index dim, const A& a, S diagonal, const Out& inverse, S* log_det, S* workspace,
                   Index* order) {

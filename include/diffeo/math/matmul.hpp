@@ -5,13 +5,14 @@
 #include <diffeo/core/array.hpp>
 #include <diffeo/math/simd.hpp>
 
-/// Products of the shapes that tiles of a flow have. Written by hand for two reasons. Every element of the result is
-/// one chain of (fused) multiply-adds over the inner index in increasing order, whatever the number of rows, so that a
-/// row's bits do not depend on the other rows. And at the sizes of a flow's layers (64 x 64) nothing is packed or
-/// copied: the operands lie in the first-level cache, and a block of the result stays in registers.
+/// Matrix products of the shapes that tiles of a flow have. They are written by hand for two reasons. First, every
+/// element of the result is one chain of (fused) multiply-adds over the inner index in increasing order, whatever the
+/// number of rows, so that the bits of a row do not depend on other rows. Second, at the sizes of a flow's layers (64 x
+/// 64) nothing is packed or copied: the operands fit into the first-level cache, and a block of the result stays in
+/// registers.
 namespace diffeo::inline DIFFEO_ISA::math {
 
-/// The right operand of a product: element (k, n) lies at data[k * inner + n * outer].
+/// Right operand of a product: element (k, n) is data[k * inner + n * outer].
 template <class S>
 struct Strided {
   const S* data = nullptr;
@@ -19,12 +20,13 @@ struct Strided {
   Index outer = 0;
 };
 
-/// What a product starts from.
+/// Initial value of the sums of a product: zero, the bias of the column, or the present value of the result.
 enum class Start { zero, bias, accumulate };
 
 namespace detail {
 
-// One block of V registers by C columns of out = start + a * b, over K inner steps. Rows < lanes only where V is 1.
+// Computes one block, V registers by C columns, of out = start + a * b with `inner` inner steps. If Partial, V is 1 and
+// only `rows` lanes are read and written.
 template <class S, int V, int C, bool Partial>
 void product_block(S* out, Index out_stride, const S* a, Index a_stride, const S* b, Index b_inner, Index b_outer,
                    const S* bias, Start start, Index inner, Index rows) {
@@ -62,7 +64,7 @@ void product_block(S* out, Index out_stride, const S* a, Index a_stride, const S
     a += a_stride;
     b += b_inner;
   }
-  // Lest the compiler keeps the addresses of all these since `begin`: there are no registers left for them.
+  // Compiler barrier: otherwise GCC computes the addresses of all outputs before the loop over k and spills sums.
   asm("" : "+r"(out));
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c)
@@ -76,11 +78,11 @@ void product_block(S* out, Index out_stride, const S* a, Index a_stride, const S
     }
 }
 
-// The columns up to `end` from j on, C at a time; j moves on.
+// Computes the columns j ... end - 1, C at a time as far as they go, and advances j past them.
 template <class S, int C>
 void product_columns(Index& j, Index end, View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
-  // As many sums as registers hold beside the operands: a multiply-add that shares its operands with others waits for
-  // fewer loads. Where another program runs on the same core's other thread, 4 x 6 did 135 GFLOP/s and 2 x 8 did 105.
+  // Blocks as large as the registers allow beside the operands: each loaded operand then serves more multiply-adds.
+  // While another program ran on the core's second hardware thread, 4 x 6 reached 135 GFLOP/s and 2 x 8 reached 105.
   constexpr int V = simd::register_count > 16 || C <= 2 ? 4 : 2;
   constexpr Index lanes = simd::lanes<S>;
   for (; j + C <= end; j += C) {
@@ -101,8 +103,8 @@ void product_columns(Index& j, Index end, View<S> out, View<const S> a, Strided<
   }
 }
 
-// A single row whose result and right operand are contiguous along the columns: registers run along the columns.
-// Columns that do not fill a register go one by one, with the same multiply-adds in scalars.
+// Computes a product with a single row, whose result and right operand are contiguous along the columns: the lanes are
+// columns. Columns that do not fill a register are computed by scalar multiply-adds, with the same result.
 template <class S>
 void product_row(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
   constexpr Index lanes = simd::lanes<S>;
@@ -140,7 +142,8 @@ void product_row(View<S> out, View<const S> a, Strided<S> b, const S* bias, Star
   for (; j < out.cols; ++j) scalars(std::integral_constant<int, 1>{}, j);
 }
 
-// Up to four inner steps: there is nothing to keep in registers but a, so whole columns are written one by one.
+// Computes a product with K <= 4 inner steps. Blocks of sums in registers gain nothing here, so the result is written
+// column by column.
 template <class S, int K>
 void product_thin(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
   constexpr Index lanes = simd::lanes<S>;
@@ -163,26 +166,27 @@ void product_thin(View<S> out, View<const S> a, Strided<S> b, const S* bias, Sta
 
 }  // namespace detail
 
-/// out = start + a * b, where out is N x M, a is N x K and b is K x M; `bias` (M values) where start is Start::bias.
+/// Computes out = start + a * b, where out is N x M, a is N x K and b is K x M. `bias` holds M values and is read only
+/// for Start::bias.
 template <class S>
 void product(View<S> out, View<const S> a, Strided<S> b, const S* bias, Start start) {
   if (out.rows == 0 || out.cols == 0) return;
-  if (a.cols == 0) a.data = b.data = out.data;  // never read, but they may be null, and are added to
+  if (a.cols == 0) a.data = b.data = out.data;  // never read, but offsets are added to them, and they may be null
   if (out.rows == 1 && b.outer == 1 && out.stride == 1) return detail::product_row(out, a, b, bias, start);
   if (a.cols == 1) return detail::product_thin<S, 1>(out, a, b, bias, start);
   if (a.cols == 2) return detail::product_thin<S, 2>(out, a, b, bias, start);
   if (a.cols == 3) return detail::product_thin<S, 3>(out, a, b, bias, start);
   if (a.cols == 4) return detail::product_thin<S, 4>(out, a, b, bias, start);
   Index j = 0;
-  // Where 6 and 2 would be left, 4 and 4 are faster.
+  // The last 8 columns are faster as 4 + 4 than as 6 + 2.
   detail::product_columns<S, 6>(j, out.cols % 6 == 2 ? out.cols - 8 : out.cols, out, a, b, bias, start);
   detail::product_columns<S, 4>(j, out.cols, out, a, b, bias, start);
   detail::product_columns<S, 2>(j, out.cols, out, a, b, bias, start);
   detail::product_columns<S, 1>(j, out.cols, out, a, b, bias, start);
 }
 
-/// out (assigned, or added to) = a' * b for a: N x K, b: N x M, meant for small K or M. Registers run along the rows;
-/// the sum over the lanes comes last.
+/// Computes a' * b (K x M) for a: N x K and b: N x M, and assigns it to `out` or adds it; meant for small K or M. The
+/// lanes of registers are rows, and the sums over lanes come last.
 template <class S>
 void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const S> b) {
   using Register = simd::Vec<S>;
@@ -190,7 +194,7 @@ void product_of_transposed(View<S> out, bool assign, View<const S> a, View<const
   const bool a_wide = a.cols >= b.cols;
   const View<const S> wide = a_wide ? a : b, narrow = a_wide ? b : a;
   const Index wide_step = a_wide ? 1 : out.stride, narrow_step = a_wide ? out.stride : 1;
-  // As many sums at a time as a register has lanes, to add up all their lanes together.
+  // As many sums at a time as a register has lanes, because sum_lanes() reduces that many registers together.
   Register sums[std::size_t{lanes}];
   for (Index first = 0; first < wide.cols; first += lanes) {
     const Index count = std::min(lanes, wide.cols - first);

@@ -12,33 +12,33 @@
 #include <diffeo/math/elementwise.hpp>
 #include <numbers>
 
-/// Uniform and normal random arrays. Element (i, j) of a fill depends on (seed, stream, first_row + i, j) alone, never
+/// Uniform and normal random arrays. Element (i, j) of a fill depends on (seed, stream, first_row + i, j) alone and not
 /// on the extent, alignment or order of the blocks that are filled: tiles on any number of threads give the same bits
-/// as one fill of the whole. Uniform numbers have the same bits on every machine, normal ones under AVX2 (with fused
-/// multiply-add) and AVX-512; elsewhere they differ by rounding.
+/// as one fill of the whole. Uniform numbers have the same bits on every machine. Normal numbers have the same bits
+/// under AVX2 (with fused multiply-add) and AVX-512; under other instruction sets they differ by rounding.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
-// Rows are drawn in aligned groups, so that all words of a block are used whatever the number of columns: block
-// 16 g + l serves row l of each of the runs of 16 rows of group g, one run per value that a block holds (four floats or
-// two doubles).
+// Rows are drawn in aligned groups, so that all words of a Philox block are used whatever the number of columns. A
+// group consists of runs of 16 rows, one run per value that a block holds (four floats or two doubles); block 16 g + l
+// provides row l of each run of group g.
 inline constexpr Index random_run = 16;
 template <class S>
 inline constexpr Index random_group = random_run * (sizeof(S) == 4 ? 4 : 2);
 
-// The index of a block holds the column in its high bits.
+// The high bits of the index of a block are the column.
 inline constexpr int random_column_bits = 20;
 inline constexpr Index max_random_columns = Index{1} << random_column_bits;
 inline constexpr std::int64_t max_random_rows = std::int64_t{1} << (64 - random_column_bits);
 
-// Registers of 64-bit lanes, a word of Philox in the low half of each.
+// Register of 64-bit lanes with a 32-bit Philox word in the low half of each.
 typedef std::uint64_t Words __attribute__((vector_size(simd::register_bytes)));
 inline constexpr Index word_lanes = static_cast<Index>(simd::register_bytes / 8);
 inline constexpr std::size_t run_registers = static_cast<std::size_t>(random_run / word_lanes);
 inline constexpr std::uint64_t low_half = 0xFFFFFFFF;
 
-// The product of the low halves.
+// Returns the 64-bit product of the low half of each lane of a and b.
 inline Words multiply_low(Words a, std::uint32_t b) {
 #if defined(__AVX512F__)
   return Words(_mm512_maskz_mul_epu32(__mmask8(-1), __m512i(a), _mm512_set1_epi64(b)));
@@ -51,8 +51,8 @@ inline Words multiply_low(Words a, std::uint32_t b) {
 #endif
 }
 
-// Word w of the 16 blocks of a group, blocks in order: words[w][r] holds blocks r * word_lanes on. The high halves of
-// the lanes are not defined.
+// The four words of the 16 blocks of a group: words[w][r] holds word w of the blocks from r * word_lanes on. The high
+// halves of the lanes are unspecified.
 struct GroupWords {
   Words words[4][run_registers];
 };
@@ -61,7 +61,7 @@ inline GroupWords draw_group(const Philox& philox, Index group, Index column) {
   const std::uint64_t first =
       static_cast<std::uint64_t>(column) << (64 - random_column_bits) | static_cast<std::uint64_t>(group * random_run);
   GroupWords out;
-  // A group is aligned: its blocks differ in the low word of the index alone.
+  // Groups are aligned, so the indices of their blocks differ in the low word alone.
   for (std::size_t r = 0; r < run_registers; ++r) {
     Words x0;
     for (Index l = 0; l < word_lanes; ++l)
@@ -87,7 +87,7 @@ inline GroupWords draw_group(const Philox& philox, Index group, Index column) {
   return out;
 }
 
-// The bits of the random_group<S> elements, in rows' order.
+// Writes the random bits of the random_group<S> elements of a group, in the order of the rows.
 template <class S>
 void group_bits(const Philox& philox, Index group, Index column, simd::integer_t<S>* out) {
   const GroupWords drawn = draw_group(philox, group, column);
@@ -107,8 +107,8 @@ void group_bits(const Philox& philox, Index group, Index column, simd::integer_t
   }
 }
 
-// Calls make(group, column, out) for every group that has a row in x. Groups at the ends, of which x holds a part, are
-// made in full and copied from.
+// Calls make(group, column, out) for every group that has a row in x. Groups of which x holds only a part are computed
+// in full and copied in part.
 template <class S, class Make>
 void fill_groups(View<S> x, Index first_row, const Make& make) {
   constexpr Index size = random_group<S>;
@@ -128,6 +128,7 @@ void fill_groups(View<S> x, Index first_row, const Make& make) {
   }
 }
 
+// Writes the uniform numbers in [0, 1) of one group and column.
 template <class S>
 void uniform_group(const Philox& philox, Index group, Index column, S* out) {
   alignas(64) simd::integer_t<S> drawn[std::size_t{random_group<S>}];
@@ -139,7 +140,8 @@ void uniform_group(const Philox& philox, Index group, Index column, S* out) {
     if constexpr (sizeof(S) == 4) {
       u = __builtin_convertvector(simd::shift_right<S>(word, 8), simd::Vec<S>) * S(0x1p-24);
     } else {
-      // The leading 53 bits in two exact parts of 32 and 21: there is no conversion of 64-bit lanes below AVX-512.
+      // The leading 53 bits are converted exactly in parts of 32 and 21 bits, because instruction sets below AVX-512
+      // cannot convert 64-bit integers.
       const simd::Vec<S> two52 = simd::broadcast<S>(0x1p52);
       const simd::IntVec<S> base = simd::bits<S>(two52);
       const simd::Vec<S> high = simd::from_bits<S>(simd::shift_right<S>(word, 32) | base) - two52;
@@ -150,8 +152,9 @@ void uniform_group(const Philox& philox, Index group, Index column, S* out) {
   }
 }
 
-// Box and Muller: radius sqrt(-2 log u) and an angle. The angle's two leading bits choose the quarter of the circle: a
-// reflection at the diagonal and a sign, which the radius carries.
+// Writes the normal numbers of one group and column by the method of Box and Muller: radius sqrt(-2 log u) and a random
+// angle. The two leading bits of the angle choose the quarter of the circle by a reflection at the diagonal and a sign,
+// which is applied to the radius.
 template <class S>
 void normal_group(const Philox& philox, Index group, Index column, S* out) {
   using V = simd::Vec<S>;
@@ -168,7 +171,7 @@ void normal_group(const Philox& philox, Index group, Index column, S* out) {
                              simd::broadcast<S>(0x1p-32f));
         r = __builtin_convertvector(b << 2, V) * (std::numbers::pi_v<S> * S(0x1p-33));
       } else {
-        // 52 bits as a number of [1, 2).
+        // 52 random bits as the mantissa of a number in [1, 2).
         const simd::IntVec<S> one = simd::bits<S>(simd::broadcast<S>(1));
         u = S(2) - simd::from_bits<S>(simd::shift_right<S>(a, 12) | one);
         r = (simd::from_bits<S>(simd::shift_right<S>(b << 2, 12) | one) - S(1.5)) * (std::numbers::pi_v<S> * S(0.5));
@@ -184,6 +187,7 @@ void normal_group(const Philox& philox, Index group, Index column, S* out) {
   }
 }
 
+// Throws invalid_argument for rows or columns out of the range of the counters; `what` names the caller.
 inline void check_random_extent(const char* what, Index first_row, Index rows, Index first_column, Index cols) {
   require(first_row >= 0 && rows <= max_random_rows - first_row, what, ": rows ", first_row, " to ", first_row, " + ",
           rows, " are out of the range 0 to ", max_random_rows);
@@ -193,8 +197,9 @@ inline void check_random_extent(const char* what, Index first_row, Index rows, I
 
 }  // namespace detail
 
-/// Fills x with independent uniform numbers of [0, 1): multiples of 2^-24 (float) or 2^-53 (double).
-/// Throws `invalid_argument` for a negative row, a row beyond 2^44 or more than 2^20 columns.
+/// Fills x with independent uniform numbers in [0, 1): multiples of 2^-24 (float) or 2^-53 (double). Row i of x is row
+/// first_row + i of the fill. Throws `invalid_argument` for a negative row, a row beyond 2^44 or more than 2^20
+/// columns.
 template <class S>
 void fill_uniform(View<S> x, std::uint64_t seed, std::uint64_t stream = 0, Index first_row = 0) {
   detail::check_random_extent("fill_uniform", first_row, x.rows, 0, x.cols);
@@ -203,8 +208,9 @@ void fill_uniform(View<S> x, std::uint64_t seed, std::uint64_t stream = 0, Index
   });
 }
 
-/// Fills x with independent standard normal numbers, by the method of Box and Muller (1958); the largest that can
-/// come is 6.7 (float) or 8.5 (double). Throws as fill_uniform does.
+/// Fills x with independent standard normal numbers, by the method of Box and Muller (1958); the largest possible
+/// absolute value is 6.7 (float) or 8.5 (double). Row i of x is row first_row + i of the fill. Throws
+/// `invalid_argument` for a negative row, a row beyond 2^44 or more than 2^20 columns.
 template <class S>
 void fill_normal(View<S> x, std::uint64_t seed, std::uint64_t stream = 0, Index first_row = 0) {
   detail::check_random_extent("fill_normal", first_row, x.rows, 0, x.cols);
@@ -213,8 +219,8 @@ void fill_normal(View<S> x, std::uint64_t seed, std::uint64_t stream = 0, Index 
   });
 }
 
-/// One number: element (row, column) of the fill with the same seed and stream. Computes a group of numbers for it:
-/// fill an array where many are wanted. Throws as the fills do.
+/// Returns element (row, column) of fill_uniform() with the same seed and stream. It computes a whole group of numbers
+/// for this one, so fill an array if many are needed. Throws `invalid_argument` for a row or column out of range.
 template <class S>
 S uniform(std::uint64_t seed, std::uint64_t stream, Index row, Index column = 0) {
   detail::check_random_extent("uniform", row, 1, column, 1);
@@ -222,6 +228,8 @@ S uniform(std::uint64_t seed, std::uint64_t stream, Index row, Index column = 0)
   detail::uniform_group(Philox{seed, stream}, row / detail::random_group<S>, column, whole);
   return whole[row % detail::random_group<S>];
 }
+/// Returns element (row, column) of fill_normal() with the same seed and stream. It computes a whole group of numbers
+/// for this one, so fill an array if many are needed. Throws `invalid_argument` for a row or column out of range.
 template <class S>
 S normal(std::uint64_t seed, std::uint64_t stream, Index row, Index column = 0) {
   detail::check_random_extent("normal", row, 1, column, 1);

@@ -9,19 +9,22 @@
 #include <limits>
 #include <type_traits>
 
-/// Roots of increasing functions of one unknown, a register of equations at a time: Newton's method inside a bracket
-/// that every evaluation narrows, with bisection where a Newton step leaves it or stops being worth its while.
+/// Roots of increasing functions of one unknown, one register of equations at a time: Newton's method inside a bracket
+/// that every evaluation narrows, with bisection where a Newton step leaves the bracket or converges too slowly.
 namespace diffeo::inline DIFFEO_ISA {
 
+/// Options of find_roots().
+///
 /// | option         | type | default                                                                              |
 /// |----------------|------|--------------------------------------------------------------------------------------|
-/// | tolerance      | S    | 0: as the arithmetic allows; else the largest |error| of a root, certified by a bracket |
-/// | max_iterations | int  | 200: evaluations; bisection alone would need 64 (double) between any two numbers     |
+/// | tolerance      | S    | 0: the best that rounding allows; else largest |error| of a root, certified by a bracket |
+/// | max_iterations | int  | 200 evaluations; bisection alone needs 64 (double) between any two numbers           |
 template <Real S>
 struct RootOptions {
   S tolerance = 0;
   int max_iterations = 200;
 
+  /// Throws invalid_argument for an option out of range; `what` names the caller.
   void check(const char* what) const {
     require(tolerance >= 0 && tolerance < std::numeric_limits<S>::infinity(), what, ": tolerance is ", tolerance,
             ", expected finite and at least 0");
@@ -31,14 +34,14 @@ struct RootOptions {
 
 namespace simd {
 
-/// An equation's left side at a point, value = 0 being wanted, and its derivative there.
+/// Value and derivative at a point of the function whose root is wanted.
 template <class S>
 struct Equation {
   Vec<S> value;
   Vec<S> slope;
 };
 
-/// Where to look for a root: low <= root <= high, both may be infinite, and where to begin.
+/// Interval low <= root <= high, whose ends may be infinite, and the first point to evaluate.
 template <class S>
 struct Bracket {
   Vec<S> low;
@@ -46,7 +49,8 @@ struct Bracket {
   Vec<S> start;
 };
 
-/// `residual` is the value of the equation at `root`, NaN where one was met; `converged` is a mask.
+/// Result of find_root(). `residual` is the value of the function at `root`, or NaN if the function was NaN at a point;
+/// `converged` is a mask of lanes.
 template <class S>
 struct Roots {
   Vec<S> root;
@@ -56,17 +60,19 @@ struct Roots {
 
 namespace detail {
 
-// Integers in the order of the numbers, neighbours one apart: -0 and 0 are neighbours too.
+// Maps floating-point numbers to integers in increasing order, so that neighbouring numbers differ by 1 (-0 and 0 too).
 template <class S>
 inline IntVec<S> ordinal(Vec<S> x) {
   const IntVec<S> i = bits<S>(x);
   return i ^ ((i >> (8 * static_cast<int>(sizeof(S)) - 1)) & std::numeric_limits<integer_t<S>>::max());
 }
+// Inverse of ordinal().
 template <class S>
 inline Vec<S> from_ordinal(IntVec<S> n) {
   return from_bits<S>(n ^ ((n >> (8 * static_cast<int>(sizeof(S)) - 1)) & std::numeric_limits<integer_t<S>>::max()));
 }
 
+// Returns whether any lane of the mask is set.
 template <class S>
 inline bool any_lane(IntVec<S> mask) {
   std::uint64_t word[sizeof mask / sizeof(std::uint64_t)], all = 0;
@@ -77,15 +83,15 @@ inline bool any_lane(IntVec<S> mask) {
 
 }  // namespace detail
 
-/// The root of f in each lane. f maps a register to an Equation, increasing and with the sign of its value right within
-/// the arithmetic; where it is flat or its slope is wrong the root is still found, by bisection in the order of the
-/// floating-point numbers, which takes as many steps as a number has bits whatever the size of the bracket. A lane ends
-/// when the ends of its bracket, at which the computed f differs in sign, lie within the tolerance or four neighbouring
-/// numbers; it is then frozen, so that its result does not depend on the other lanes. A lane fails where f is NaN,
-/// where f has one sign at both ends, and at the iteration bound.
+/// Finds the root of f in each lane. f(r, x) returns the Equation of register r at x; its value must increase with x
+/// and have the right sign up to rounding. Where f is flat or its slope is wrong, the root is found by bisection on the
+/// ordinals of the floating-point numbers, which takes at most as many steps as a number has bits, whatever the size of
+/// the bracket. A lane converges when the ends of its bracket, at which the computed f has opposite signs, are within
+/// the tolerance or at most four floating-point numbers apart. It is then frozen, so that its result does not depend on
+/// the other lanes. A lane fails if f is NaN, if f has the same sign at both ends, or after max_iterations.
 ///
-/// R registers of equations go together, because each waits for one result after another: f takes the number of the
-/// register, too. What a lane gets does not depend on R.
+/// R registers are processed together to hide latency, because the iterations of one register depend on each other. The
+/// result of a lane does not depend on R.
 template <class S, std::size_t R, class F>
 void find_root(const F& f, const Bracket<S> (&bracket)[R], S tolerance, int max_iterations, Roots<S> (&roots)[R]) {
   using V = Vec<S>;
@@ -132,7 +138,8 @@ void find_root(const F& f, const Bracket<S> (&bracket)[R], S tolerance, int max_
       s.active &= ~(narrow | is_nan);
       any_active |= s.active;
 
-      // Newton goes a little too far: near the root that brings the other end of the bracket close too.
+      // Newton's step is lengthened by tolerance / 2 or two neighbours, so that it lands beyond the root and the other
+      // end of the bracket comes close as well.
       const V step = copy_sign<S>(max<S>(broadcast<S>(tolerance / 2), abs<S>(y.value / y.slope)), y.value);
       const I newton = detail::ordinal<S>(x - step) + (y.value > S(0) ? I{} - 2 : I{} + 2);
       const I middle = (s.low & s.high) + ((s.low ^ s.high) >> 1);
@@ -145,7 +152,7 @@ void find_root(const F& f, const Bracket<S> (&bracket)[R], S tolerance, int max_
   }
   for (std::size_t r = 0; r < R; ++r) {
     State& s = state[r];
-    // An end that was never evaluated proves nothing.
+    // An end of the bracket that was never evaluated certifies nothing: evaluate it now.
     const I open = ~(s.active | s.failed) & (I(s.low_value == -infinity) | I(s.high_value == infinity));
     if (detail::any_lane<S>(open)) {
       const V at_low = f(r, detail::from_ordinal<S>(s.low)).value,
@@ -162,6 +169,7 @@ void find_root(const F& f, const Bracket<S> (&bracket)[R], S tolerance, int max_
                 ~(s.active | s.failed)};
   }
 }
+/// Finds the root of f in each lane of one register; f(x) returns the Equation at x.
 template <class S, class F>
 Roots<S> find_root(const F& f, const Bracket<S>& bracket, S tolerance, int max_iterations) {
   Roots<S> roots[1];
@@ -169,8 +177,8 @@ Roots<S> find_root(const F& f, const Bracket<S>& bracket, S tolerance, int max_i
   return roots[0];
 }
 
-/// Throws convergence_error for the first of `count` lanes that did not converge; `what` names the solver, lane 0 is
-/// row `first`.
+/// Throws convergence_error for the first of `count` lanes that did not converge; `what` names the solver, and lane 0
+/// is reported as row `first`.
 template <class S>
 inline void require_converged(const char* what, const Roots<S>& roots, Index first, Index count, int iterations) {
   if (!detail::any_lane<S>(~roots.converged)) [[likely]]
@@ -184,10 +192,10 @@ inline void require_converged(const char* what, const Roots<S>& roots, Index fir
 
 namespace math {
 
-/// out(i, j) = the root x of f(x, in(i, j)...), for blocks of one shape. f maps registers to a simd::Equation,
-/// increasing in x; bracket(in...) gives a simd::Bracket. Each element's bits depend on its own operands alone. Throws
-/// convergence_error with the row and residual of the first element, column by column, of which no root is found, and
-/// invalid_argument for options out of range; `what` names the caller.
+/// Computes out(i, j), the root x of f(x, in(i, j)...), for views of one shape. f maps registers to a simd::Equation
+/// that increases with x, and bracket(in...) returns a simd::Bracket. The bits of an element depend on its own operands
+/// alone. Throws convergence_error, with row and residual, for the first element (column by column) whose root is not
+/// found, and invalid_argument for options out of range; `what` names the caller.
 template <class S, class F, class B, class... In>
 void find_roots(const char* what, View<S> out, const F& f, const B& bracket, const RootOptions<S>& options, In... in) {
   options.check(what);

@@ -5,8 +5,9 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A dense layer that time modulates (FFJORD: Grathwohl et al. 2019, appendix B.1, "concatsquash"):
-/// (x W' + b) * sigmoid(t g' + c) + t s', the gate with weights g and bias c, the shift with weights s.
+/// Dense layer modulated by time ("concatsquash" of FFJORD: Grathwohl et al. 2019, appendix B.1):
+/// (x W' + b) * sigmoid(t g' + c) + t s', where g and c are weights and bias of the gate, and s the weights of the
+/// shift.
 template <class T>
 struct ConcatSquash {
   using Scalar = scalar_t<T>;
@@ -37,20 +38,20 @@ struct ConcatSquash {
         " x 1");
   }
 
-  /// t: N x 1, x: N x inputs -> N x outputs.
+  /// Returns the layer's outputs for times t, N x 1, and inputs x, N x inputs -> N x outputs.
   template <Traced X>
   X operator()(const X& t, const X& x) const {
     return dense(x) * sigmoid(gate(t)) + linear(t, shift);
   }
-  /// The same without the gate.
+  /// Returns the outputs without the gate, x W' + b + t s'.
   template <Traced X>
   X ungated(const X& t, const X& x) const {
     return dense(x) + linear(t, shift);
   }
 };
 
-/// Weights of the dense part drawn as `how` says; those of gate and shift uniform on [-1, 1), biases zero. Uses three
-/// streams from `stream` on.
+/// Returns a layer whose dense weights are drawn by initialise(), whose weights of gate and shift are uniform on [-1,
+/// 1), and whose biases are 0. Uses the streams `stream`, stream + 1 and stream + 2. Throws as make_linear().
 template <Real S>
 ConcatSquash<S> make_concat_squash(Index inputs, Index outputs, Initialisation how, std::uint64_t seed,
                                    std::uint64_t stream) {

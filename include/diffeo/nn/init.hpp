@@ -6,10 +6,11 @@
 #include <diffeo/core/random.hpp>
 #include <diffeo/math/random_fill.hpp>
 
-/// Initial values of the weights of dense layers.
+/// Initialisation of the weights of dense layers.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// How weights (M x K, fan-in K, fan-out M) are drawn.
+/// Distribution of initial weights (M x K; fan-in K, fan-out M). "+-a" means uniform on [-a, a); the normal ones have
+/// mean 0.
 enum class Initialisation {
   zeros,
   glorot_uniform,  ///< +-sqrt(6 / (K + M)); Glorot & Bengio 2010, eq. 16
@@ -20,7 +21,7 @@ enum class Initialisation {
   lecun_normal,    ///< variance 1 / K; LeCun et al. 1998, section 4.6
 };
 
-/// The usual choice for layers followed by that activation.
+/// Returns the common choice for a layer that is followed by the given activation.
 constexpr Initialisation default_initialisation(Activation a) {
   switch (a) {
     case Activation::relu:
@@ -39,7 +40,7 @@ constexpr Initialisation default_initialisation(Activation a) {
   return Initialisation::lecun_normal;
 }
 
-/// Fills an M x K array. Equal (seed, stream) give equal weights.
+/// Fills the M x K array `weights`. Equal (seed, stream) give equal weights.
 template <Real S>
 void initialise(Array<S>& weights, Initialisation how, std::uint64_t seed, std::uint64_t stream) {
   const S out = static_cast<S>(weights.rows()), in = static_cast<S>(weights.cols());

@@ -7,7 +7,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A dense layer x W' + b.
+/// Dense layer x W' + b.
 template <class T>
 struct Linear {
   using Scalar = scalar_t<T>;
@@ -38,14 +38,15 @@ struct Linear {
             bias.cols(), ", expected outputs x inputs and 1 x outputs");
   }
 
-  /// N x inputs -> N x outputs.
+  /// Returns activation(x W' + b), N x inputs -> N x outputs.
   template <Traced X>
   X operator()(const X& x, Activation activation = Activation::identity) const {
     return affine(x, weight, bias, activation);
   }
 };
 
-/// A dense layer with weights drawn as `how` says and zero bias.
+/// Returns a dense layer with weights drawn by initialise() and zero bias. Throws invalid_argument for fewer than one
+/// input or output.
 template <Real S>
 Linear<S> make_linear(Index inputs, Index outputs, Initialisation how, std::uint64_t seed, std::uint64_t stream) {
   require(inputs > 0 && outputs > 0, "make_linear: ", inputs, " inputs and ", outputs,

@@ -12,17 +12,17 @@
 /// Dense layers and networks with a bound on their Lipschitz constant.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// What a power iteration found.
+/// Result of a power iteration.
 struct SpectralNormReport {
-  double norm = 0;    ///< estimate of the largest singular value, from below
-  double change = 0;  ///< relative change in the last iteration
-  long iterations = 0;
-  bool converged = false;  ///< whether that change is within the tolerance
+  double norm = 0;         ///< estimate of the largest singular value, a lower bound
+  double change = 0;       ///< relative change of the estimate in the last iteration
+  long iterations = 0;     ///< number of iterations
+  bool converged = false;  ///< whether `change` is within the tolerance
 };
 
 namespace detail {
 
-// |x|, also where squares over- or underflow.
+// Returns the Euclidean norm of x, accurate also where squares of entries over- or underflow.
 template <Real S>
 S length_of(const Array<S>& x) {
   const S length = std::sqrt(x.square().sum());
@@ -40,14 +40,15 @@ inline Array<double> multiplied(const Array<double>& a, const Array<double>& b) 
   return out;
 }
 
-// (w'w)^(2^squarings) or (ww')^..., whichever is smaller, over its trace; and log(trace) / 2^squarings of the power.
+// Power of a Gram matrix, (w'w)^p or (ww')^p, whichever is smaller, divided by its trace; log_trace is log(trace) / p.
 struct GramPower {
   Array<double> matrix;
   double log_trace = 0;  // -infinity for a zero matrix
 };
+// Returns the GramPower of w with p = 2^squarings.
 template <Real S>
 GramPower gram_power(const Array<S>& w, int squarings) {
-  // Of order 1, so that no square over- or underflows.
+  // Scaled to order 1, so that no square over- or underflows.
   const double largest = static_cast<double>(w.abs().maxCoeff()), unit = largest > 0 ? largest : 1;
   const Array<double> wide = w.template cast<double>() / unit, across = wide.transpose();
   GramPower gram;
@@ -64,9 +65,9 @@ GramPower gram_power(const Array<S>& w, int squarings) {
   }
 }
 
-/// Largest singular value of w by power iteration from `right` (1 x K), which ends as its right singular vector, and
-/// `left` (1 x M) as the left one. Stops when the estimate's relative growth from one half-step to the next is at most
-/// `tolerance`.
+/// Estimates the largest singular value of w (M x K) by power iteration. `right` (1 x K) is the start vector and
+/// becomes the right singular vector, `left` (1 x M) becomes the left one. Stops when the relative growth of the
+/// estimate from one half-step to the next is at most `tolerance`, or after max_iterations.
 template <Real S>
 SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& right, double tolerance,
                                    long max_iterations) {
@@ -88,7 +89,7 @@ SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& 
     math::product_of_transposed<S>(v, true, view(w), u);
     const S norm = length_of(right);
     right /= norm;
-    // |w v| and then |w' u| are bounds from below that grow.
+    // |w v| and then |w' u| are increasing lower bounds of the largest singular value.
     report.change = std::abs(static_cast<double>(norm - stretched)) / static_cast<double>(norm);
     report.norm = static_cast<double>(norm);
     if (report.change <= tolerance) {
@@ -100,8 +101,9 @@ SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& 
   return report;
 }
 
-/// The same from a start that depends on w alone and has all but converged, unless singular values are closer than one
-/// part in ten thousand.
+/// Estimates the largest singular value of w by power_iteration() from a start vector that depends on w alone: a column
+/// of a high power of the Gram matrix, which is nearly the singular vector unless the two largest singular values are
+/// closer than one part in ten thousand.
 template <Real S>
 SpectralNormReport power_iteration_from_scratch(const Array<S>& w, Array<S>& left, Array<S>& right, double tolerance,
                                                 long max_iterations) {
@@ -116,21 +118,22 @@ SpectralNormReport power_iteration_from_scratch(const Array<S>& w, Array<S>& lef
   return power_iteration(w, left, right, tolerance, max_iterations);
 }
 
-/// An upper bound of the largest singular value of w, at most 0.1 % above it for up to 1000 rows or columns:
-/// trace((w'w)^p)^(1 / 2p) for p = 2^12.
+/// Returns an upper bound of the largest singular value of w, trace((w'w)^p)^(1 / 2p) with p = 2^12, which is at most
+/// 0.1 % above it for up to 1000 rows or columns.
 template <Real S>
 double spectral_norm_bound(const Array<S>& w) {
-  constexpr double rounding = 1 + 1e-9;  // of the products
+  constexpr double rounding = 1 + 1e-9;  // covers the rounding of the products
   return std::exp(0.5 * gram_power(w, 12).log_trace) * rounding;
 }
 
 }  // namespace detail
 
-/// A dense layer whose matrix has a bounded spectral norm: W min(1, bound / sigma(W)), after Miyato et al. 2018 and
-/// Behrmann et al. 2019 (eq. 6). sigma comes from a power iteration that starts from the vectors of the last one.
+/// Dense layer whose matrix has a bounded spectral norm: W min(1, bound / sigma(W)), after Miyato et al. 2018 and
+/// Behrmann et al. 2019 (eq. 6). sigma, the largest singular value, comes from a power iteration; during training each
+/// one starts from the vectors of the one before.
 ///
-/// refresh() must follow every change of the weights; set_parameters() and training see to that. Between refreshes the
-/// layer multiplies by the matrix that the last one made.
+/// refresh() must be called after every change of the weights; set_parameters() and training do so. Until then the
+/// layer uses the matrix of the last refresh.
 template <class T>
 struct SpectralLinear {
   using Scalar = scalar_t<T>;
@@ -141,8 +144,8 @@ struct SpectralLinear {
   Buffer<T> left;     ///< left singular vector, 1 x M
   Buffer<T> right;    ///< right singular vector, 1 x K
   double bound = 1;
-  double step_tolerance = 1e-4;  ///< of the power iteration after a step of training
-  long step_iterations = 20;     ///< at most, after a step of training
+  double step_tolerance = 1e-4;  ///< tolerance of the power iteration after a training step
+  long step_iterations = 20;     ///< largest number of iterations after a training step
   SpectralNormReport last = {};
 
   template <class Self>
@@ -172,11 +175,12 @@ struct SpectralLinear {
             ", expected M x K, 1 x M, M x K, 1 x M and 1 x K");
   }
 
-  /// Brings the bounded matrix up to date: `converged` in `last` says whether sigma was found to tolerance.
+  /// Recomputes the bounded matrix from the weights. last.converged tells whether sigma was found to tolerance.
   void refresh(ParameterChange change)
     requires Real<T>
   {
-    constexpr double tight = 4 * static_cast<double>(std::numeric_limits<Scalar>::epsilon());  // what rounding allows
+    constexpr double tight =
+        4 * static_cast<double>(std::numeric_limits<Scalar>::epsilon());  // the best that rounding allows
     last = change == ParameterChange::any
                ? detail::power_iteration_from_scratch(weight, left.value, right.value, tight, 100)
                : detail::power_iteration(weight, left.value, right.value, step_tolerance, step_iterations);
@@ -184,14 +188,14 @@ struct SpectralLinear {
     if (last.norm > bound) bounded.value *= static_cast<Scalar>(bound / last.norm);
   }
 
-  /// An upper bound of the spectral norm of the matrix in use, free of the power iteration's error.
+  /// Returns an upper bound of the spectral norm of the bounded matrix that does not depend on the power iteration.
   double lipschitz_bound() const
     requires Real<T>
   {
     return detail::spectral_norm_bound(bounded.value);
   }
 
-  /// The matrix in use as a value of the tape, differentiable with respect to W.
+  /// Returns the bounded matrix, M x K, as a value of the tape, differentiable with respect to W.
   Var<Scalar> matrix(Tape<Scalar>& tape) const {
     using S = Scalar;
     const Var<S> value = as_var(tape, bounded), w = as_var(tape, weight);
@@ -203,14 +207,14 @@ struct SpectralLinear {
   }
 
  private:
-  // y = W min(1, c / sigma), sigma = u' W v with d sigma = u' dW v at the singular vectors.
+  // Adjoint of y = W min(1, limit / sigma), where sigma = u' W v and d sigma = u' dW v at the singular vectors u, v.
   template <class V>
   static void backward(V y, V w, V u, V v, double limit) {
     using S = Scalar;
     const auto g = as_eigen(y.grad()), from = as_eigen(w.value());
     const auto left_vector = as_eigen(View<const S>{u.value().data, from.rows(), 1, from.rows()}).col(0);
     const S* const right_vector = v.value().data;
-    S sigma = 0;  // column by column: a product would be put into memory of its own
+    S sigma = 0;  // summed column by column, because Eigen would allocate a temporary for the product
     for (Index j = 0; j < from.cols(); ++j) sigma += right_vector[j] * (from.col(j) * left_vector).sum();
     const GradTarget<S> target = y.tape().grad_target(w);
     auto to = as_eigen(target.grad);
@@ -229,8 +233,8 @@ struct SpectralLinear {
   }
 };
 
-/// A multi-layer perceptron of such layers, with Lipschitz constant below the product of their bounds and of the
-/// activation's.
+/// Multi-layer perceptron of SpectralLinear layers. Its Lipschitz constant is at most the product of the layers' bounds
+/// and of the Lipschitz constants of the activations.
 template <class T>
 struct SpectralMlp {
   using Scalar = scalar_t<T>;
@@ -264,14 +268,15 @@ struct SpectralMlp {
               layers[i].weight.cols(), " inputs, the layer before it ", layers[i - 1].weight.rows(), " outputs");
   }
 
-  /// What the Lipschitz constant is kept below: the product of the layers' bounds and the activation's slopes.
+  /// Returns the bound that the Lipschitz constant is kept below: the product of the layers' bounds and of the
+  /// Lipschitz constants of the activations.
   double coefficient() const {
     double product = std::pow(lipschitz_constant(activation), static_cast<double>(layers.size() - 1));
     for (const auto& layer : layers) product *= layer.bound;
     return product;
   }
 
-  /// N x inputs -> N x outputs.
+  /// Returns the network's outputs, N x inputs -> N x outputs.
   template <Traced X>
   X operator()(X x) const {
     auto& tape = innermost(x).tape();
@@ -280,7 +285,7 @@ struct SpectralMlp {
     return x;
   }
 
-  /// The same with the whole Jacobian: one direction per input.
+  /// Returns the network's outputs with their whole Jacobian, one direction per input.
   MultiDual<Scalar> with_jacobian(Var<Scalar> x) const {
     Tape<Scalar>& tape = x.tape();
     return detail::dense_with_jacobian<Scalar>(x, activation, layers.size(), [&](std::size_t i) {
@@ -288,11 +293,13 @@ struct SpectralMlp {
     });
   }
 
-  /// Matrix and bias of a layer as constants, whatever the parameters are.
+  /// Returns the bounded matrix and the bias of layer i as constants of the tape, even if the parameters require
+  /// gradients.
   std::pair<Var<Scalar>, Var<Scalar>> constants(Tape<Scalar>& tape, std::size_t i) const {
     return {as_var(tape, layers[i].bounded), tape.constant(as_var(tape, layers[i].bias).value())};
   }
 
+  /// Returns an upper bound of the Lipschitz constant that does not depend on the power iterations.
   double lipschitz_bound() const
     requires Real<T>
   {
@@ -302,8 +309,9 @@ struct SpectralMlp {
   }
 };
 
-/// A network of such layers with the Lipschitz constant `coefficient` at most, the same share of it for every layer.
-/// Throws invalid_argument for a coefficient that is not positive and for what make_mlp() refuses.
+/// Returns a perceptron of SpectralLinear layers whose Lipschitz constant is at most `coefficient`; every layer has the
+/// same bound. Throws invalid_argument for a coefficient that is not positive and finite, and for what make_mlp()
+/// refuses.
 template <Real S>
 SpectralMlp<S> make_spectral_mlp(Index inputs, Index outputs, const MlpOptions& options, double coefficient,
                                  std::uint64_t seed, std::uint64_t stream = 0) {

@@ -3,10 +3,11 @@
 
 #include <diffeo/ode/recorded_solve.hpp>
 
-/// The gradient of a solve by the adjoint equation.
+/// Gradient of a solve by the adjoint equation.
 namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
-/// Solves the adjoint equation from the end of a solve to its start, for the state y and the adjoint a together:
+/// Solves the adjoint equation (Chen et al. 2018, section 2) from the end of a solve to its start, for the state y and
+/// the adjoint a together:
 ///
 ///     y' = f(t, y),  a' = -(df/dy)' a,  gradient of the parameters = integral of a' df/dp over time.
 template <Real S, class System, class Norm>
@@ -58,7 +59,7 @@ class AdjointSolve {
   }
 
  private:
-  // The groups of the state once more for the adjoint.
+  // Returns the error control of the state, with each group repeated for the n columns of the adjoint.
   ErrorControl<Norm> with_adjoint(Index n) const {
     ErrorControl<Norm> control = solve_.control;
     for (std::size_t g = 0; g < solve_.control.count; ++g) {
@@ -68,7 +69,7 @@ class AdjointSolve {
     return control;
   }
 
-  // The step's quadrature of a' df/dp, from the stages that it had.
+  // Adds the integral of a' df/dp over a step, by the method's weights b at the stages of that step.
   void add_parameter_gradients(const AcceptedSteps<S>& steps, Index n) {
     const Index rows = steps.count;
     const View<S> size = tape_.mutable_value(tape_.make(rows, 1, false));

@@ -9,17 +9,17 @@
 #include <diffeo/ode/kernels.hpp>
 #include <diffeo/ode/tableau.hpp>
 
-/// The solution between the ends of a step.
+/// Dense output: the solution at times within a step.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
-/// y(t + theta h) = y + change (y(t + h) - y) + h sum_i stage_i k_i.
+/// Weights of dense output at one theta: y(t + theta h) = y + change (y(t + h) - y) + h sum_i stage_i k_i.
 struct DenseWeights {
   double change = 0;
   std::array<double, max_stages> stage{};
 };
 
-/// The weights of a method's dense output at theta in [0, 1]: nothing at 0, the step at 1, and at both ends the slope
-/// is the field, so that pieces join smoothly.
+/// Returns the weights of a method's dense output at theta in [0, 1]. The interpolant is y(t) at 0 and y(t + h) at 1,
+/// with slope f at both ends, so that the interpolants of consecutive steps join with a continuous derivative.
 constexpr DenseWeights dense_weights(const Tableau& method, double theta) {
   const double x = theta, r = 1 - theta;
   DenseWeights w;
@@ -29,9 +29,9 @@ constexpr DenseWeights dense_weights(const Tableau& method, double theta) {
         w.stage[i] = (w.stage[i] + method.dense_weights[d][i]) * x;
     return w;
   }
-  // Both begin with the cubic of the ends' values and slopes.
+  // hermite and extended both begin with the cubic polynomial through the values and slopes at both ends.
   w.change = x * x * (3 - 2 * x);
-  if (method.dense == DenseOutput::extended) {  // Hairer, Solving ODEs I, II.6
+  if (method.dense == DenseOutput::extended) {  // terms of degree 4 to 7: Hairer, Solving ODEs I, II.6
     const std::array<double, 4> power = {x * x * r * r, x * x * x * r * r, x * x * x * r * r * r,
                                          x * x * x * x * r * r * r};
     for (std::size_t i = 0; i < max_stages; ++i)
@@ -42,7 +42,7 @@ constexpr DenseWeights dense_weights(const Tableau& method, double theta) {
   return w;
 }
 
-/// The memory of an Interpolant, to be kept over rounds.
+/// Memory of an Interpolant. Reusing one object for all rounds of a solve avoids allocations.
 template <Real S>
 class InterpolantWorkspace {
  public:
@@ -59,12 +59,11 @@ class InterpolantWorkspace {
   alignas(simd::register_bytes) std::array<S, rows> h{};
 };
 
-/// The dense output of the steps of one round, made and used within the observer's call.
+/// Dense output of the steps of one round. It refers to the AcceptedSteps and is valid only during the observer's call.
 template <Real S>
 class Interpolant {
  public:
-  /// Evaluates the stages of f that dense output needs beyond those of the step: method.dense_stages, for all rows of
-  /// the block.
+  /// Evaluates the method.dense_stages additional stages of the dense output, for all rows of the block.
   template <class F>
   Interpolant(const F& f, const Tableau& method, const AcceptedSteps<S>& steps, InterpolantWorkspace<S>& workspace)
       : method_(method), steps_(steps) {
@@ -88,7 +87,8 @@ class Interpolant {
     }
   }
 
-  /// The state of an accepted row of the block at a time within its step: put(column, value) for each column.
+  /// Computes the state of an accepted row of the block at a time within its step, and calls put(column, value) for
+  /// each column.
   template <class Put>
   void at(Index row, double time, const Put& put) const {
     const DenseWeights weights = dense_weights(method_, (time - steps_.t[row]) / steps_.step[row]);

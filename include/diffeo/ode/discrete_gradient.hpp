@@ -3,10 +3,11 @@
 
 #include <diffeo/ode/recorded_solve.hpp>
 
-/// The exact gradient of a solve as the sequence of steps that it was.
+/// Exact gradient of the discrete solution, the sequence of accepted steps with their sizes held fixed.
 namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
-/// Goes through the recorded steps of all samples backwards, each sample at its own pace, a block of rows at a time.
+/// Differentiates the recorded steps of all samples from the last to the first. A block of up to block_rows lanes goes
+/// back one step at a time; each lane holds a sample, and takes the next sample when it has reached the start.
 template <Real S, class System, class Norm>
 class ReversedSteps {
  public:
@@ -30,22 +31,22 @@ class ReversedSteps {
     while (active_ < block_rows && take_next(active_)) ++active_;
     while (active_ > 0) {
       for (Index i = 0; i < active_; ++i) {
-        times_[i] = times(sample_[i], place_[i]);
+        times_[i] = times(sample_[i], step_[i]);
       }
       if (record_.every > 1) fill_segments();
       const Var<S> y = tape_.make(active_, record_.width, true);
       const View<S> state = tape_.mutable_value(y);
-      for (Index i = 0; i < active_; ++i) put(state_before(i), state, i);
+      for (Index i = 0; i < active_; ++i) write_row(state_before(i), state, i);
       const Var<S> next = step_on_tape<S>(*recorded_, method_, y, sample_, times_, solve_.context_values());
       const View<S> g{adjoint_.data, active_, adjoint_.cols, adjoint_.stride};
       tape_.backward(next, g);
-      copy_block(y.grad(), g);  // the state itself is part of the next
+      copy_block(y.grad(), g);  // y has a gradient always, because y is a term of the next state
       tape_.rewind(mark);
       for (Index i = 0; i < active_;) {
-        if (--place_[i] >= 0 || finish(i)) {
+        if (--step_[i] >= 0 || finish(i)) {
           ++i;
         } else {
-          --active_;  // the last lane comes in its place, and has its step still to be counted
+          --active_;  // the last lane moves here; its step has not been counted down yet, so i stays
           if (i < active_) move(active_, i);
         }
       }
@@ -53,23 +54,25 @@ class ReversedSteps {
   }
 
  private:
-  // Takes the next sample into a lane; false when there is none. A sample without a step is done at once.
+  // Starts the next sample that has steps in a lane; returns false if none is left. Samples without steps are finished
+  // at once.
   bool take_next(Index lane) {
     for (; next_ < record_.samples; ++next_) {
       sample_[lane] = next_;
-      place_[lane] = record_.steps(next_) - 1;
+      step_[lane] = record_.steps(next_) - 1;
       segment_[lane] = -1;
       for (Index j = 0; j < adjoint_.cols; ++j) adjoint_.col(j)[lane] = solve_.end.grad().col(j)[next_];
-      if (place_[lane] >= 0) {
+      if (step_[lane] >= 0) {
         ++next_;
         return true;
       }
-      write(lane);
+      add_start_gradient(lane);
     }
     return false;
   }
 
-  void write(Index lane) {
+  // Adds the adjoint at the start of the sample of a lane to the gradient of y0.
+  void add_start_gradient(Index lane) {
     if (!start_.grad.data) return;
     for (Index j = 0; j < adjoint_.cols; ++j) {
       S& to = start_.grad.col(j)[sample_[lane]];
@@ -77,18 +80,18 @@ class ReversedSteps {
     }
   }
   bool finish(Index lane) {
-    write(lane);
+    add_start_gradient(lane);
     return take_next(lane);
   }
   void move(Index from, Index to) {
     sample_[to] = sample_[from];
-    place_[to] = place_[from];
+    step_[to] = step_[from];
     segment_[to] = segment_[from];
     for (Index j = 0; j < adjoint_.cols; ++j) adjoint_.col(j)[to] = adjoint_.col(j)[from];
     if (record_.every > 1) std::copy_n(segment(from), record_.every * record_.width, segment(to));
   }
 
-  void put(const S* values, View<S> block, Index row) const {
+  void write_row(const S* values, View<S> block, Index row) const {
     for (Index j = 0; j < block.cols; ++j) block.col(j)[row] = values[j];
   }
 
@@ -97,22 +100,22 @@ class ReversedSteps {
     return {record_.t[step], record_.step[step], record_.end(sample, number)};
   }
 
-  // Of each lane, the states before the steps from segment_[lane] on.
+  // Returns the states of a lane before the steps segment_[lane] ... segment_[lane] + record_.every - 1.
   S* segment(Index lane) { return segments_ + lane * record_.every * record_.width; }
 
   const S* state_before(Index lane) {
-    const Index within = place_[lane] % record_.every;
-    if (within == 0) return record_.state(sample_[lane], place_[lane]);
+    const Index within = step_[lane] % record_.every;
+    if (within == 0) return record_.state(sample_[lane], step_[lane]);
     return segment(lane) + within * record_.width;
   }
 
-  // Computes again the states between the kept ones, for lanes that come into a new segment.
+  // Recomputes the states between the stored ones, for lanes that have entered a new segment.
   void fill_segments() {
     const Index n = record_.width;
     Index lanes[block_rows], count = 0;
     for (Index i = 0; i < active_; ++i) {
-      const Index begin = place_[i] - place_[i] % record_.every;
-      if (begin == place_[i] || segment_[i] == begin) continue;
+      const Index begin = step_[i] - step_[i] % record_.every;
+      if (begin == step_[i] || segment_[i] == begin) continue;
       segment_[i] = begin;
       std::copy_n(record_.state(sample_[i], begin), n, segment(i));
       lanes[count++] = i;
@@ -122,7 +125,7 @@ class ReversedSteps {
     for (Index done = 0; count > 0; ++done) {
       Index left = 0;
       for (Index k = 0; k < count; ++k)
-        if (segment_[lanes[k]] + done < place_[lanes[k]]) lanes[left++] = lanes[k];
+        if (segment_[lanes[k]] + done < step_[lanes[k]]) lanes[left++] = lanes[k];
       count = left;
       if (count == 0) return;
       const auto mark = tape_.mark();
@@ -131,7 +134,7 @@ class ReversedSteps {
         const Index lane = lanes[k];
         sample[k] = sample_[lane];
         at[k] = times(sample_[lane], segment_[lane] + done);
-        put(segment(lane) + done * n, tape_.mutable_value(y), k);
+        write_row(segment(lane) + done * n, tape_.mutable_value(y), k);
       }
       const View<const S> next = step_on_tape<S>(*constant_, method_, y, sample, at, solve_.context_values()).value();
       for (Index k = 0; k < count; ++k)
@@ -150,7 +153,7 @@ class ReversedSteps {
   S* segments_ = nullptr;
   GradTarget<S> start_{};
   Index active_ = 0, next_ = 0;
-  Index sample_[block_rows], place_[block_rows], segment_[block_rows];
+  Index sample_[block_rows], step_[block_rows], segment_[block_rows];
   StepTimes times_[block_rows];
 };
 

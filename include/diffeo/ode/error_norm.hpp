@@ -11,11 +11,11 @@
 #include <diffeo/math/simd.hpp>
 #include <initializer_list>
 
-/// How large the error of a step is, row by row: every entry in units of absolute + relative max(|y|, |y after|), the
-/// entries of a row put together by a norm.
+/// Size of the error of a step for each row: every entry of the error estimate is divided by absolute + relative
+/// max(|y before|, |y after|), and a norm of the row of quotients gives one number; a step is accepted if it is <= 1.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
-/// The error that is asked for in an entry y: absolute + relative |y|.
+/// Tolerated error of an entry y: absolute + relative |y|.
 struct Tolerance {
   double relative = 1e-5;
   double absolute = 1e-6;
@@ -25,6 +25,7 @@ struct Tolerance {
     return diffeo::settings("relative", self.relative, "absolute", self.absolute);
   }
 
+  /// Throws invalid_argument unless both are finite and greater than 0; `what` names the caller.
   void check(const char* what) const {
     require(relative > 0 && std::isfinite(relative), what, ": the relative tolerance is ", relative,
             ", expected finite and greater than 0");
@@ -33,15 +34,16 @@ struct Tolerance {
   }
 };
 
-/// Columns that are measured together, with a tolerance of their own.
+/// Columns first ... first + count - 1 of the state, which enter one norm with one tolerance.
 struct ColumnGroup {
   Index first = 0;
   Index count = 0;
   Tolerance tolerance = {};
 };
 
-/// A norm of the columns of a row. `add` takes one more entry into the accumulator, which starts at 0; `finish` makes
-/// the norm of it. Both work on registers that run along rows. A norm need not see NaN: whoever uses it looks for that.
+/// Norm over the columns of each row. `add` includes one more entry in an accumulator that starts at 0; `finish`
+/// computes the norm from the accumulator and the number of entries. Both work on registers whose lanes are rows. A
+/// norm need not propagate NaN: its callers test for NaN separately.
 template <class N>
 concept ErrorNorm = requires(simd::Vec<float> f, simd::Vec<double> d) {
   { N::template add<float>(f, f) } -> std::same_as<simd::Vec<float>>;
@@ -50,7 +52,7 @@ concept ErrorNorm = requires(simd::Vec<float> f, simd::Vec<double> d) {
   { N::template finish<double>(d, Index{1}) } -> std::same_as<simd::Vec<double>>;
 };
 
-/// Root of the mean of the squares: Hairer's.
+/// Root mean square, as in Hairer's codes (Solving ODEs I, II.4).
 struct RmsNorm {
   template <Real S>
   static simd::Vec<S> add(simd::Vec<S> total, simd::Vec<S> x) {
@@ -62,7 +64,7 @@ struct RmsNorm {
   }
 };
 
-/// The largest: no entry misses its tolerance.
+/// Largest absolute value: every single entry has to meet its tolerance.
 struct MaxNorm {
   template <Real S>
   static simd::Vec<S> add(simd::Vec<S> total, simd::Vec<S> x) {
@@ -76,9 +78,9 @@ struct MaxNorm {
 
 static_assert(ErrorNorm<RmsNorm> && ErrorNorm<MaxNorm>);
 
-/// What controls the steps: up to eight groups of columns (four where a gradient is to come from the adjoint equation);
-/// a row's error is the largest of its groups' norms, and columns in no group have no say. Without a group all columns
-/// are one, with the tolerances of the SolverOptions.
+/// Columns and tolerances by which step sizes are chosen: up to eight groups of columns (four if the gradient comes
+/// from the adjoint equation). The error of a row is the largest norm of its groups; columns in no group do not affect
+/// the steps. Without groups, all columns form one group with the tolerances of SolverOptions.
 template <ErrorNorm N = RmsNorm>
 struct ErrorControl {
   using Norm = N;
@@ -93,6 +95,8 @@ struct ErrorControl {
     for (const ColumnGroup& group : list) groups[count++] = group;
   }
 
+  /// Throws invalid_argument for too many groups, or a group outside the `columns` of the state; `what` names the
+  /// caller.
   void check(const char* what, Index columns) const {
     require(count <= max_groups, what, ": the error control has ", count, " groups, expected at most ", max_groups);
     for (std::size_t g = 0; g < count; ++g) {

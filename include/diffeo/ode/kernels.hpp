@@ -8,20 +8,24 @@
 #include <diffeo/ode/tableau.hpp>
 #include <type_traits>
 
-/// The arithmetic of a step on a block of samples: each is one pass over the block, whose stages lie in the first cache
-/// level.
+/// Arithmetic of a Runge-Kutta step on a block of samples. Each kernel makes one pass over the block, whose stages fit
+/// into the first cache level.
 namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
-/// Rows of a block, and the distance of its columns. Kernels work on whole registers: they take the number of rows
-/// rounded up to one; what lies in the rows beyond is of no account.
+/// Number of rows of a block, and the distance between its columns in memory. Kernels process whole registers: they
+/// also compute the rows up to the next multiple of the register length, whose values are unspecified.
 inline constexpr Index block_rows = 64;
 
+/// Converts a non-negative Index to the index type of the standard containers.
+constexpr std::size_t to_size(Index i) { return static_cast<std::size_t>(i); }
+
+/// Returns `rows` rounded up to a multiple of the register length.
 template <Real S>
 constexpr Index whole_registers(Index rows) {
   return (rows + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>;
 }
 
-/// sum_i weight_i k_i over the stages whose weights are not zero.
+/// Linear combination sum_i weight_i k_i of stages; stages of zero weight are left out.
 template <Real S>
 struct Combination {
   std::size_t count = 0;
@@ -38,7 +42,7 @@ struct Combination {
   }
 };
 
-// Calls f(std::integral_constant<std::size_t, count>) so that sums of few stages are loops that unroll.
+// Calls f(std::integral_constant<std::size_t, count>), so that the compiler can unroll sums over the stages.
 template <std::size_t Count = 1, class F>
 void with_count(std::size_t count, const F& f) {
   if constexpr (Count < max_stages) {
@@ -47,6 +51,7 @@ void with_count(std::size_t count, const F& f) {
   f(std::integral_constant<std::size_t, Count>{});
 }
 
+// The terms of a Combination with its number of stages known at compile time; at() returns one register of the sum.
 template <Real S, std::size_t Count>
 struct Terms {
   std::array<const S*, Count> k;
@@ -66,7 +71,7 @@ struct Terms {
   }
 };
 
-/// out = y + h sum, h one per row.
+/// Computes out = y + h sum_i weight_i k_i for rows x cols entries; h holds one step size per row.
 template <Real S>
 void advance(Index rows, Index cols, S* out, const S* y, const S* h, const Combination<S>& sum,
              const S* const* stages) {
@@ -80,7 +85,8 @@ void advance(Index rows, Index cols, S* out, const S* y, const S* h, const Combi
   });
 }
 
-/// norm[i]: that of h sum, NaN where an entry is not finite, in units of absolute + relative max(|before|, |after|).
+/// Computes norm[i], the norm of h sum_i weight_i k_i over columns first ... first + cols - 1 of row i, each entry
+/// divided by absolute + relative max(|before|, |after|). The norm is NaN if an entry is not finite.
 template <class Norm, Real S>
 void error_norm(Index rows, Index first, Index cols, S relative, S absolute, S* norm, const S* before, const S* after,
                 const S* h, const Combination<S>& sum, const S* const* stages) {
@@ -103,7 +109,8 @@ void error_norm(Index rows, Index first, Index cols, S relative, S absolute, S* 
   });
 }
 
-/// norm[i]: that of x (- y, where there is one) in units of absolute + relative |scale|.
+/// Computes norm[i], the norm of x, or of x - y if y is not null, over columns first ... first + cols - 1 of row i,
+/// each entry divided by absolute + relative |scale|.
 template <class Norm, Real S>
 void plain_norm(Index rows, Index first, Index cols, S relative, S absolute, S* norm, const S* scale, const S* x,
                 const S* y) {
@@ -122,7 +129,7 @@ void plain_norm(Index rows, Index first, Index cols, S relative, S absolute, S* 
   }
 }
 
-/// not_finite[i] = 0 where row i of y and of all stages is finite, else NaN.
+/// Sets not_finite[i] to 0 if row i of y and of all stages is finite, else to NaN.
 template <Real S>
 void find_not_finite(Index rows, Index cols, S* not_finite, const S* y, const S* const* stages, std::size_t count) {
   using V = simd::Vec<S>;
@@ -138,7 +145,8 @@ void find_not_finite(Index rows, Index cols, S* not_finite, const S* y, const S*
   }
 }
 
-/// Squares of |slope - slope_before|, |end - end_before| and |end|.
+/// Computes for each row the squared Euclidean norms of slope - slope_before (into `slopes`), of end - end_before (into
+/// `ends`) and of `end` (into `size`).
 template <Real S>
 void end_differences(Index rows, Index cols, S* slopes, S* ends, S* size, const S* slope, const S* slope_before,
                      const S* end, const S* end_before) {

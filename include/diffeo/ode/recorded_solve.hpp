@@ -4,11 +4,11 @@
 #include <diffeo/ode/step_log.hpp>
 #include <diffeo/ode/tape_system.hpp>
 
-/// A solve that was made, and its steps written over the op vocabulary: what its gradients are made from.
+/// Record of a finished solve, and a Runge-Kutta step written with tape ops; gradients of the solve need both.
 namespace diffeo::inline DIFFEO_ISA::ode::detail {
 
-/// What the solves of a tape share: a tape on which systems are evaluated and steps differentiated, and the solver's
-/// memory.
+/// State that all solves on one tape share: a second tape, on which systems are evaluated and steps are differentiated,
+/// and the memory of the solver.
 template <Real S>
 struct SolverCompanion {
   Tape<S> tape;
@@ -17,7 +17,7 @@ struct SolverCompanion {
   StepLog<S> log;
 };
 
-/// A solve, for its gradient. Plain values that may live on a tape.
+/// Arguments and result of one solve, kept for its gradient. Trivially destructible, so that a tape can hold it.
 template <Real S, class System, class Norm>
 struct RecordedSolve {
   const System* system;
@@ -31,7 +31,8 @@ struct RecordedSolve {
   View<const S> context_values() const { return context ? context.value() : View<const S>{}; }
 };
 
-// out = y + h sum_i weight_i slopes_i, h one a row: the arithmetic of advance(), for blocks of any stride.
+// Computes out = y + h sum_i weight_i slopes_i, with one h per row, by the same operations as advance(), for views of
+// any stride.
 template <Real S>
 void combine(View<S> out, View<const S> y, const S* h, const Combination<S>& sum, const View<const S>* slopes) {
   constexpr Index lanes = simd::lanes<S>;
@@ -52,7 +53,7 @@ void combine(View<S> out, View<const S> y, const S* h, const Combination<S>& sum
   }
 }
 
-// The same of values of a tape.
+// Returns y + step sum_i weight_i slopes_i as a tape value with its gradient; `step` holds one step size per row.
 template <Real S>
 Var<S> combined(Var<S> y, View<const S> step, const Combination<S>& sum, const std::array<Var<S>, max_stages>& slopes) {
   Tape<S>& tape = y.tape();
@@ -81,18 +82,19 @@ Var<S> combined(Var<S> y, View<const S> step, const Combination<S>& sum, const s
   return out;
 }
 
-// Stages that the state at the end of a step depends on.
+// Returns the number of leading stages that the state at the end of a step depends on.
 inline std::size_t stages_of_state(const Tableau& method) {
   std::size_t count = method.stages;
   while (count > 0 && method.b[count - 1] == 0) --count;
   return count;
 }
 
+// Start, size and end of one step of one sample.
 struct StepTimes {
   double t, step, end;
 };
 
-// The state after one step from y, written over the op vocabulary.
+// Returns the states after one step from y, computed with tape ops: row i is sample[i] with the step times[i].
 template <Real S, class System>
 Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const Index* sample, const StepTimes* times,
                     View<const S> context) {

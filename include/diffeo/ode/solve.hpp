@@ -5,18 +5,19 @@
 #include <diffeo/ode/integrate.hpp>
 #include <vector>
 
-/// Initial value problems, arrays in and arrays out.
+/// Solution of initial value problems given and returned as arrays.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
+/// Result of solve().
 template <Real S>
 struct Solution {
-  Array<S> y;  ///< N x n: the states at the end
-  std::vector<SolveStatistics> statistics;
+  Array<S> y;                               ///< states at the end time, N x n
+  std::vector<SolveStatistics> statistics;  ///< one record per row
 };
 
-/// The states at t1 of y' = f(t, y) from the rows of y0 at t0; see integrate(), of which this is the form without a
-/// workspace. Throws integration_error for the first row that is not integrated; invalid_argument for options,
-/// tolerances or times out of range.
+/// Solves y' = f(t, y) for each row of y0 (N x n, the states at t0) and returns the states at t1. Calls integrate(),
+/// which documents f, with a workspace of its own. Throws integration_error for the first row that cannot be
+/// integrated, and invalid_argument for options, tolerances or times out of range.
 /// ```cpp
 /// const auto oscillator = [](const ode::Stage<double>& in, View<double> dy) {
 ///   const auto y = as_eigen(in.y);

@@ -8,26 +8,30 @@
 #include <string>
 #include <string_view>
 
-/// What a solve did for each sample.
+/// Statistics of a solve, one record per sample.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
-/// How the solve of a sample ended.
+/// Outcome of the solve of one sample.
 enum class Status {
   finished,
-  max_steps,       ///< SolverOptions::max_steps attempts were not enough
-  step_too_small,  ///< a step of min_step, or one that rounding hides, was still too large
-  not_finite       ///< the field or the state is not finite at the start, in an equal step, or however small the step
+  max_steps,       ///< SolverOptions::max_steps attempts did not reach the end time
+  step_too_small,  ///< the error was too large even at the least step: min_step, or what rounding of t permits
+  not_finite       ///< f or the state is not finite: at the start, in a step of fixed size, or even at the least step
 };
 
-/// | field                        | of a sample                                                                       |
+/// Statistics of one sample.
+///
+/// | field                        | meaning                                                                           |
 /// |------------------------------|-----------------------------------------------------------------------------------|
-/// | status                       |                                                                                   |
-/// | evaluations                  | of f                                                                              |
-/// | accepted, rejected           | steps                                                                             |
-/// | stiffness                    | estimate of |lambda| of f's Jacobian, from the last two stages (Solving ODEs II,  |
-/// |                              | IV.2); dopri5 is unstable where step * stiffness > 3.3. 0: unknown                |
-/// | t                            | the time that was reached                                                         |
-/// | step, error                  | the last step that was tried, signed, and its error in units of the tolerance     |
+/// | status                       | outcome                                                                           |
+/// | evaluations                  | number of evaluations of f                                                        |
+/// | accepted, rejected           | number of accepted and of rejected steps                                          |
+/// | stiffness                    | estimate of the largest |eigenvalue| of the Jacobian of f, from the last two      |
+/// |                              | stages (Solving ODEs II, IV.2); dopri5 is unstable where step * stiffness > 3.3.  |
+/// |                              | 0: unknown                                                                        |
+/// | t                            | time that was reached                                                             |
+/// | step                         | last attempted step, signed                                                       |
+/// | error                        | error of that step in units of the tolerance                                      |
 struct SolveStatistics {
   Status status = Status::finished;
   Index evaluations = 0;
@@ -39,7 +43,8 @@ struct SolveStatistics {
   double error = 0;
 };
 
-/// Throws integration_error for the first sample that did not finish; `what` and what follows it name the caller.
+/// Throws integration_error for the first sample whose status is not `finished`. The message begins with `what`
+/// followed by `more`, which name the caller.
 inline void throw_failed(std::string_view what, std::span<const SolveStatistics> statistics,
                          std::string_view more = {}) {
   for (std::size_t i = 0; i < statistics.size(); ++i) {

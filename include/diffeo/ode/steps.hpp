@@ -6,19 +6,19 @@
 #include <diffeo/math/simd.hpp>
 #include <type_traits>
 
-/// What an integration shares with the field that it asks and with those who watch its steps.
+/// Types that an integration passes to the right-hand side f and to an observer of its steps.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
-/// One time for all samples, or one for each, in memory of the caller.
+/// Either one time for all samples, or a pointer to one time per sample. The caller owns the memory behind the pointer.
 class Times {
  public:
   Times(double all) : all_(all) {}
   template <class P>
-    requires std::is_pointer_v<P>  // a template, so that 0 is a time
+    requires std::is_pointer_v<P>  // a template, so that a literal 0 is a time and not a null pointer
   Times(P each) : each_(each) {}
 
   double operator[](Index sample) const { return each_ ? each_[sample] : all_; }
-  /// Null where there is one for all.
+  /// Returns the pointer to the times per sample, or null when one time holds for all.
   const double* each() const { return each_; }
 
  private:
@@ -26,7 +26,7 @@ class Times {
   const double* each_ = nullptr;
 };
 
-/// What f is evaluated at: row i of y is sample[i] at time t[i].
+/// Arguments of one evaluation of f for a block of rows: row i of y is the state of sample sample[i] at time t[i].
 template <Real S>
 struct Stage {
   const Index* sample;
@@ -34,14 +34,15 @@ struct Stage {
   View<const S> y;
 };
 
-/// f(in, dy): writes the slopes of the rows of in.y to dy, which has its shape.
+/// Right-hand side of y' = f(t, y), called as f(in, dy): writes the slope of each row of in.y to dy, a View of the
+/// shape of in.y.
 template <class F, class S>
 concept RightHandSide = std::invocable<const F&, const Stage<S>&, View<S>>;
 
-/// The steps that a round accepted, for i < count: of the block's row r = row[i], which is sample[r], from t[r] over
-/// step[r] to end[r] (t + step, or the end time itself), from before.col(j)[r] to after.col(j)[r] with the slopes
-/// stage(k).col(j)[r]. The other rows of the block (before.rows in all) were rejected; their entries are those of the
-/// attempt. Everything is valid during the call alone.
+/// Steps that one round of the solver accepted. For i < count, row r = row[i] of the block holds sample sample[r]; it
+/// went from time t[r] by step[r] to end[r] (t + step, or the end time itself) and from state before.col(j)[r] to
+/// after.col(j)[r], with the slopes stage(k).col(j)[r]. Rows of the block (before.rows in all) that are not in `row`
+/// were rejected; their entries describe the rejected attempt. All pointers are valid only during the observer's call.
 template <Real S>
 struct AcceptedSteps {
   Index count;
@@ -56,12 +57,12 @@ struct AcceptedSteps {
   View<const S> stage(std::size_t k) const { return {stages[k], before.rows, before.cols, before.stride}; }
 };
 
-/// The time of a stage of a step from t over `step` to `end`.
+/// Returns t + c step, the time of a stage of a step from t to `end`; for c == 1 exactly `end`.
 inline double stage_time(double c, double t, double step, double end) {
   return c == 1 ? end : simd::mul_add_scalar<double>(c, step, t);
 }
 
-/// The observer that looks away.
+/// Observer that does nothing.
 struct IgnoreSteps {
   template <Real S>
   void operator()(const AcceptedSteps<S>&) const {}

@@ -9,11 +9,13 @@
 /// Explicit Runge-Kutta methods as data.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
+/// Explicit Runge-Kutta methods. `error`: orders of the embedded error estimates, if there are any.
+///
 /// | method   | order | error | evaluations a step | source                                           |
 /// |----------|-------|-------|--------------------|--------------------------------------------------|
 /// | euler    | 1     | -     | 1                  | Euler 1768                                       |
 /// | midpoint | 2     | -     | 2                  | Runge 1895                                       |
-/// | heun     | 2     | 1     | 2                  | Heun 1900, with Euler's for its error            |
+/// | heun     | 2     | 1     | 2                  | Heun 1900; error estimate by the Euler method    |
 /// | rk4      | 4     | -     | 4                  | Kutta 1901                                       |
 /// | bosh3    | 3     | 2     | 3                  | Bogacki, Shampine 1989, Appl. Math. Lett. 2      |
 /// | dopri5   | 5     | 4     | 6                  | Dormand, Prince 1980, J. Comp. Appl. Math. 6     |
@@ -21,43 +23,47 @@ namespace diffeo::inline DIFFEO_ISA::ode {
 /// | dopri8   | 8     | 5, 3  | 12                 | DOP853: Hairer et al., Solving ODEs I, II.5      |
 enum class Method { euler, midpoint, heun, rk4, bosh3, dopri5, tsit5, dopri8 };
 
-/// The most stages that a method has, those of its dense output included.
+/// Largest number of stages of any method, including those of its dense output.
 inline constexpr std::size_t max_stages = 16;
 
-/// The solution within a step, at t + theta h:
+/// Kind of interpolant that gives the solution at t + theta h within a step, 0 <= theta <= 1.
 enum class DenseOutput {
-  hermite,  ///< cubic, from the values and slopes at both ends
-  weights,  ///< y + h sum_i b_i(theta) k_i, b_i polynomials of degree 4 without constant
-  extended  ///< DOP853's, of degree 7, from the values and slopes at both ends and further stages
+  hermite,  ///< cubic polynomial through the values and slopes at both ends
+  weights,  ///< y + h sum_i b_i(theta) k_i with polynomials b_i of degree 4 without constant term
+  extended  ///< degree 7 as in DOP853, from the values and slopes at both ends and additional stages
 };
 
-/// A Butcher tableau: k_i = f(t + c_i h, y + h sum_{j < i} a_ij k_j), y(t + h) = y + h sum_i b_i k_i. Stages from
-/// `stages` on are for dense output alone, the first one of them f(t + h, y(t + h)) unless a stage is that already.
-/// Where `first_same_as_last` the last stage is f(t + h, y(t + h)), the first one of the next step.
+/// Butcher tableau: k_i = f(t + c_i h, y + h sum_{j < i} a_ij k_j), y(t + h) = y + h sum_i b_i k_i. Rows with index
+/// >= `stages` define stages that only dense output needs; the first of them is f(t + h, y(t + h)) unless the last
+/// stage is that already. If `first_same_as_last`, the last stage is f(t + h, y(t + h)), the first stage of the next
+/// step.
 struct Tableau {
   std::string_view name;
   std::size_t stages = 0;
   int order = 0;
-  int error_order = 0;  ///< the error estimate is O(h^error_order) (1 + the embedded order); 0: there is none
+  int error_order = 0;  ///< the error estimate is O(h^error_order) (1 + the embedded order); 0: no error estimate
   bool first_same_as_last = false;
-  bool twin_ends = false;  ///< the last two stages both sit at t + h: their difference tells stiffness
+  bool twin_ends = false;  ///< whether the last two stages both lie at t + h, so that they give a stiffness estimate
   std::array<double, max_stages> c{};
   std::array<std::array<double, max_stages>, max_stages> a{};
   std::array<double, max_stages> b{};
-  std::array<double, max_stages> e{};        ///< the error estimate: h sum_i e_i k_i
-  std::array<double, max_stages> damping{};  ///< DOP853's second one, of order 3, in the same form; zero otherwise
+  std::array<double, max_stages> e{};        ///< error estimate: h sum_i e_i k_i
+  std::array<double, max_stages> damping{};  ///< second error estimate of DOP853, of order 3: h sum_i damping_i k_i
   DenseOutput dense = DenseOutput::hermite;
-  int dense_degree = 3;  ///< of the polynomials; within a step they miss the solution by O(h^(dense_degree + 1))
-  std::size_t dense_stages = 0;  ///< stages beyond `stages` that they need
-  /// weights: row d holds the coefficients of theta^(d + 1) of all b_i; extended: Hairer's d_4i ... d_7i.
+  int dense_degree = 3;          ///< degree of the dense output, whose local error is O(h^(dense_degree + 1))
+  std::size_t dense_stages = 0;  ///< number of additional stages of the dense output
+  /// Coefficients of the dense output. For DenseOutput::weights row d holds the coefficients of theta^(d + 1) of all
+  /// b_i; for DenseOutput::extended the rows are d_4i ... d_7i in the notation of Hairer, Solving ODEs I, II.6.
   std::array<std::array<double, max_stages>, 4> dense_weights{};
 
+  /// Returns whether the method has an error estimate, which adaptive steps need.
   constexpr bool adaptive() const { return error_order > 0; }
-  /// The stage that is f(t + h, y(t + h)); beyond `stages` where dense output alone has one.
+  /// Returns the index of the stage that is f(t + h, y(t + h)); it equals `stages` if only dense output computes it.
   constexpr std::size_t end_stage() const { return first_same_as_last ? stages - 1 : stages; }
-  /// Whether the error estimate is that of DOP853, |e|^2 / |(e, damping / 10)|.
+  /// Returns whether the error is estimated as in DOP853, |e|^2 / |(e, damping / 10)|.
   constexpr bool damped() const { return dense == DenseOutput::extended; }
-  /// Evaluations of a step, the first one of the solve of a first-same-as-last method aside.
+  /// Returns the number of evaluations of f per step. A first-same-as-last method needs one more at the start of a
+  /// solve.
   constexpr std::size_t evaluations() const { return stages - (first_same_as_last ? 1 : 0); }
 };
 
@@ -102,7 +108,7 @@ inline constexpr Tableau bosh3_tableau = {.name = "bosh3",
                                           .b = {2.0 / 9, 1.0 / 3, 4.0 / 9},
                                           .e = {-5.0 / 72, 1.0 / 12, 1.0 / 9, -1.0 / 8}};
 
-// Dense output: Shampine 1986, Math. Comp. 46, as in Hairer II.6.
+// Dense output: Shampine 1986, Math. Comp. 46, as in Hairer, Solving ODEs I, II.6.
 inline constexpr Tableau dopri5_tableau = {
     .name = "dopri5",
     .stages = 7,
@@ -130,7 +136,7 @@ inline constexpr Tableau dopri5_tableau = {
                        {-12715105075.0 / 11282082432, 0, 87487479700.0 / 32700410799, -10690763975.0 / 1880347072,
                         701980252875.0 / 199316789632, -1453857185.0 / 822651844, 69997945.0 / 29380423}}}};
 
-// The paper's last error weight lacks its sign.
+// The last error weight as printed in the paper has the wrong sign.
 inline constexpr Tableau tsit5_tableau = {
     .name = "tsit5",
     .stages = 7,
@@ -230,7 +236,7 @@ inline constexpr Tableau dopri8_tableau = make_dopri8();
 
 }  // namespace detail
 
-/// The tableau of a method.
+/// Returns the tableau of a method.
 constexpr const Tableau& tableau(Method method) {
   switch (method) {
     case Method::euler:

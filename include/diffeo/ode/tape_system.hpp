@@ -4,11 +4,12 @@
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/ode/integrate.hpp>
 
-/// Systems of equations written over the op vocabulary, y' = system(t, y, context): t is N x 1, y is N x n, context an
-/// N x c block of constants that belong to the samples (an empty Var where c is 0), the result N x n. A system is a
-/// structure over Var<S> (fields, rebind; see autodiff/lift.hpp), so that it can be taken from one tape to another.
+/// Systems of equations y' = system(t, y, context) written with the ops of autodiff/ops. t is N x 1, y is N x n,
+/// context an N x c block of constants, one row per sample (an empty Var if c is 0); the result is N x n. A system is a
+/// structure over Var<S> (fields, rebind; see autodiff/lift.hpp), so that it can be copied from one tape to another.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
+/// Right-hand side y' = f(t, y, context) on tape variables, whose parameters are its fields.
 template <class F, class S>
 concept TapeSystem = requires(const F& f, F& m, const Var<S>& x) {
   { f(x, x, x) } -> std::same_as<Var<S>>;
@@ -17,7 +18,7 @@ concept TapeSystem = requires(const F& f, F& m, const Var<S>& x) {
 
 namespace detail {
 
-// Whether a gradient of any parameter of the system is wanted.
+// Returns whether any parameter of the system requires a gradient.
 template <class System>
 bool records_parameters(const System& system) {
   bool any = false;
@@ -25,8 +26,8 @@ bool records_parameters(const System& system) {
   return any;
 }
 
-// The system on another tape, until its reset: made of constants, or of variables whose gradients add to those of the
-// original's parameters.
+// Returns a copy of the system on another tape, valid until that tape is reset. If `recorded`, its parameters add their
+// gradients to those of the original's parameters; otherwise they are constants.
 template <Real S, class System>
 const System& mirrored(Tape<S>& tape, const System& system, bool recorded) {
   System& mirror = tape.keep(system);
@@ -37,12 +38,13 @@ const System& mirrored(Tape<S>& tape, const System& system, bool recorded) {
   return mirror;
 }
 
-// What belongs to the samples of an active block.
+// Time and context of the samples of a block, on a tape.
 template <Real S>
 struct BlockInput {
   Var<S> t, context;
 };
 
+// Returns the times t[i] as a rows x 1 constant, and the rows sample[i] of `context`; no context if it has no columns.
 template <Real S>
 BlockInput<S> block_input(Tape<S>& tape, Index rows, const Index* sample, const double* t, View<const S> context) {
   BlockInput<S> in{tape.make(rows, 1, false), {}};
@@ -56,12 +58,13 @@ BlockInput<S> block_input(Tape<S>& tape, Index rows, const Index* sample, const 
   return in;
 }
 
+// Copies `from` to `to`, which has the same shape and may have another stride.
 template <Real S>
 void copy_block(View<const S> from, View<S> to) {
   for (Index j = 0; j < from.cols; ++j) std::copy_n(from.col(j), from.rows, to.col(j));
 }
 
-// The right-hand side for integrate(), of a system of constants.
+// Returns the right-hand side for integrate() of a system without gradients on `tape`, whose memory it uses.
 template <Real S, class System>
 auto right_hand_side(Tape<S>& tape, const System& system, View<const S> context) {
   return [&tape, &system, context](const Stage<S>& in, View<S> dy) {

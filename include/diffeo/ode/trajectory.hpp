@@ -10,18 +10,19 @@
 #include <span>
 #include <vector>
 
-/// Solutions at many times.
+/// Solutions of initial value problems at many times.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
+/// Result of trajectory().
 template <Real S>
 struct Trajectory {
-  std::vector<Array<S>> states;  ///< of each time: N x n
-  std::vector<SolveStatistics> statistics;
+  std::vector<Array<S>> states;             ///< one N x n array per time
+  std::vector<SolveStatistics> statistics;  ///< one record per row of y0
 };
 
 namespace detail {
 
-// Takes down the states of accepted steps at the times that lie in them.
+// Observer that writes, for each accepted step, the states at those of `times` that lie within it.
 template <Real S, class F>
 class Recorder {
  public:
@@ -43,12 +44,12 @@ class Recorder {
       for (Index i = 0; i < steps.count; ++i) {
         const Index row = steps.row[i], sample = steps.sample[row];
         if (!ends_before(steps, row)) continue;
-        evaluations_[at(sample)] += static_cast<Index>(method_.dense_stages);
-        for (std::size_t& next = next_[at(sample)]; ends_before(steps, row); ++next) {
+        evaluations_[to_size(sample)] += static_cast<Index>(method_.dense_stages);
+        for (std::size_t& next = next_[to_size(sample)]; ends_before(steps, row); ++next) {
           Array<S>& state = states_[next];
           interpolant.at(row, times_[next], [&](Index column, S value) {
-            // The dense output asks f where the step itself did not.
-            if (!std::isfinite(value) && not_finite_[at(sample)] == 0) not_finite_[at(sample)] = next;
+            // Dense output evaluates f at points where the step did not, and f may not be finite there.
+            if (!std::isfinite(value) && not_finite_[to_size(sample)] == 0) not_finite_[to_size(sample)] = next;
             state(sample, column) = value;
           });
         }
@@ -56,21 +57,19 @@ class Recorder {
     }
     for (Index i = 0; i < steps.count; ++i) {
       const Index row = steps.row[i], sample = steps.sample[row];
-      for (std::size_t& next = next_[at(sample)]; next < times_.size() && times_[next] == steps.end[row]; ++next)
+      for (std::size_t& next = next_[to_size(sample)]; next < times_.size() && times_[next] == steps.end[row]; ++next)
         for (Index j = 0; j < steps.after.cols; ++j) states_[next](sample, j) = steps.after.col(j)[row];
     }
   }
 
   Index evaluations(std::size_t sample) const { return evaluations_[sample]; }
-  // The first time at which the dense output is not finite; 0, where it always is.
+  // Returns the index of the first time at which the dense output is not finite; 0 if it is finite at all times.
   std::size_t not_finite(std::size_t sample) const { return not_finite_[sample]; }
 
  private:
-  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-
-  // Whether the next time of a row comes before the end of its step.
+  // Returns whether the next time of a row lies before the end of its step.
   bool ends_before(const AcceptedSteps<S>& steps, Index row) const {
-    const std::size_t next = next_[at(steps.sample[row])];
+    const std::size_t next = next_[to_size(steps.sample[row])];
     if (next == times_.size()) return false;
     return steps.step[row] > 0 ? times_[next] < steps.end[row] : times_[next] > steps.end[row];
   }
@@ -86,10 +85,11 @@ class Recorder {
 
 }  // namespace detail
 
-/// The solution of y' = f(t, y) from the rows of y0 at times[0] at all times, which ascend or descend (equal ones may
-/// follow each other). The steps are those of solve() to the last time: the states between their ends come from the
-/// method's dense output, and are not more accurate for being many. Its evaluations of f are counted in the statistics.
-/// Throws as solve().
+/// Solves y' = f(t, y) for each row of y0, the states at times[0], and returns the states at all times. The times must
+/// ascend or descend; equal consecutive times are allowed. The solver takes the same steps as solve() to the last time;
+/// states within a step come from the method's dense output, so that more times do not make the solution more accurate.
+/// The statistics include the evaluations of f by dense output. Throws integration_error for the first row that cannot
+/// be integrated, and invalid_argument for options, tolerances or times out of range.
 template <class F, DenseExpression D, ErrorNorm Norm = RmsNorm>
   requires Real<typename D::Scalar> && RightHandSide<F, typename D::Scalar>
 Trajectory<typename D::Scalar> trajectory(const F& f, const D& y0, std::span<const double> times,
@@ -103,7 +103,7 @@ Trajectory<typename D::Scalar> trajectory(const F& f, const D& y0, std::span<con
             " is ", times[i], " after ", before, ", expected times that ascend or descend");
   }
   const auto samples = static_cast<std::size_t>(y0.rows());
-  // Times that equal the first one keep these.
+  // Every state starts as y0; times that equal the first one keep it.
   Trajectory<S> result{std::vector<Array<S>>(times.size(), Array<S>(y0.array())),
                        std::vector<SolveStatistics>(samples)};
   std::size_t moved = 0;

@@ -9,8 +9,9 @@
 
 namespace diffeo::inline DIFFEO_ISA::targets {
 
-/// A normal distribution bent into a parabola (Haario, Saksman & Tamminen 1999, section 3): x1 ~ N(0, scale^2),
-/// x2 | x1 ~ N(curvature (x1^2 - scale^2), 1). Its log-density less the constant, so that log Z = log(2 pi scale).
+/// Normal distribution bent into a parabola (Haario, Saksman & Tamminen 1999, section 3): x1 ~ N(0, scale^2),
+/// x2 | x1 ~ N(curvature (x1^2 - scale^2), 1). The log-density is returned without its normalising constant, so that
+/// log Z = log(2 pi scale).
 class Banana {
  public:
   /// Throws invalid_argument unless scale is positive and both are finite.
@@ -22,7 +23,7 @@ class Banana {
   Index dim() const { return 2; }
   double log_z() const { return std::log(2 * std::numbers::pi * scale_); }
 
-  /// N x 2 -> N x 1. Throws invalid_argument for another number of columns.
+  /// Returns the unnormalised log-density, N x 2 -> N x 1. Throws invalid_argument for another number of columns.
   template <Traced X>
   X operator()(const X& x) const {
     using S = typename X::Scalar;

@@ -11,23 +11,25 @@
 
 namespace diffeo::inline DIFFEO_ISA::targets {
 
-/// The posterior of the eight schools (Rubin 1981; Gelman et al., Bayesian Data Analysis, section 5.5), not centred:
+/// Posterior of the eight schools model (Rubin 1981; Gelman et al., Bayesian Data Analysis, section 5.5) in its
+/// non-centred form:
 ///
 ///     y_j ~ N(theta_j, sigma_j),  theta_j = mu + tau eta_j,  eta_j ~ N(0, 1),  mu ~ N(0, 5),  tau ~ half-Cauchy(5)
 ///
-/// for j = 1 ... 8, with the standard deviation as second argument. Columns are eta_1 ... eta_8, mu and log tau, all
-/// unconstrained: the log-density has the term log tau of the Jacobian. Constants are kept, so Z is the evidence p(y).
+/// for j = 1 ... 8, where N(m, s) has standard deviation s. The columns are eta_1 ... eta_8, mu and log tau, all
+/// unconstrained; the log-density includes the Jacobian term log tau. Constants are kept, so that Z is the evidence
+/// p(y).
 template <Real S>
 class EightSchools {
  public:
   static constexpr Index schools = 8;
-  /// Effects of coaching and their standard errors, in points of the test.
+  /// Observed effects y_j of coaching and their standard errors sigma_j, in points of the test.
   static constexpr std::array<double, 8> effects = {28, 8, -3, 7, -1, 1, 18, 12};
   static constexpr std::array<double, 8> errors = {15, 10, 16, 11, 9, 11, 10, 18};
-  static constexpr double prior_scale = 5;  ///< of mu and of tau
+  static constexpr double prior_scale = 5;  ///< scale of the priors of mu and of tau
 
   EightSchools() : scaled_effects_(1, schools), precisions_(1, schools) {
-    // Eight likelihoods, eight priors of eta and that of mu are normal.
+    // 17 normal densities: eight likelihoods, eight priors of eta and the prior of mu.
     constant_ = -(2.0 * schools + 1) / 2 * std::log(2 * std::numbers::pi) - std::log(prior_scale) +
                 std::log(2 / (std::numbers::pi * prior_scale));
     for (Index j = 0; j < schools; ++j) {
@@ -39,10 +41,10 @@ class EightSchools {
   }
 
   Index dim() const { return schools + 2; }
-  /// From the integral over tau alone: given tau, the y_j are N(mu, sigma_j^2 + tau^2).
+  /// Returns log p(y), computed by quadrature over tau: given tau, all other integrals are Gaussian.
   double log_z() const { return -31.31134735; }
 
-  /// N x 10 -> N x 1. Throws invalid_argument for another number of columns.
+  /// Returns the log-density, N x 10 -> N x 1. Throws invalid_argument for another number of columns.
   template <Traced X>
     requires std::is_same_v<typename X::Scalar, S>
   X operator()(const X& x) const {
@@ -51,12 +53,13 @@ class EightSchools {
     const X eta = cols(x, 0, schools), mu = cols(x, schools, 1), log_tau = cols(x, schools + 1, 1);
     const X residual = (eta * exp(log_tau) + mu) * precisions_ - scaled_effects_;
     const X squares = sum_cols(square(residual)) + sum_cols(square(eta)) + square(mu * S(1 / prior_scale));
-    // tau / (1 + (tau / 5)^2), without overflow
+    // log(tau / (1 + (tau / 5)^2)): log tau from the Jacobian, and the half-Cauchy prior, without overflow.
     const X tau_part = log_tau - softplus((log_tau - S(std::log(prior_scale))) * S(2));
     return squares * S(-0.5) + tau_part + static_cast<S>(constant_);
   }
 
-  /// What the coordinates stand for: theta_1 ... theta_8, mu and tau of each row (N x 10).
+  /// Returns the model's own quantities theta_1 ... theta_8, mu and tau for each row of x (N x 10). Throws
+  /// invalid_argument for another number of columns.
   template <class Derived>
   static Array<typename Derived::Scalar> constrained(const Eigen::DenseBase<Derived>& x) {
     require(x.cols() == schools + 2, "targets::EightSchools: x has ", x.cols(), " columns, this target has dimension ",

@@ -9,8 +9,9 @@
 
 namespace diffeo::inline DIFFEO_ISA::targets {
 
-/// The funnel of Neal 2003 ("Slice sampling", section 8): v ~ N(0, 3^2), the first column, and D - 1 others that are
-/// N(0, exp(v)) each. Neal has D = 10. Its log-density less the constant, so that log Z = (D / 2) log(2 pi) + log 3.
+/// Funnel of Neal 2003 ("Slice sampling", section 8): the first column is v ~ N(0, 3^2), each of the D - 1 others is
+/// N(0, exp(v)) given v; Neal uses D = 10. The log-density is returned without its normalising constant, so that
+/// log Z = (D / 2) log(2 pi) + log 3.
 class Funnel {
  public:
   /// Throws invalid_argument for dim < 2.
@@ -21,7 +22,7 @@ class Funnel {
   Index dim() const { return dim_; }
   double log_z() const { return 0.5 * static_cast<double>(dim_) * std::log(2 * std::numbers::pi) + std::log(3.0); }
 
-  /// N x D -> N x 1. Throws invalid_argument for another number of columns.
+  /// Returns the unnormalised log-density, N x D -> N x 1. Throws invalid_argument for another number of columns.
   template <Traced X>
   X operator()(const X& x) const {
     using S = typename X::Scalar;

@@ -7,8 +7,8 @@
 #include <limits>
 #include <numbers>
 
-/// The four test energies of Rezende & Mohamed 2015, table 1 (https://arxiv.org/abs/1505.05770), as log-densities -U(z)
-/// of the plane. With s(x) = exp(-x^2 / 2), w1 = sin(2 pi z1 / 4), w2 = 3 s((z1 - 1) / 0.6) and
+/// Four test energies U of Rezende & Mohamed 2015, table 1 (https://arxiv.org/abs/1505.05770), as unnormalised
+/// log-densities -U(z) on the plane. With s(x) = exp(-x^2 / 2), w1 = sin(2 pi z1 / 4), w2 = 3 s((z1 - 1) / 0.6) and
 /// w3 = 3 sigmoid((z1 - 1) / 0.3):
 ///
 /// | target | U(z)                                                                            | log Z  |
@@ -18,13 +18,14 @@
 /// | U3     | -log(s((z2 - w1) / 0.35) + s((z2 - w1 + w2) / 0.35))                             | 2.7025 |
 /// | U4     | -log(s((z2 - w1) / 0.4) + s((z2 - w1 + w3) / 0.35))                              | 2.7608 |
 ///
-/// U2 to U4 do not fall off along z1, so they are no densities. Here they are confined to the box [-4, 4]^2 by
+/// The integrals of U2 to U4 over the plane diverge, because they do not decay along z1. Here they are confined to the
+/// box [-4, 4]^2 by adding
 ///
 ///     U_wall(z) = sum over both coordinates of (max(|z_j| - 4, 0) / 0.2)^2 / 2,
 ///
-/// which is 0 within the box and has a continuous derivative. log Z is that of what is computed here, wall included, by
-/// Gauss-Legendre quadrature to all digits given. All are written without the overflow of the formulas above, and take
-/// N x 2 to N x 1; any other number of columns throws invalid_argument.
+/// which is 0 within the box and has a continuous derivative. log Z includes the wall; it was computed by
+/// Gauss-Legendre quadrature and is correct to all digits given. The formulas are evaluated in a form that does not
+/// overflow. Each target maps N x 2 to N x 1, and throws invalid_argument for another number of columns.
 namespace diffeo::inline DIFFEO_ISA::targets {
 
 namespace detail {
@@ -35,29 +36,32 @@ inline void require_plane(const char* name, Index columns) {
 
 inline constexpr double box = 4, wall_width = 0.2;
 
+// Returns -U_wall, N x 2 -> N x 1.
 template <Traced X>
 X wall(const X& x) {
   using S = typename X::Scalar;
   return sum_cols(square(relu(abs(x) - S(box)))) * S(-0.5 / (wall_width * wall_width));
 }
-// The logarithm of a normal density less its constant.
+// Returns the logarithm of a normal density without its constant, log s(offset / sigma).
 template <Traced X>
-X bump(const X& offset, double sigma) {
+X log_bump(const X& offset, double sigma) {
   return square(offset) * static_cast<typename X::Scalar>(-0.5 / (sigma * sigma));
 }
+// Returns w1.
 template <Traced X>
 X wave(const X& z1) {
   return sin(z1 * (std::numbers::pi_v<typename X::Scalar> / 2));
 }
 
-// One op: this target is the one that training steps are timed on.
+// Returns -U1. Fused into one op for speed: training steps are benchmarked on this target.
 template <Real S>
 Var<S> ring_with_two_modes(Var<S> x) {
   // log(exp(-((a - 2) / s)^2 / 2) + exp(-((a + 2) / s)^2 / 2)) = -((|a| - 2) / s)^2 / 2 + log(1 + exp(-4 |a| / s^2)),
-  // of which the derivative is (2 tanh(2 a / s^2) - a) / s^2.
+  // whose derivative with respect to a is (2 tanh(2 a / s^2) - a) / s^2.
   const S ring = S(1 / (0.4 * 0.4)), mode = S(1 / (0.6 * 0.6));
   const auto radius = [](auto a, auto b) { return simd::sqrt<S>(simd::mul_add<S>(a, a, b * b)); };
-  // Times a coordinate: minus the derivative of the ring's part. At the centre, where there is none, 0.
+  // Derivative of the ring's term divided by the coordinate. At the centre, where the term has no derivative, the
+  // product with the coordinate is 0.
   const auto pull = [radius, ring](auto a, auto b) {
     const auto r = simd::max<S>(simd::broadcast<S>(std::numeric_limits<S>::epsilon()), radius(a, b));
     return ring * (S(2) - r) / r;
@@ -80,12 +84,13 @@ template <class X>
 Dual<X> ring_with_two_modes(const Dual<X>& x) {
   using S = typename X::Scalar;
   const Dual<X> size = abs(cols(x, 0, 1));
-  return bump(sqrt(sum_cols(square(x))) - S(2), 0.4) + bump(size - S(2), 0.6) + softplus(size * S(-4 / (0.6 * 0.6)));
+  return log_bump(sqrt(sum_cols(square(x))) - S(2), 0.4) + log_bump(size - S(2), 0.6) +
+         softplus(size * S(-4 / (0.6 * 0.6)));
 }
 
 }  // namespace detail
 
-/// Two modes on a ring.
+/// Target U1: two modes on a ring.
 struct U1 {
   Index dim() const { return 2; }
   double log_z() const { return 1.87750163; }
@@ -97,7 +102,7 @@ struct U1 {
   }
 };
 
-/// A wave.
+/// Target U2: a sine wave.
 struct U2 {
   Index dim() const { return 2; }
   double log_z() const { return 2.14286991; }
@@ -105,11 +110,11 @@ struct U2 {
   template <Traced X>
   X operator()(const X& x) const {
     detail::require_plane("targets::U2", x.cols());
-    return detail::bump(cols(x, 1, 1) - detail::wave(cols(x, 0, 1)), 0.4) + detail::wall(x);
+    return detail::log_bump(cols(x, 1, 1) - detail::wave(cols(x, 0, 1)), 0.4) + detail::wall(x);
   }
 };
 
-/// A wave that forks and joins again.
+/// Target U3: a sine wave that splits in two and joins again.
 struct U3 {
   Index dim() const { return 2; }
   double log_z() const { return 2.70248570; }
@@ -119,12 +124,12 @@ struct U3 {
     using S = typename X::Scalar;
     detail::require_plane("targets::U3", x.cols());
     const X z1 = cols(x, 0, 1), upper = cols(x, 1, 1) - detail::wave(z1);
-    const X lower = upper + exp(detail::bump(z1 - S(1), 0.6)) * S(3);
-    return log_sum_exp(concat(detail::bump(upper, 0.35), detail::bump(lower, 0.35))) + detail::wall(x);
+    const X lower = upper + exp(detail::log_bump(z1 - S(1), 0.6)) * S(3);
+    return log_sum_exp(concat(detail::log_bump(upper, 0.35), detail::log_bump(lower, 0.35))) + detail::wall(x);
   }
 };
 
-/// A wave that forks.
+/// Target U4: a sine wave that splits in two.
 struct U4 {
   Index dim() const { return 2; }
   double log_z() const { return 2.76075642; }
@@ -135,7 +140,7 @@ struct U4 {
     detail::require_plane("targets::U4", x.cols());
     const X z1 = cols(x, 0, 1), upper = cols(x, 1, 1) - detail::wave(z1);
     const X lower = upper + sigmoid((z1 - S(1)) * S(1 / 0.3)) * S(3);
-    return log_sum_exp(concat(detail::bump(upper, 0.4), detail::bump(lower, 0.35))) + detail::wall(x);
+    return log_sum_exp(concat(detail::log_bump(upper, 0.4), detail::log_bump(lower, 0.35))) + detail::wall(x);
   }
 };
 

@@ -6,20 +6,20 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A density on R^D known up to a constant factor, to fit a flow to or to estimate the integral of: any callable
-/// written over the op vocabulary, a generic lambda for instance.
+/// Density on R^D known up to a constant factor, which a flow can be fitted to and whose integral can be estimated: any
+/// callable written with the ops of autodiff/ops, such as a generic lambda.
 ///
 /// | expression | type             | meaning                                                                  |
 /// |------------|------------------|--------------------------------------------------------------------------|
 /// | t(x)       | X, as x          | N x D -> N x 1, natural logarithm of the unnormalised density of each row |
-/// | t.dim()    | Index, optional  | D, to be held against the flow's                                         |
-/// | t.log_z()  | double, optional | logarithm of the integral, where it is known                             |
+/// | t.dim()    | Index, optional  | D; compared with the dimension of the flow                               |
+/// | t.log_z()  | double, optional | logarithm of the integral, if known                                      |
 ///
-/// Laws: a row's value depends on that row alone; it is finite, and differentiable, wherever samples of the flow may
-/// come to lie. Arrays that the target holds must outlive the sweeps.
+/// Laws: a row's value depends on that row alone; it is finite and differentiable wherever the flow may have samples.
+/// Arrays that the target refers to must exist until the backward sweep has ended.
 ///
-/// Models: targets::U1, U2, U3, U4, Banana, Funnel, EightSchools. Written over Dual<Var<S>> too, a target has
-/// Hessian-vector products; nothing here asks for them.
+/// Models: targets::U1, U2, U3, U4, Banana, Funnel, EightSchools. A target that also accepts Dual<Var<S>> provides
+/// Hessian-vector products; the library does not require them.
 template <class T, class X>
 concept Target = Traced<X> && requires(const T& target, const X& x) {
   { target(x) } -> std::same_as<X>;

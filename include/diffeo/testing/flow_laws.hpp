@@ -13,22 +13,24 @@
 #include <string>
 #include <vector>
 
-/// The laws that every flow must pass, to be run on a user's own layers too: see check_flow_laws().
+/// Tests of the laws that every flow must obey, for the library's layers and your own: see check_flow_laws().
 namespace diffeo::inline DIFFEO_ISA::testing {
 
+/// Points and tolerances of check_flow_laws().
+///
 /// | option     | type          | default (double; float)                                                            |
 /// |------------|---------------|------------------------------------------------------------------------------------|
-/// | dim        | Index         | 2, of a flow that takes any dimension                                              |
-/// | rows       | Index         | 150: two tiles and a part of a third                                               |
-/// | tail       | double        | 10: round trips are also made from so many standard deviations                     |
-/// | round_trip | double        | 1e-9; 2e-3: error of a round trip, relative to max(1, size of the value)           |
-/// | log_det    | double        | 1e-9; 2e-3: the same for log-determinants                                          |
+/// | dim        | Index         | 2: dimension to test a flow with that accepts any dimension                        |
+/// | rows       | Index         | 150 points: two tiles and a part of a third                                        |
+/// | tail       | double        | 10: factor on the points from which round trips in the tails start                 |
+/// | round_trip | double        | 1e-9; 2e-3: error of a round trip, relative to max(spread of x, |x|)               |
+/// | log_det    | double        | 1e-9; 2e-3: error of a log-determinant, relative to max(1, its size)               |
 /// | gradient   | double        | 1e-6: error of a derivative in double, relative to max(1, size of its terms)       |
 /// | rounding   | double        | 2e-3: difference between gradients of float and double, relative to max(1, largest) |
 /// | mass       | double        | 5e-3: error of the integral of the density                                         |
-/// | grid       | Index         | 300 points along each dimension of that integral                                   |
-/// | step       | double        | 2e-6 standard deviations, of central differences                                   |
-/// | seed       | std::uint64_t | 1, of points and directions: try another where a difference straddles a kink       |
+/// | grid       | Index         | 300 points along each dimension of that integral (3000 if D = 1)                   |
+/// | step       | double        | 2e-6 standard deviations: step of central differences                              |
+/// | seed       | std::uint64_t | 1: seed of points and directions; change it if a difference crosses a kink         |
 template <Real S>
 struct FlowLawOptions {
   static constexpr bool is_float = std::is_same_v<S, float>;
@@ -46,8 +48,8 @@ struct FlowLawOptions {
   std::uint64_t seed = 1;
 };
 
-/// What was measured of one law: its largest error and where that was. Infinite where a result was not finite or an
-/// exception was thrown.
+/// Result of one law: its largest error and the place of that error. The error is infinite if a result was not finite
+/// or an exception was thrown.
 struct FlowLaw {
   std::string name;
   double error = 0;
@@ -57,8 +59,9 @@ struct FlowLaw {
   bool holds() const { return error <= tolerance; }
 };
 
+/// Result of check_flow_laws().
 struct FlowLawReport {
-  std::vector<FlowLaw> laws;  ///< all that were checked
+  std::vector<FlowLaw> laws;  ///< all laws that were checked
 
   bool ok() const { return violations().empty(); }
   std::vector<FlowLaw> violations() const {
@@ -78,7 +81,7 @@ inline std::ostream& operator<<(std::ostream& out, const FlowLawReport& report) 
 
 namespace detail {
 
-// The same flow in double, which central differences are taken of.
+// Returns a copy of the flow in double, for central differences.
 template <class F>
 auto in_double(const F& flow) {
   if constexpr (std::is_same_v<typename F::Scalar, double>) {
@@ -99,7 +102,7 @@ Array<S> normal_array(Index rows, Index cols, std::uint64_t seed, std::uint64_t 
   return x;
 }
 
-// What the laws need of a flow. The type of the flow is forgotten here, so that the laws are compiled once.
+// Operations on a flow that the laws need; type-erased, so that the laws are compiled once per scalar type.
 template <Real S>
 struct FlowUnderTest {
   FlowUnderTest() = default;
@@ -111,11 +114,11 @@ struct FlowUnderTest {
   virtual bool takes_dual() const = 0;
   virtual Transformed<Array<S>> apply(bool forwards, const Array<S>& x, int threads) const = 0;
   virtual Transformed<Array<double>> apply_in_double(bool forwards, const Array<double>& x) const = 0;
-  // With everything to be differentiated; the sum of log_det is.
+  // Evaluates with gradients of input and parameters recorded, and makes a backward sweep from the sum of log_det.
   virtual Transformed<Array<S>> record(bool forwards, const Array<S>& x) const = 0;
   virtual Transformed<Array<S>> tangents(bool forwards, const Array<S>& x, const Array<S>& direction) const = 0;
 
-  // Of the value or of log_det, at points centre + spread * unit.
+  // Function to differentiate: the value or log_det of a direction, at the points centre + spread * unit.
   struct Place {
     bool forwards, of_value;
     Array<S> centre, spread, unit;
@@ -125,12 +128,14 @@ struct FlowUnderTest {
   virtual Transformed<Array<S>> train(bool forwards, const Array<S>& x, Index first_row) const = 0;
   // How the flow over other scalars and over variables differs in settings and paths; empty where it does not.
   virtual std::string rebind_difference() const = 0;
-  // Gradients of a weighted sum, of the input and of each parameter array, then the same in double.
+  // Returns the gradients of sum(weights * function) for the input and each parameter array, computed in S or in
+  // double.
   virtual std::vector<Array<double>> gradients(const Place& at, const Array<S>& weights, bool of_double) const = 0;
 
   virtual Array<S> parameters() const = 0;
-  // The parameters read back from a copy after these were set, and what it computes after they were set back.
+  // Returns the parameters of a copy in which `others` were set.
   virtual Array<S> parameters_after(const Array<S>& others) const = 0;
+  // Evaluates a copy whose parameters were changed and set back.
   virtual Transformed<Array<S>> apply_set_back(bool forwards, const Array<S>& x) const = 0;
 };
 
@@ -229,7 +234,7 @@ class FlowUnderTestOf final : public FlowUnderTest<typename F::Scalar> {
   static Transformed<X> traced(const Model& model, bool forwards, const X& x, const Pass<typename X::Scalar>& pass) {
     return forwards ? call_forward(model, x, pass) : call_inverse(model, x, pass);
   }
-  // In training, with one draw of the noise, in the form that gradient_check.hpp takes.
+  // Returns the function in the form that gradient_check.hpp expects.
   static auto function(const Place& at) {
     return [&at](const auto& model, const auto& unit) {
       using X = typename std::remove_cvref_t<decltype(unit)>::value_type;
@@ -304,7 +309,7 @@ class FlowLawCheck {
     }
   }
 
-  // Keeps the worst error of the current law.
+  // Records an error of the current law if it is the largest so far.
   template <class... Where>
   void note(double error, const Where&... where) {
     if (!std::isfinite(error)) error = infinity;
@@ -314,7 +319,8 @@ class FlowLawCheck {
     law.where = diffeo::concat_message(where...);
   }
 
-  // Element by element, relative to max(1, expected), or to that maximum over all elements.
+  // Compares element by element; an error is relative to max(1, |expected|), or, if `overall`, to the maximum of that
+  // over all elements.
   void expect_close(const Array<double>& found, const Array<double>& expected, const char* what, bool overall = false) {
     if (!same_shape(found, expected, what) || found.size() == 0) return;
     const double largest = overall ? expected.abs().maxCoeff() : 0;
@@ -352,7 +358,8 @@ class FlowLawCheck {
     return flow_.apply(forwards, x, threads);
   }
 
-  // z ~ N(0, 1), and x spread as the flow's own samples are, coordinate by coordinate, but independent.
+  // Points for forward are N(0, 1). Points for inverse have the mean and standard deviation of the flow's samples in
+  // each coordinate, but independent coordinates.
   void choose_points() {
     points_[1] = normal_array<S>(options_.rows, dim_, options_.seed, 1);
     centre_[1] = Array<S>::Zero(1, dim_);
@@ -431,7 +438,7 @@ class FlowLawCheck {
     }
   }
 
-  // Evaluation may take short cuts that training cannot.
+  // Evaluation may use faster code than recording: both must agree.
   void recording(bool forwards) {
     const Transformed<Array<S>> y = apply(forwards, points_[forwards]),
                                 recorded = flow_.record(forwards, points_[forwards]);
@@ -487,8 +494,8 @@ class FlowLawCheck {
       });
   }
 
-  // For a standard normal base, over the bounding box of the image of |z| <= 4.5, which for a homeomorphism is that of
-  // the image of the sphere.
+  // Integrates the density with a standard normal base over the bounding box of the image of the ball |z| <= 4.5. For a
+  // homeomorphism that is the bounding box of the image of the sphere |z| = 4.5.
   void mass() {
     constexpr double radius = 4.5, pi = 3.14159265358979323846;
     Array<S> sphere(dim_ == 1 ? 2 : 2000, dim_);
@@ -519,34 +526,34 @@ class FlowLawCheck {
   const FlowUnderTest<S>& flow_;
   FlowLawOptions<S> options_;
   Index dim_;
-  Array<S> points_[2], centre_[2], spread_[2];  // of inverse and of forward
+  Array<S> points_[2], centre_[2], spread_[2];  // index 0: for inverse, 1: for forward
   FlowLawReport report_;
 };
 
 }  // namespace detail
 
-/// Checks the laws of a flow at its present parameters, which should be well away from any special place such as the
-/// identity. Laws are checked in both directions:
+/// Checks the laws of a flow with its current parameters, which should be far from special values such as those of the
+/// identity. Laws are checked for forward and for inverse:
 ///
 /// | law                             | how                                                                 |
 /// |---------------------------------|---------------------------------------------------------------------|
-/// | round trips                     | from N(0, 1), or x of the flow's own location, and `tail` times out |
+/// | round trips                     | from N(0, 1), or x as the flow's samples, and from `tail` times that |
 /// | log_det adds up to 0            | at the same points                                                  |
-/// | log_det is that of the Jacobian | D <= 6: dense, by Dual and by central differences, LU               |
+/// | log_det is log|det Jacobian|    | D <= 6: LU of the Jacobian by Dual and by central differences       |
 /// | rows are independent            | bit for bit: alone and in batches of 15 sizes at many offsets       |
-/// | threads do not matter           | bit for bit: 1, 2 and 3 threads                                     |
+/// | results do not depend on threads | bit for bit: 1, 2 and 3 threads                                    |
 /// | 0 rows and 1 row work           | on arrays and recorded, with a backward sweep                       |
-/// | recording does not matter       | values on arrays and on a tape agree                                |
-/// | tangents                        | of value and log_det, one random direction a row                    |
-/// | gradients                       | of value and log_det in training, by parameters and input           |
+/// | recording changes no result     | values on arrays and on a tape agree                                |
+/// | tangents                        | of value and log_det, one random direction per row                  |
+/// | gradients                       | of value and log_det in training, for parameters and input          |
 /// | density integrates to 1         | D <= 2: with a standard normal base, on a grid                      |
 /// | parameters                      | can be read, changed in a copy, and set back                        |
 /// | rebind keeps the structure      | settings and paths over double and over variables are the same      |
 /// | noise does not depend on tiles  | bit for bit: in training, a minibatch whole and in pieces           |
 ///
-/// Central differences are always taken in double, and a float flow is held against itself in double: it needs
-/// rebind<double>(). Tangents are checked of flows that take Dual in both directions. Nothing is thrown; an exception
-/// inside a law breaks it.
+/// Central differences are always computed in double, and a float flow is compared with its copy in double, which needs
+/// rebind<double>(). Tangents are checked if both directions accept Dual. Nothing is thrown; a law in which an
+/// exception occurs is reported as broken.
 ///
 /// ```cpp
 /// const auto report = diffeo::testing::check_flow_laws(my_layer);

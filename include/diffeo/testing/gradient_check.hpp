@@ -11,41 +11,44 @@
 #include <string>
 #include <vector>
 
-/// Derivatives held against central differences, for ops and layers of your own. In double the error of a correct
-/// derivative is about 1e-9, of a wrong one about 1; in float about 1e-3, too much to tell much. Central differences
-/// straddle kinks: keep the inputs away from them.
+/// Comparison of derivatives with central differences, to test your own ops and layers. In double the error of a
+/// correct derivative is about 1e-9, that of a wrong one about 1; in float a correct one has about 1e-3, too much to
+/// find small mistakes. Central differences are wrong across kinks: choose inputs away from them.
 ///
-///     auto op = [](auto x) { return diffeo::exp(x[0]) * x[1]; };                    // of Var and of Dual<Var>
+///     auto op = [](auto x) { return diffeo::exp(x[0]) * x[1]; };                    // for Var and Dual<Var>
 ///     auto layer = [](const auto& model, auto x) { return model.inverse(x[0]).log_det; };
 ///
-///     REQUIRE(check_gradients(op, std::vector{a, b}).max_error < 1e-6);             // gradients of the inputs
-///     REQUIRE(check_gradients(planar, layer, std::vector{a}).max_error < 1e-6);     // ... and of the parameters
-///     REQUIRE(check_tangents(op, std::vector{a, b}).max_error < 1e-6);              // Dual
+///     REQUIRE(check_gradients(op, std::vector{a, b}).max_error < 1e-6);             // gradients for the inputs
+///     REQUIRE(check_gradients(planar, layer, std::vector{a}).max_error < 1e-6);     // ... and for the parameters
+///     REQUIRE(check_tangents(op, std::vector{a, b}).max_error < 1e-6);              // tangents of Dual
 ///     REQUIRE(check_tangent_gradients(op, std::vector{a, b}).max_error < 1e-6);     // gradients of Dual's tangents
 namespace diffeo::inline DIFFEO_ISA::testing {
 
+/// Options of the checks of derivatives.
+///
 /// | option     | type          | default                                                     |
 /// |------------|---------------|-------------------------------------------------------------|
 /// | directions | int           | 2 random directions for each input and each parameter array |
-/// | step       | double        | 0: the cube root of the rounding error, where both errors of a difference balance |
-/// | seed       | std::uint64_t | 0, of directions and weights                                |
+/// | step       | double        | 0: cube root of the machine epsilon, where rounding and truncation errors balance |
+/// | seed       | std::uint64_t | 0; seed of directions and weights                           |
 struct GradientCheckOptions {
   int directions = 2;
   double step = 0;
   std::uint64_t seed = 0;
 };
 
-/// What was found. Errors are relative to the size of the terms that the derivative is the sum of, but absolute where
-/// that is below 1; infinite where something is not finite.
+/// Result of a check of derivatives. An error is divided by the sum of the absolute values of the terms that the
+/// derivative consists of, or by 1 if that sum is smaller. It is infinite if a number is not finite.
 struct GradientCheck {
   double max_error = 0;
-  std::string where;  ///< where the largest error was, with both numbers; empty as long as there is none
+  std::string where;  ///< place of the largest error, with both numbers; empty if all errors are 0
 };
 
 namespace detail {
 
 using diffeo::concat_message;
 
+// Arrays to differentiate with respect to, with their names for messages.
 template <Real S>
 struct Leaves {
   std::vector<Array<S>> arrays;
@@ -56,7 +59,7 @@ struct Leaves {
   }
 };
 
-// Random numbers, each array from a stream of its own.
+// Source of arrays of normal random numbers, each from a different stream.
 template <Real S>
 class Source {
  public:
@@ -68,7 +71,7 @@ class Source {
   }
 
  private:
-  std::uint64_t seed_, stream_ = 0x677261642d636865;  // apart from those of initial weights
+  std::uint64_t seed_, stream_ = 0x677261642d636865;  // arbitrary, apart from the streams of initial weights
 };
 
 template <Real S>
@@ -79,6 +82,7 @@ S step_of(const GradientCheckOptions& options) {
   return options.step > 0 ? static_cast<S>(options.step) : std::cbrt(std::numeric_limits<S>::epsilon());
 }
 
+// Records the error of a derivative if it is the largest so far.
 template <class... Where>
 void note(GradientCheck& result, double automatic, double expected, double size, const Where&... where) {
   double error = std::abs(automatic - expected) / std::max(1.0, size);
@@ -94,18 +98,20 @@ void require_same_shape(const Array<S>& a, const Array<S>& b, const char* what) 
           ", expected ", b.rows(), " x ", b.cols());
 }
 
-// Type-erased, so that the loop below is compiled once.
+// Function of the leaves; type-erased, so that compare() is compiled once per scalar type.
 template <Real S>
 using ValueOf = std::function<Array<S>(const std::vector<Array<S>>&)>;
-// Value at the leaves and gradients of sum(weights(value) * value).
+// Value of a function at the leaves, and gradients of sum(weights * value) with respect to each of them.
 template <Real S>
 struct Gradients {
   Array<S> value;
   std::vector<Array<S>> of;
 };
+// Function that returns weights of the shape of a value.
 template <Real S>
 using WeightsFor = std::function<Array<S>(const Array<S>&)>;
 
+// Compares the gradients with central differences of `value` along random directions in each leaf.
 template <Real S>
 GradientCheck compare(const Leaves<S>& leaves, const ValueOf<S>& value,
                       const std::function<Gradients<S>(const WeightsFor<S>&)>& gradients,
@@ -158,7 +164,7 @@ Leaves<S> leaves_of(const std::vector<Array<S>>& inputs) {
   return leaves;
 }
 
-// Stands for a model where there is none.
+// Model without parameters, for functions that take no model.
 template <Real S>
 struct NoModel {
   using Scalar = S;
@@ -179,7 +185,7 @@ void add_parameters(Leaves<typename Model::Scalar>& leaves, const Model& model) 
   });
 }
 
-// The model with the parameters that come after the first `skip` leaves.
+// Returns the model with its parameters taken from the leaves after the first `skip`.
 template <class Model, Real S>
 Model with_parameters(Model model, const std::vector<Array<S>>& leaves, std::size_t skip) {
   for_each_parameter(model, [&](auto& p) { p = leaves[skip++]; });
@@ -187,7 +193,7 @@ Model with_parameters(Model model, const std::vector<Array<S>>& leaves, std::siz
   return model;
 }
 
-// Evaluates f(lifted model, variables) and sweeps back. `call(lifted, variables)` yields the Var to derive.
+// Evaluates y = call(lifted model, variables) on a tape and returns the value and the gradients of sum(weights * y).
 template <class Model, Real S, class Call>
 Gradients<S> sweep(const Model& model, const std::vector<Array<S>>& variables, const WeightsFor<S>& weights_for,
                    const Call& call) {
@@ -210,7 +216,7 @@ Gradients<S> sweep(const Model& model, const std::vector<Array<S>>& variables, c
   return result;
 }
 
-// Pairs up values and tangents: leaf k with leaf k + count.
+// Returns `count` dual numbers: number k has the value x[k] and the tangent x[k + count].
 template <Real S>
 std::vector<Dual<Var<S>>> duals(const std::vector<Var<S>>& x, std::size_t count) {
   std::vector<Dual<Var<S>>> result;
@@ -227,9 +233,9 @@ std::vector<Var<S>> constants(Tape<S>& tape, const std::vector<Array<S>>& arrays
 
 }  // namespace detail
 
-/// Gradients of f(model, x) in each input and each parameter array. f takes the model, plain or lifted, and a
-/// std::span<const Var<S>> of the inputs, and returns a Var<S>; a random weighted sum of its elements is derived.
-/// The plain model's value is compared with the lifted one's, too.
+/// Checks the gradients of f(model, x) with respect to each input and each parameter array. f takes the model, plain or
+/// lifted, and a std::span<const Var<S>> of the inputs, and returns a Var<S>; a random weighted sum of its elements is
+/// differentiated. The values with the plain and the lifted model are compared as well.
 template <class Model, class F, Real S>
 GradientCheck check_gradients(const Model& model, const F& f, const std::vector<Array<S>>& inputs,
                               const GradientCheckOptions& options = {}) {
@@ -249,7 +255,7 @@ GradientCheck check_gradients(const Model& model, const F& f, const std::vector<
   return detail::compare<S>(leaves, value, gradients, options);
 }
 
-/// The same for f(x) without a model.
+/// Checks the gradients of f(x), a function without a model, with respect to each input.
 template <class F, Real S>
 GradientCheck check_gradients(const F& f, const std::vector<Array<S>>& inputs,
                               const GradientCheckOptions& options = {}) {
@@ -257,8 +263,8 @@ GradientCheck check_gradients(const F& f, const std::vector<Array<S>>& inputs,
       detail::NoModel<S>{}, [&f](const auto&, auto x) { return f(x); }, inputs, options);
 }
 
-/// Tangents of f(model, x) along random directions in all inputs at once, element by element. f takes a
-/// std::span<const X> for X = Var<S> and X = Dual<Var<S>> and returns an X.
+/// Checks the tangents of f(model, x), element by element, along random directions in all inputs at once. f takes the
+/// model and a std::span<const X> for X = Var<S> and X = Dual<Var<S>>, and returns an X.
 template <class Model, class F, Real S>
 GradientCheck check_tangents(const Model& model, const F& f, const std::vector<Array<S>>& inputs,
                              const GradientCheckOptions& options = {}) {
@@ -297,7 +303,7 @@ GradientCheck check_tangents(const Model& model, const F& f, const std::vector<A
   return result;
 }
 
-/// The same for f(x) without a model.
+/// Checks the tangents of f(x), a function without a model, element by element along random directions.
 template <class F, Real S>
 GradientCheck check_tangents(const F& f, const std::vector<Array<S>>& inputs,
                              const GradientCheckOptions& options = {}) {
@@ -305,8 +311,9 @@ GradientCheck check_tangents(const F& f, const std::vector<Array<S>>& inputs,
       detail::NoModel<S>{}, [&f](const auto&, auto x) { return f(x); }, inputs, options);
 }
 
-/// Reverse over forward: gradients of the tangent of f(model, x) in each input, each input's tangent and each parameter
-/// array. f takes a std::span<const Dual<Var<S>>> and returns a Dual<Var<S>>.
+/// Checks reverse mode over forward mode: the gradients of the tangent of f(model, x) with respect to each input, each
+/// input's tangent and each parameter array. f takes the model and a std::span<const Dual<Var<S>>>, and returns a
+/// Dual<Var<S>>.
 template <class Model, class F, Real S>
 GradientCheck check_tangent_gradients(const Model& model, const F& f, const std::vector<Array<S>>& inputs,
                                       const GradientCheckOptions& options = {}) {
@@ -332,7 +339,7 @@ GradientCheck check_tangent_gradients(const Model& model, const F& f, const std:
   return detail::compare<S>(leaves, value, gradients, options);
 }
 
-/// The same for f(x) without a model.
+/// Checks the gradients of the tangent of f(x), a function without a model, with respect to each input and its tangent.
 template <class F, Real S>
 GradientCheck check_tangent_gradients(const F& f, const std::vector<Array<S>>& inputs,
                                       const GradientCheckOptions& options = {}) {

@@ -8,19 +8,22 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
+/// Options of Adam.
+///
 /// | option       | type   | default                                                                            |
 /// |--------------|--------|------------------------------------------------------------------------------------|
-/// | beta1, beta2 | double | 0.9, 0.999: decay of the two moments                                               |
+/// | beta1, beta2 | double | 0.9, 0.999: decay rates of the first and second moment                             |
 /// | epsilon      | double | 1e-8                                                                               |
 /// | weight_decay | double | 0; above 0 decoupled from the gradient: AdamW (Loshchilov & Hutter 2019, algorithm 2) |
 ///
-/// Weight decay takes all parameters alike, biases and log-scales too.
+/// Weight decay applies to all parameters, including biases and log-scales.
 struct AdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0;
 
+  /// Throws invalid_argument for an option out of range.
   void check() const {
     require(beta1 >= 0 && beta1 < 1, "adam: beta1 is ", beta1, ", expected 0 <= beta1 < 1");
     require(beta2 >= 0 && beta2 < 1, "adam: beta2 is ", beta2, ", expected 0 <= beta2 < 1");
@@ -30,7 +33,7 @@ struct AdamOptions {
   }
 };
 
-/// Adam (Kingma & Ba 2015, algorithm 1) on a flat vector of parameters.
+/// Adam optimiser (Kingma & Ba 2015, algorithm 1) for a flat vector of parameters.
 template <Real S>
 class Adam {
  public:
@@ -39,8 +42,8 @@ class Adam {
     first_ = second_ = Array<S>::Zero(count, 1);
   }
 
-  /// Starts a step; update() then does its work on pieces of the vector, which may be done in any order and by several
-  /// threads.
+  /// Starts a step with the given learning rate. update() must then be called for ranges that together cover the
+  /// vector, in any order and from several threads if desired.
   void begin_step(double learning_rate) {
     ++step_;
     rate_ = learning_rate;
@@ -48,13 +51,14 @@ class Adam {
     correction2_ = 1 / (1 - std::pow(options_.beta2, step_));
   }
 
-  /// Moves values [begin, end) of `parameters` against `grads` times `grad_scale`. Returns whether they are all finite.
+  /// Updates the values [begin, end) of `parameters` with the gradients `grads` times `grad_scale`. Returns whether all
+  /// of them are finite afterwards.
   bool update(S* parameters, const S* grads, Index begin, Index end, S grad_scale) {
     const S beta1 = static_cast<S>(options_.beta1), beta2 = static_cast<S>(options_.beta2);
     const S keep = static_cast<S>(1 - rate_ * options_.weight_decay);
     const S size = static_cast<S>(rate_ * correction1_), root = static_cast<S>(correction2_);
     const S epsilon = static_cast<S>(options_.epsilon);
-    simd::Vec<S> zero{};  // until something is not finite
+    simd::Vec<S> zero{};  // becomes NaN if a parameter is not finite
     const auto piece = [&](Index i, auto... n) {
       const auto g = simd::load<S>(grads + i, n...) * grad_scale;
       const auto m = beta1 * simd::load<S>(first_.data() + i, n...) + (1 - beta1) * g;

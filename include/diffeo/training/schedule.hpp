@@ -8,15 +8,18 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// How the learning rate goes over the steps of a training.
+/// Course of the learning rate over the steps of a training.
 enum class Schedule { constant, cosine };
 
-/// | option        | type     | default                                                                    |
-/// |---------------|----------|----------------------------------------------------------------------------|
-/// | learning_rate | double   | 2e-3, the highest                                                          |
-/// | schedule      | Schedule | cosine: half a wave down to final_fraction (Loshchilov & Hutter 2017, eq. 5) |
-/// | final_fraction | double  | 0, of learning_rate, which cosine approaches after the last step            |
-/// | warmup_steps  | long     | 0: steps of linear growth before                                           |
+/// Options of the learning rate.
+///
+/// | option         | type     | default                                                                    |
+/// |----------------|----------|----------------------------------------------------------------------------|
+/// | learning_rate  | double   | 2e-3: largest rate                                                         |
+/// | schedule       | Schedule | cosine: half a cosine wave down to final_fraction * learning_rate          |
+/// |                |          | (Loshchilov & Hutter 2017, eq. 5)                                          |
+/// | final_fraction | double   | 0: fraction of learning_rate that the cosine reaches after the last step   |
+/// | warmup_steps   | long     | 0: number of steps of linear growth at the start                           |
 struct LearningRate {
   double learning_rate = 2e-3;
   Schedule schedule = Schedule::cosine;
@@ -31,7 +34,7 @@ struct LearningRate {
     require(warmup_steps >= 0, "fit: warmup_steps is ", warmup_steps, ", expected at least 0");
   }
 
-  /// The rate of step number `step` (from 0) of `steps`.
+  /// Returns the learning rate of step `step`, counted from 0, of a training of `steps` steps.
   double at(long step, long steps) const {
     if (step < warmup_steps) return learning_rate * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
     if (schedule == Schedule::constant) return learning_rate;
