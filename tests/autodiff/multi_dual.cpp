@@ -7,6 +7,7 @@
 #include <diffeo/nn/mlp.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
@@ -17,18 +18,6 @@ constexpr Activation smooth[] = {Activation::identity, Activation::tanh,      Ac
                                  Activation::silu,     Activation::lip_swish, Activation::sin};
 constexpr Activation kinked[] = {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::selu};
 constexpr Index batches[] = {0, 1, 7, 64, 65};
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return as_eigen(x.value());
-}
 
 // A network with weights and biases of order 1.
 template <Real S>
@@ -70,12 +59,6 @@ Var<S> everything(const MultiDual<S>& g) {
 }
 
 const std::vector<std::vector<Index>> depths = {{}, {6}, {5, 7}, {6, 3, 5}};
-
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
 
 }  // namespace
 

@@ -14,7 +14,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// |------------|-------------------------------|-------------------------------------------------------------|
 /// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute          |
 /// | log_det    | std::optional<ode::Tolerance> | of the log-determinant; none: the tolerances of the state   |
-/// | divergence | Divergence                    | exact, in closed form where the field has one               |
+/// | divergence | Divergence                    | ExactDivergence, in closed form where the field has one     |
 struct CnfSolver {
   ode::SolverOptions solver = {};
   std::optional<ode::Tolerance> log_det = std::nullopt;
