@@ -183,7 +183,7 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   std::vector<Index> rows(1000);
   std::iota(rows.begin(), rows.end(), Index{0});
   const auto steps = [&](const auto& distribution, int threads, double clip_norm, double ema_decay) {
-    TrainerOptions options;
+    FitOptions options;
     options.batch = 300;  // an epoch is three steps and a third
     options.threads = threads;
     options.clip_norm = clip_norm;
@@ -195,7 +195,7 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   const auto variational_steps = [&](const auto& distribution, int threads, const ReverseKlOptions& how) {
     const targets::Funnel target(3);
     const ReverseKl drawn(target, how);
-    Trainer trainer(distribution, drawn, TrainerOptions{.batch = 300, .threads = threads});
+    Trainer trainer(distribution, drawn, FitOptions{.batch = 300, .threads = threads});
     check_steady(trainer);
   };
   const TransformedDistribution real_nvp_flow{StandardNormal<S>(3), real_nvp(data, flow)};
@@ -265,12 +265,12 @@ TEMPLATE_TEST_CASE("a training step of a continuous flow allocates nothing once 
                                         Cnf(make_mlp_field<S>(2, {.hidden = hidden}, 1), options)};
     for (const int threads : {1, 2}) {
       CAPTURE(threads);
-      Trainer trainer(model, objective, rows, TrainerOptions{.batch = 280, .threads = threads});
+      Trainer trainer(model, objective, rows, FitOptions{.batch = 280, .threads = threads});
       check_steady(trainer);
     }
     const targets::Funnel target(2);
     const ReverseKl drawn(target, {.path_derivative = true});
-    Trainer trainer(model, drawn, TrainerOptions{.batch = 100});
+    Trainer trainer(model, drawn, FitOptions{.batch = 100});
     check_steady(trainer);
     // Evaluation, on a tape that has done it before, of a model made of its constants.
     Tape<S> tape;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
 #include <atomic>
-#include <diffeo/core/parallel.hpp>
+#include <diffeo/core/execution.hpp>
 #include <stdexcept>
 #include <vector>
 

@@ -11,7 +11,7 @@ using diffeo::DiagonalNormal;
 using diffeo::Index;
 using diffeo::MaximumLikelihood;
 using diffeo::Trainer;
-using diffeo::TrainerOptions;
+using diffeo::FitOptions;
 
 namespace {
 
@@ -154,7 +154,7 @@ TEST_CASE("trainer: bad options", "[training]") {
   const Array<double> x = some_data<double>(10);
   const MaximumLikelihood<double> objective(x);
   const auto d = DiagonalNormal<double>::standard(2);
-  const auto message = [&](const TrainerOptions& options, Index rows = 10) {
+  const auto message = [&](const FitOptions& options, Index rows = 10) {
     return thrown_message<diffeo::invalid_argument>(
         [&] { NormalTrainer<double> trainer(d, objective, all_rows(rows), options); });
   };
