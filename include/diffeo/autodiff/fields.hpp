@@ -49,7 +49,7 @@ struct NamedType<const char (&)[N]> {
 };
 
 template <class... Args, std::size_t... I>
-auto named(std::index_sequence<I...>, std::tuple<Args...> args) {
+auto named(std::index_sequence<I...>, [[maybe_unused]] std::tuple<Args...> args) {
   using Tuple = std::tuple<Args...>;
   return Named<typename NamedType<std::tuple_element_t<2 * I + 1, Tuple>>::type...>{
       {std::string_view(std::get<2 * I>(args))...},

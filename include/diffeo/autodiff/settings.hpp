@@ -108,13 +108,17 @@ void walk_structures(M& part, const Path& path, const F& enter) {
     }(std::make_index_sequence<std::tuple_size_v<P>>{});
   } else {
     enter(path, part);
-    auto fields = P::fields(part);
-    if constexpr (is_tuple<decltype(fields)>)
-      walk_structures(fields, path, enter);
-    else
-      [&]<std::size_t... I>(std::index_sequence<I...>) {
-        (walk_structures(std::get<I>(fields.values), Path(path, fields.names[I]), enter), ...);
-      }(std::make_index_sequence<std::tuple_size_v<decltype(fields.values)>>{});
+    if constexpr (!requires { P::fields(part); })
+      return;  // what only evaluates need not have fields
+    else {
+      auto fields = P::fields(part);
+      if constexpr (is_tuple<decltype(fields)>)
+        walk_structures(fields, path, enter);
+      else
+        [&]<std::size_t... I>(std::index_sequence<I...>) {
+          (walk_structures(std::get<I>(fields.values), Path(path, fields.names[I]), enter), ...);
+        }(std::make_index_sequence<std::tuple_size_v<decltype(fields.values)>>{});
+    }
   }
 }
 
