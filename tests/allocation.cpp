@@ -18,6 +18,7 @@
 #include <diffeo/training/trainer.hpp>
 #include <new>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 #include "catch.hpp"
@@ -38,6 +39,7 @@ namespace {
 std::atomic<bool> counting = false;
 std::atomic<long> allocations = 0;
 std::atomic<std::size_t> allocated_bytes = 0;  // that were asked for; twice where new asks malloc
+std::atomic<long> news_left = -1;              // that may succeed; negative: any number
 
 // Allocations while f runs.
 template <class F>
@@ -63,6 +65,10 @@ void count(std::size_t size) {
 
 void* allocate(std::size_t size) {
   count(size);
+  if (news_left >= 0 && news_left-- == 0) {
+    news_left = 0;
+    throw std::bad_alloc();
+  }
   void* p = std::malloc(size > 0 ? size : 1);
   if (!p) throw std::bad_alloc();
   return p;
@@ -152,6 +158,42 @@ TEST_CASE("allocations are counted", "[allocation]") {
           n = static_cast<Index>(a(3, 3));
         }) >= 1);
 #endif
+}
+TEST_CASE("a pool for which there is no more memory has fewer threads", "[allocation]") {
+  // Too little for the pool itself throws; too little for all of its threads does not.
+  int made = 0, least = 9;
+  for (long news = 0; news < 12; ++news) {
+    news_left = news;
+    std::optional<ThreadPool> pool;
+    try {
+      pool.emplace(5);
+    } catch (const std::bad_alloc&) {
+    }
+    news_left = -1;
+    if (!pool) continue;
+    ++made;
+    least = std::min(least, pool->size());
+    std::atomic<int> calls = 0;
+    pool->run(20, [&](Index, int) { ++calls; });
+    CHECK(calls == 20);
+  }
+  CHECK(made > 4);
+  CHECK(least < 5);
+  CHECK(ThreadPool(5).size() == 5);
+}
+
+TEST_CASE("a call on a pool starts no thread and takes no memory but its result", "[allocation]") {
+  const TransformedDistribution model{StandardNormal<float>(2), real_nvp<float>(2, {.layers = 2})};
+  const Array<float> x = Array<float>::Random(300, 2);
+  ThreadPool pool(2);
+  for (int k = 0; k < 4; ++k) model.score(x, pool);
+  const auto few = [&](const Execution& execution) {
+    long least = 1000;
+    for (int k = 0; k < 30; ++k) least = std::min(least, allocations_in([&] { model.score(x, execution); }));
+    return least;
+  };
+  CHECK(few(pool) < 8);
+  CHECK(few(2) > 12);  // threads and tapes
 }
 #endif
 

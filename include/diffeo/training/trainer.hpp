@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cassert>
 #include <cmath>
+#include <cstdint>
+#include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/core/random.hpp>
 #include <diffeo/training/adam.hpp>
@@ -138,6 +141,7 @@ class Trainer {
     if (options.ema_decay > 0) average_ = values_;
     choose_sharding();
     for (int w = 0; w < pool_->size(); ++w) workers_.push_back(std::make_unique<Worker>(model_, values_.data()));
+    addresses_ = addresses();
     cursor_ = order_.size();  // the first step shuffles
   }
 
@@ -190,6 +194,16 @@ class Trainer {
   // buffers and of values_, which therefore must stay where they are.
   void refresh_buffers() {
     if constexpr (refreshes<Model>) set_parameters(model_, values_, ParameterChange::small_step);
+    assert(addresses() == addresses_);
+  }
+
+  // Sum of the addresses that workers hold, to notice one that changes.
+  std::uintptr_t addresses() const {
+    auto sum = reinterpret_cast<std::uintptr_t>(values_.data());
+    for_each_leaf(std::as_const(model_), [&sum](const auto&, LeafKind kind, const auto& leaf) {
+      if (kind == LeafKind::buffer) sum += reinterpret_cast<std::uintptr_t>(leaf.data());
+    });
+    return sum;
   }
 
   // What the gradient is multiplied by. The running mean is of norms after clipping: a burst of steep steps must not
@@ -291,6 +305,7 @@ class Trainer {
   std::uint64_t epoch_ = 0;
   Index batch_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
   long step_ = 0;
+  std::uintptr_t addresses_ = 0;
   Array<S> values_, previous_, average_, gradients_, seeds_;
   Adam<S> adam_;
   std::vector<double> shard_loss_, block_norm_;
