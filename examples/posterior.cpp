@@ -78,7 +78,8 @@ std::string study(const Options& options) {
                                                 .batch = options.batch,
                                                 .rate = {.learning_rate = options.learning_rate},
                                                 .seed = options.seed,
-                                                .threads = options.threads});
+                                                .threads = options.threads,
+                                                .progress = true});
   const diffeo::LogZEstimate evidence =
       diffeo::estimate_log_z(model, target, posterior_samples, options.seed, options.threads);
   // The flow itself is the answer: its samples are not weighted.

@@ -35,6 +35,7 @@
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/compiler.hpp>
 #include <diffeo/core/error.hpp>
+#include <diffeo/core/execution.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
 #include <diffeo/core/version.hpp>
@@ -90,7 +91,10 @@
 #include <diffeo/training/fit.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/objective.hpp>
+#include <diffeo/training/options.hpp>
 #include <diffeo/training/progress.hpp>
+#include <diffeo/training/report.hpp>
 #include <diffeo/training/reverse_kl.hpp>
 #include <diffeo/training/schedule.hpp>
 #include <diffeo/training/trainer.hpp>
+#include <diffeo/training/validate.hpp>

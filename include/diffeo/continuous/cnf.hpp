@@ -182,15 +182,15 @@ struct Cnf {
   /// What it took to solve for each row of x (N x D) from time `from` to `to`, as in evaluation. Throws as transport()
   /// does, and for NaN or infinity.
   template <class Derived>
-  std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1,
-                                                     double to = 0) const {
+  std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1, double to = 0,
+                                                     const Execution& execution = {}) const {
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
-    std::vector<ode::SolveStatistics> all;
-    for_each_tile<Scalar>(x.rows(), tile_rows, 1, [&](Tape<Scalar>& tape, Index first, Index count) {
+    std::vector<ode::SolveStatistics> all(static_cast<std::size_t>(x.rows()));
+    for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       transport(tape.copy(points.middleRows(first, count)), from, to);
       const auto tile = ode::statistics(tape);
-      all.insert(all.end(), tile.begin(), tile.end());
+      std::copy(tile.begin(), tile.end(), all.begin() + first);
     });
     return all;
   }
