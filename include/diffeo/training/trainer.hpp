@@ -233,7 +233,7 @@ class Trainer {
       if (cursor_ == order_.size()) {
         PhiloxEngine engine(options_.seed, shuffle_stream + epoch_++);
         for (std::size_t left = order_.size(); left > 1; --left)
-          std::swap(order_[left - 1], order_[static_cast<std::size_t>(engine.below(left))]);
+          std::swap(order_[left - 1], order_[engine.below(left)]);
         cursor_ = 0;
       }
       row = order_[cursor_++];
