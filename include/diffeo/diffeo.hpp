@@ -20,7 +20,10 @@
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/divergence.hpp>
+#include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/continuous/probability_path.hpp>
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>

@@ -4,6 +4,7 @@
 #include <diffeo/continuous/divergence.hpp>
 #include <diffeo/layers/evaluate.hpp>
 #include <diffeo/ode/solve_on_tape.hpp>
+#include <optional>
 
 namespace diffeo::inline DIFFEO_ISA {
 
