@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/invert.hpp>

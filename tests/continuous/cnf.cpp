@@ -3,6 +3,9 @@
 #include <cmath>
 #include <cstring>
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/concat_squash_field.hpp>
+#include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/flow_sequence.hpp>

@@ -3,7 +3,7 @@
 
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
+#include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
 
