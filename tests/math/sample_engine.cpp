@@ -7,9 +7,7 @@
 
 using namespace diffeo;
 
-namespace {
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("sample_engine: the bits follow from seed and row", "[sample_engine]") {
   const Array<double> z = gaussian<double>(5, 3, 0);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
 #include <cstring>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/math/random_fill.hpp>
+#include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/linearised.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
