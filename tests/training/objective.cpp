@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
+#include <atomic>
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/training/fit.hpp>
 #include <diffeo/training/objective.hpp>
+#include <mutex>
+#include <numeric>
 #include <set>
 
 #include "../catch.hpp"
@@ -150,4 +153,128 @@ TEST_CASE("minibatches cover the data once before any row comes again", "[traini
   CHECK(*first.rbegin() == 249);
   CHECK(!std::equal(order.begin(), order.begin() + 250, order.begin() + 250));
   CHECK(!std::is_sorted(order.begin(), order.begin() + 250));
+}
+
+namespace {
+
+// Each row is told which other row of its minibatch is its partner, as a pairing by optimal transport would.
+struct Paired {
+  struct StepState {
+    std::vector<Index> partner;
+    int begun = 0;
+  };
+  Index rows;
+  mutable std::vector<std::vector<Index>> wholes{};
+  mutable std::mutex guard{};
+  mutable std::set<std::pair<Index, Index>> seen{};
+
+  Index size() const { return rows; }
+  void begin_step(StepState& state, const Minibatch& whole) const {
+    CHECK(whole.first == 0);
+    state.partner.assign(whole.rows.rbegin(), whole.rows.rend());
+    ++state.begun;
+    wholes.emplace_back(whole.rows.begin(), whole.rows.end());
+  }
+  template <class Model>
+  Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch, const StepState& state) const {
+    Array<float> x(batch.count, 2);
+    const std::lock_guard lock(guard);
+    for (Index i = 0; i < batch.count; ++i) {
+      const Index row = batch.rows[static_cast<std::size_t>(i)],
+                  partner = state.partner.at(static_cast<std::size_t>(batch.first + i));
+      seen.emplace(row, partner);
+      x.row(i) << float(row) / 1000, float(partner) / 1000;
+    }
+    return square(affine(tape.copy(x), model.weight, model.bias));
+  }
+};
+static_assert(diffeo::Objective<Paired, Line<float>> && diffeo::BeginsSteps<Paired>);
+static_assert(!diffeo::BeginsSteps<LeastSquares<float>>);
+
+// Minimises the square, but validates the absolute value.
+struct Judged {
+  Index size() const { return 100; }
+  mutable std::atomic<int> trained{0}, evaluated{0};
+  template <class Model>
+  Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
+    ++(batch.training ? trained : evaluated);
+    return square(affine(tape.copy(Array<float>::Ones(batch.count, 2)), model.weight, model.bias));
+  }
+  template <class Model>
+  Var<float> validation_loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
+    CHECK_FALSE(batch.training);
+    return abs(affine(tape.copy(Array<float>::Ones(batch.count, 2)), model.weight, model.bias));
+  }
+};
+
+struct Wrong : Judged {
+  template <class Model>
+  Var<float> validation_loss(const Model&, Tape<float>& tape, const Minibatch&) const {
+    return tape.copy(Array<float>::Ones(3, 1));
+  }
+};
+
+// A loss of 0 whose gradient is not a number.
+struct Cusp {
+  Index size() const { return 10; }
+  template <class Model>
+  Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
+    return zeros(tape.copy(Array<float>::Ones(batch.count, 1)), 1) + sqrt(square(model.bias));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("an objective sees the whole minibatch before its pieces", "[training]") {
+  for (const int threads : {1, 3}) {
+    const Paired paired{.rows = 700};
+    Line<float> line{Array<float>::Ones(1, 2), Array<float>::Zero(1, 1)};
+    diffeo::fit(line, paired, {.steps = 2, .batch = 350, .threads = threads});
+    REQUIRE(paired.wholes.size() == 2);  // once a step
+    CHECK(paired.seen.size() == 700);
+    for (const auto& whole : paired.wholes) {
+      REQUIRE(whole.size() == 350);
+      for (std::size_t i = 0; i < 350; ++i) CHECK(paired.seen.count({whole[i], whole[349 - i]}) == 1);
+    }
+    // Validation pairs within minibatches of its own.
+    std::vector<Index> rows(700);
+    std::iota(rows.begin(), rows.end(), Index{0});
+    paired.wholes.clear();
+    const double loss = diffeo::mean_loss(line, paired, rows, 0, threads);
+    REQUIRE(paired.wholes.size() == 2);
+    CHECK(paired.wholes[0].size() == 512);
+    CHECK(paired.wholes[1].front() == 512);
+    double expected = 0;
+    for (const Index i : rows) {
+      const double partner = i < 512 ? 511 - i : 512 + 699 - i;
+      const double y = double(line.weight(0, 0)) * double(i) / 1000 + double(line.weight(0, 1)) * partner / 1000 +
+                       double(line.bias(0, 0));
+      expected += y * y / 700;
+    }
+    CHECK(loss == Approx(expected).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("an objective may say how it validates, and is told what is training", "[training]") {
+  const Judged judged;
+  Line<float> line{Array<float>::Constant(1, 2, 2.0F), Array<float>::Zero(1, 1)};
+  const auto report = diffeo::fit(line, judged, {.steps = 1, .batch = 50, .validation_fraction = 0.5, .threads = 1});
+  CHECK(judged.trained > 0);
+  CHECK(judged.evaluated == 0);
+  REQUIRE(report.validation_loss.size() == 1);
+  CHECK(report.loss[0] == Approx(16));
+  CHECK(report.validation_loss[0] == Approx(std::abs(line.weight.sum() + line.bias(0, 0))).epsilon(1e-5));
+  CHECK(thrown_message<diffeo::invalid_argument>([&] {
+          diffeo::mean_loss(line, Wrong(), std::vector<Index>{1, 2});
+        }) == "mean_loss: the objective returned 3 x 1 losses, expected 2 x 1");
+}
+
+TEST_CASE("a gradient that is not finite is named by the parameter's path", "[training]") {
+  Line<float> line{Array<float>::Ones(1, 2), Array<float>::Zero(1, 1)};
+  const auto report = diffeo::fit(line, Cusp(), {.steps = 5, .threads = 1});
+  CHECK(report.reason == diffeo::StopReason::non_finite);
+  CHECK(report.steps == 0);
+  CHECK(contains(report.failure, "the gradient of 1(row 0, col 0) is"));
+  CHECK(contains(report.failure, "nan"));
+  CHECK(line.bias(0, 0) == 0);
 }

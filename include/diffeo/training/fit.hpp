@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/options.hpp>
 #include <diffeo/training/progress.hpp>
@@ -91,7 +92,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
       const double rate = options.rate.at(report.steps, options.steps);
       double loss = 0;
       try {
-        loss = trainer.step(rate);
+        detail::evaluate_checked(model, [&] { loss = trainer.step(rate); });
       } catch (const solver_error& e) {
         report.reason = StopReason::not_solved;
         report.failure = e.what();

@@ -33,29 +33,82 @@ concept DrawsSamples = requires { requires bool(O::draws_samples); };
 
 namespace detail {
 
+struct NoStepState {};
+template <class O>
+struct StepStateOf {
+  using type = NoStepState;
+};
+template <class O>
+  requires requires { typename O::StepState; }
+struct StepStateOf<O> {
+  using type = typename O::StepState;
+};
+template <class O>
+using step_state_t = typename StepStateOf<O>::type;
+
+}  // namespace detail
+
+/// Whether an objective looks at the whole minibatch before its losses are computed.
+template <class O>
+concept BeginsSteps =
+    requires(const O& o, typename O::StepState& state, const Minibatch& whole) { o.begin_step(state, whole); };
+
+namespace detail {
+
+// Calls o.loss(arguments...), with the state of the step where the objective has one.
+template <class O, class... Args>
+auto call_loss(const O& o, const step_state_t<O>& state, const Args&... args)
+  requires(BeginsSteps<O> ? requires { o.loss(args..., state); } : requires { o.loss(args...); })
+{
+  if constexpr (BeginsSteps<O>)
+    return o.loss(args..., state);
+  else
+    return o.loss(args...);
+}
+
 template <class O, class Model>
-concept HasLoss = requires(const O& o, const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) {
-  { o.loss(model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
+concept HasLoss = requires(const O& o, const step_state_t<O>& state, const Model& model,
+                           Tape<typename Model::Scalar>& tape, const Minibatch& batch) {
+  { call_loss(o, state, model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
 };
 template <class O, class Model>
-concept HasDetachedLoss =
+concept HasDetachedLoss = requires(const O& o, const step_state_t<O>& state, const Model& model,
+                                   Tape<typename Model::Scalar>& tape, const Minibatch& batch) {
+  { call_loss(o, state, model, model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
+};
+template <class O, class Model>
+concept HasValidationLoss =
     requires(const O& o, const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) {
-      { o.loss(model, model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
+      { o.validation_loss(model, tape, batch) } -> std::same_as<Var<typename Model::Scalar>>;
     };
 
 }  // namespace detail
 
-/// What training makes small: the mean over a minibatch of one loss per row.
+/// What training minimises: the mean over a minibatch of one loss per row.
 ///
 /// | expression                           | type        | meaning                                              |
 /// |--------------------------------------|-------------|------------------------------------------------------|
-/// | o.size()                             | Index       | rows of data to choose minibatches from              |
+/// | o.size()                             | Index       | number of rows of data to choose minibatches from    |
 /// | O::draws_samples                     | bool        | true, in place of size(): there are no rows          |
 /// | o.loss(model, tape, batch)           | Var<S>      | batch.count x 1; model of arrays or of tape variables |
 /// | o.loss(model, detached, tape, batch) | Var<S>      | or this: `detached` is the model made of constants   |
+/// | O::StepState                         | type        | optional: what a step's losses share; default-constructible |
+/// | o.begin_step(state, whole)           | void        | optional, with StepState: fills the state from the whole
+/// minibatch | | o.loss(..., state)                   | Var<S>      | with StepState, in place of the two above | |
+/// o.validation_loss(model, tape, batch) | Var<S>     | optional: the loss that validation computes, batch.count x 1 |
 /// | o.explain(model, tape, batch)        | std::string | optional: why a loss is not finite; may be empty     |
 ///
-/// A loss is a function of its own row and noise alone, because minibatches are cut into tiles that never meet.
+/// A minibatch is cut into pieces that never meet, so a loss is a function of its own row, of its noise and of the
+/// state of the step. **loss() is called from several threads at once**, on different pieces of one minibatch, and so
+/// are validation_loss() and every target or field that they call: they must not change anything they share.
+/// begin_step() is called once a step, by one thread, before all of them; the state is kept from step to step, so that
+/// it may use its memory again. It is the place for what needs all rows, such as pairings by optimal transport. For a
+/// loss of training hand batch.pass(penalties) on to the model, so that its layers know of it (see Pass).
+///
+/// Validation calls validation_loss() where there is one, else loss(), with batch.training false; an objective with a
+/// StepState and no validation_loss() is validated in minibatches of at most 512 consecutive rows, each with a state of
+/// its own.
+///
 /// Models: MaximumLikelihood, ReverseKl.
 template <class O, class Model>
 concept Objective = (DrawsSamples<O> || requires(const O& o) {
@@ -64,17 +117,22 @@ concept Objective = (DrawsSamples<O> || requires(const O& o) {
 
 namespace detail {
 
-template <class O, class Model, Real S>
-Var<S> loss_of(const char* what, const O& objective, const Model& model, const Model& detached, Tape<S>& tape,
-               const Minibatch& batch) {
-  const Var<S> loss = [&] {
-    if constexpr (HasDetachedLoss<O, Model>)
-      return objective.loss(model, detached, tape, batch);
-    else
-      return objective.loss(model, tape, batch);
-  }();
+template <Real S>
+void require_losses(const char* what, const Var<S>& loss, const Minibatch& batch) {
   require(loss.rows() == batch.count && loss.cols() == 1, what, ": the objective returned ", loss.rows(), " x ",
           loss.cols(), " losses, expected ", batch.count, " x 1");
+}
+
+template <class O, class Model, Real S>
+Var<S> loss_of(const char* what, const O& objective, const step_state_t<O>& state, const Model& model,
+               const Model& detached, Tape<S>& tape, const Minibatch& batch) {
+  const Var<S> loss = [&] {
+    if constexpr (HasDetachedLoss<O, Model>)
+      return call_loss(objective, state, model, detached, tape, batch);
+    else
+      return call_loss(objective, state, model, tape, batch);
+  }();
+  require_losses(what, loss, batch);
   return loss;
 }
 

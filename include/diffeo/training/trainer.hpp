@@ -48,6 +48,7 @@ class Trainer {
   double step(double learning_rate) {
     if constexpr (!DrawsSamples<O>) choose_rows();
     try {
+      if constexpr (BeginsSteps<O>) objective_.begin_step(state_, minibatch(0, batch_, step_));
       const auto run = [this](Index shard, int worker) {
         shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
       };
@@ -66,7 +67,10 @@ class Trainer {
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
-      if constexpr (explains) explain();
+      if (std::isfinite(loss))
+        failure_ = "the gradient of " + first_not_finite(gradients_.data());
+      else if constexpr (explains)
+        explain();
       values_ = previous_;
       refresh_buffers();
       return loss + gradient_norm_;
@@ -80,6 +84,7 @@ class Trainer {
           adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale)) ? 0 : 1;
     });
     if (std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0) > 0) {
+      failure_ = "the step of " + first_not_finite(values_.data());
       values_ = previous_;
       return std::numeric_limits<double>::quiet_NaN();
     }
@@ -104,7 +109,8 @@ class Trainer {
   }
   /// Most rows that a shard sends through the model at a time.
   Index tile() const { return tile_; }
-  /// What the objective has to say about a loss that was not finite; may be empty.
+  /// Returns what was not finite in the step that failed: the loss, as the objective explains it (may be empty), or the
+  /// parameter whose gradient or value was not.
   const std::string& failure() const { return failure_; }
 
  private:
@@ -264,7 +270,7 @@ class Trainer {
       tape.reset();
       try {
         const Var<S> loss =
-            detail::loss_of("fit", objective_, worker.lifted, detaches ? *worker.detached : worker.lifted, tape,
+            detail::loss_of("fit", objective_, state_, worker.lifted, detaches ? *worker.detached : worker.lifted, tape,
                             minibatch(at, count, step_));
         total += as_eigen(loss.value()).template cast<double>().sum();
         tape.backward(loss, {seeds_.data(), count, 1, count});
@@ -285,6 +291,13 @@ class Trainer {
       worker.tape.reset();
       failure_ = objective_.explain(worker.lifted, worker.tape, minibatch(at, std::min(tile_, batch_ - at), step_ - 1));
     }
+  }
+
+  // Names the first parameter whose value in a flat vector is not finite.
+  std::string first_not_finite(const S* flat) const {
+    Index at = 0;
+    while (at + 1 < values_.size() && std::isfinite(flat[at])) ++at;
+    return concat_message(parameter_name(std::as_const(model_), at), " is ", flat[at]);
   }
 
   // Adds the shards' gradients of one block of parameters into the first shard's.
@@ -311,6 +324,7 @@ class Trainer {
   std::vector<double> shard_loss_, block_norm_;
   double gradient_norm_ = 0, mean_norm_ = 0;
   std::string failure_;
+  detail::step_state_t<O> state_{};
   std::vector<std::unique_ptr<Worker>> workers_;
   std::optional<ThreadPool> pool_;  // last: its threads end before what they work on
 };

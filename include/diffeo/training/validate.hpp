@@ -9,29 +9,50 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Returns the mean loss of an objective over the given rows, without gradients. A solver_error names the row of the
-/// data. Throws invalid_argument where there are no rows, or rows that the objective does not have.
+/// Returns the mean loss of an objective over the given rows as validation computes it (see Objective), without
+/// gradients. A solver_error names the row of the data. Throws invalid_argument where there are no rows, or rows that
+/// the objective does not have.
 template <class Model, class O>
   requires(!DrawsSamples<O>)
 double mean_loss(const Model& model, const O& objective, std::span<const Index> rows, std::uint64_t seed = 0,
                  const Execution& execution = {}) {
   using S = typename Model::Scalar;
+  constexpr bool in_minibatches = BeginsSteps<O> && !detail::HasValidationLoss<O, Model>;
+  constexpr Index longest_minibatch = 512, tile = tile_rows_of<Model>;
   const auto count = static_cast<Index>(rows.size());
   require(count > 0, "mean_loss: no rows");
   for (const Index row : rows)
     require(row >= 0 && row < objective.size(), "mean_loss: row ", row, ", the objective has ", objective.size());
-  constexpr Index tile = tile_rows_of<Model>;
-  std::vector<double> losses(static_cast<std::size_t>((count + tile - 1) / tile));
-  try {
-    for_each_tile<S>(count, tile, execution, [&](Tape<S>& tape, Index first, Index n) {
-      const Minibatch batch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), first, 0, seed};
-      const Var<S> loss = detail::loss_of("mean_loss", objective, model, model, tape, batch);
-      losses[static_cast<std::size_t>(first / tile)] = as_eigen(loss.value()).template cast<double>().sum();
-    });
-  } catch (const solver_error& e) {
-    e.throw_for(rows[static_cast<std::size_t>(e.sample())]);
+  const auto piece = [&rows, seed](Index first, Index n, Index at) {
+    return Minibatch{rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n)), at, 0, seed};
+  };
+  double total = 0;
+  detail::step_state_t<O> state{};
+  for (Index begin = 0; begin < count;) {
+    const Index size = in_minibatches ? std::min(longest_minibatch, count - begin) : count;
+    if constexpr (in_minibatches) objective.begin_step(state, piece(begin, size, 0));
+    std::vector<double> losses(static_cast<std::size_t>((size + tile - 1) / tile));
+    try {
+      for_each_tile<S>(size, tile, execution, [&](Tape<S>& tape, Index first, Index n) {
+        const Minibatch batch = piece(begin + first, n, first);
+        const Var<S> loss = [&] {
+          if constexpr (detail::HasValidationLoss<O, Model>) {
+            const Var<S> given = objective.validation_loss(model, tape, batch);
+            detail::require_losses("mean_loss", given, batch);
+            return given;
+          } else {
+            return detail::loss_of("mean_loss", objective, state, model, model, tape, batch);
+          }
+        }();
+        losses[static_cast<std::size_t>(first / tile)] = as_eigen(loss.value()).template cast<double>().sum();
+      });
+    } catch (const solver_error& e) {
+      e.throw_for(rows[static_cast<std::size_t>(begin + e.sample())]);
+    }
+    total = std::accumulate(losses.begin(), losses.end(), total);
+    begin += size;
   }
-  return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(count);
+  return total / static_cast<double>(count);
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA
