@@ -246,7 +246,7 @@ TEST_CASE("an objective sees the whole minibatch before its pieces", "[training]
     CHECK(paired.wholes[1].front() == 512);
     double expected = 0;
     for (const Index i : rows) {
-      const double partner = i < 512 ? 511 - i : 512 + 699 - i;
+      const double partner = double(i < 512 ? 511 - i : 512 + 699 - i);
       const double y = double(line.weight(0, 0)) * double(i) / 1000 + double(line.weight(0, 1)) * partner / 1000 +
                        double(line.bias(0, 0));
       expected += y * y / 700;

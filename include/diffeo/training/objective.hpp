@@ -57,7 +57,7 @@ namespace detail {
 
 // Calls o.loss(arguments...), with the state of the step where the objective has one.
 template <class O, class... Args>
-auto call_loss(const O& o, const step_state_t<O>& state, const Args&... args)
+auto call_loss(const O& o, const step_state_t<O>& state, Args&&... args)
   requires(BeginsSteps<O> ? requires { o.loss(args..., state); } : requires { o.loss(args...); })
 {
   if constexpr (BeginsSteps<O>)
