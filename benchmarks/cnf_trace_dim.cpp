@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 #include <diffeo/continuous/divergence.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 
 #include "machine.hpp"
 

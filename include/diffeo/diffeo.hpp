@@ -4,7 +4,10 @@
 /// All of diffeo that needs Eigen alone.
 
 #include <diffeo/autodiff/arena.hpp>
+#include <diffeo/autodiff/describe.hpp>
 #include <diffeo/autodiff/dual.hpp>
+#include <diffeo/autodiff/fields.hpp>
+#include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/activation.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
@@ -17,14 +20,20 @@
 #include <diffeo/autodiff/ops/slope.hpp>
 #include <diffeo/autodiff/ops/surrogate.hpp>
 #include <diffeo/autodiff/parameter.hpp>
+#include <diffeo/autodiff/refresh.hpp>
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/divergence.hpp>
+#include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/continuous/probability_path.hpp>
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>
 #include <diffeo/core/array.hpp>
+#include <diffeo/core/compiler.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
@@ -46,12 +55,14 @@
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/log_det_estimator.hpp>
 #include <diffeo/layers/mask.hpp>
+#include <diffeo/layers/pass.hpp>
 #include <diffeo/layers/permutation.hpp>
 #include <diffeo/layers/planar.hpp>
 #include <diffeo/layers/radial.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
 #include <diffeo/layers/standardize.hpp>
+#include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/fixed_point.hpp>

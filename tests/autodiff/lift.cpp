@@ -73,7 +73,7 @@ TEMPLATE_TEST_CASE("lift: the flat order is that of the fields, arrays column by
   CHECK((flat == expected).all());
 
   std::vector<S> arrays;  // all arrays: buffers too
-  for_each_array(model, [&arrays](const auto& a) { arrays.push_back(a(0)); });
+  for_each_leaf(model, [&arrays](const Path&, LeafKind, const Array<S>& a) { arrays.push_back(a(0)); });
   CHECK(arrays == std::vector<S>{1, 7, 9, -1, 11, -3, 13, -5, 15});
 }
 

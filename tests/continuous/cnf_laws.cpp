@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/concat_squash_field.hpp>
+#include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/standardize.hpp>

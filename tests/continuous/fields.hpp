@@ -3,7 +3,9 @@
 
 #include <cstring>
 #include <diffeo/autodiff/lift.hpp>
-#include <diffeo/continuous/vector_field.hpp>
+#include <diffeo/continuous/concat_squash_field.hpp>
+#include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
 #include "../catch.hpp"

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
+#include <cstdint>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <limits>
+#include <sstream>
 
 #include "../catch.hpp"
 
@@ -16,6 +18,49 @@ TEST_CASE("errors: require puts its message together", "[error]") {
           diffeo::require(false, "log_prob: x has ", 3, " columns, this flow has dimension ", 2.5, '.');
         }) == "log_prob: x has 3 columns, this flow has dimension 2.5.");
   CHECK_THROWS_AS(diffeo::require(false, "as the standard's"), std::invalid_argument);
+}
+
+TEST_CASE("errors: messages write text and characters as they stand", "[error]") {
+  using diffeo::concat_message;
+  const std::string text = "a string";
+  const char* const pointer = "a pointer";
+  char buffer[16] = "a buffer";
+  CHECK(concat_message() == "");
+  CHECK(concat_message(text, ", ", pointer, ", ", buffer, ", ", std::string_view(text).substr(2, 3)) ==
+        "a string, a pointer, a buffer, str");
+  CHECK(concat_message('c', static_cast<signed char>('s'), static_cast<unsigned char>('u')) == "csu");
+  CHECK(concat_message(std::string("nul\0inside", 10)).size() == 10);
+}
+
+TEST_CASE("errors: messages write numbers as output streams do", "[error]") {
+  const auto check = [](auto x) {
+    std::ostringstream expected;
+    expected << x;
+    CHECK(diffeo::concat_message(x) == expected.str());
+  };
+  check(true);
+  check(short{-3});
+  check(static_cast<unsigned short>(65535));
+  check(std::numeric_limits<int>::min());
+  check(std::numeric_limits<unsigned>::max());
+  check(std::numeric_limits<std::int64_t>::min());
+  check(std::numeric_limits<std::int64_t>::max());
+  check(std::numeric_limits<std::uint64_t>::max());
+  check(std::numeric_limits<long long>::min());
+  check(std::numeric_limits<unsigned long long>::max());
+  check(std::size_t{0});
+  for (const double x : {0.0, 1.0, 0.1, 1.5, 2.5e-5, 1e-4, 123456.0, 1234567.0, 999999.5, 1e6, 1e15, 0.1234567, 3300.0,
+                         1e300, 5e-324, std::numeric_limits<double>::max(), std::numeric_limits<double>::infinity(),
+                         std::numeric_limits<double>::quiet_NaN()})
+    for (const double sign : {1, -1}) {
+      check(sign * x);
+      check(static_cast<float>(std::abs(x) < 1e38 ? sign * x : 1 / 3.0));
+    }
+  check(std::numeric_limits<float>::infinity());
+  check(-std::numeric_limits<float>::quiet_NaN());
+  check(std::numeric_limits<float>::denorm_min());
+  CHECK(diffeo::concat_message(1234567.0, ' ', 0.1F, ' ', -std::numeric_limits<double>::infinity()) ==
+        "1.23457e+06 0.1 -inf");
 }
 
 TEMPLATE_TEST_CASE("errors: require_finite names the first bad entry in row order", "[error]", float, double) {

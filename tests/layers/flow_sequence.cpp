@@ -52,7 +52,7 @@ Standardize<S> some_standardize(Index dim) {
                               diffeo::testing::detail::normal_array<S>(1, dim, 5, 2).exp());
 }
 
-// Shifts by b; where gradients of b are recorded it asks for |b| of each sample.
+// Shifts by b; in training it asks for |b| of each sample.
 template <class T>
 struct Toll {
   using Scalar = diffeo::scalar_t<T>;
@@ -61,19 +61,44 @@ struct Toll {
   Index dim() const { return shift.cols(); }
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.shift);
+    return diffeo::fields("shift", self.shift);
   }
   template <class U>
   Toll<U> rebind() const {
     return {};
   }
-  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return {z + shift, zeros(z, 1), toll(z)}; }
-  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return {x - shift, zeros(x, 1), toll(x)}; }
-  Var<Scalar> toll(const Var<Scalar>& x) const {
-    if constexpr (diffeo::detail::is_var<T>)
-      if (shift.requires_grad()) return zeros(x, 1) + sum_cols(abs(shift));
+  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z, const diffeo::Pass<Scalar>& pass = {}) const {
+    charge(z, pass);
+    return {z + shift, zeros(z, 1)};
+  }
+  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x, const diffeo::Pass<Scalar>& pass = {}) const {
+    charge(x, pass);
+    return {x - shift, zeros(x, 1)};
+  }
+  void charge(const Var<Scalar>& x, const diffeo::Pass<Scalar>& pass) const {
+    if (!pass.training || !pass.penalties) return;
+    pass.penalties->add(zeros(x, 1) + sum_cols(abs(as_var(x.tape(), shift))));
+  }
+};
+
+// Moves nothing, but weighs points by exp(weight |x|^2): a log-determinant with a parameter, beside a value without.
+template <class T>
+struct Density {
+  using Scalar = diffeo::scalar_t<T>;
+  diffeo::param_t<T> weight;  // 1 x 1
+
+  Index dim() const { return 2; }
+  template <class Self>
+  static auto fields(Self& self) {
+    return std::tie(self.weight);
+  }
+  template <class U>
+  Density<U> rebind() const {
     return {};
   }
+  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return {z, -weighed(z)}; }
+  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return {x, weighed(x)}; }
+  Var<Scalar> weighed(const Var<Scalar>& x) const { return sum_cols(square(x)) * as_var(x.tape(), weight); }
 };
 
 Toll<double> toll(double a, double b) { return {(Array<double>(1, 2) << a, b).finished()}; }
@@ -120,18 +145,26 @@ TEST_CASE("sequences: penalties add up", "[layers]") {
         Array<double> values = diffeo::parameters(flow), grads = Array<double>::Zero(values.rows(), 1);
         const auto lifted = diffeo::lift(tape, flow, values.data(), grads.data());
         const Var<double> x = input ? tape.variable(x0) : tape.copy(x0);
-        const auto y = forwards ? lifted.forward(x) : lifted.inverse(x);
+        diffeo::Penalties<double> penalties, none;
+        const diffeo::Pass<double> training{.training = true, .penalties = &penalties}, evaluation{.penalties = &none};
+        forwards ? lifted.forward(x, training) : lifted.inverse(x, training);
         CAPTURE(forwards, input, expected);
-        REQUIRE(bool(y.penalty) == !slopes.empty());
+        forwards ? lifted.forward(x, evaluation) : lifted.inverse(x, evaluation);
+        CHECK_FALSE(bool(none.sum()));
+        REQUIRE(bool(penalties.sum()) == !slopes.empty());
         if (slopes.empty()) continue;
-        CHECK(y.penalty.rows() == 70);
-        CHECK((diffeo::as_eigen(y.penalty.value()) - expected).abs().maxCoeff() < 1e-12);
-        tape.backward(y.penalty, diffeo::view(ones));
+        CHECK(penalties.sum().rows() == 70);
+        CHECK((diffeo::as_eigen(penalties.sum().value()) - expected).abs().maxCoeff() < 1e-12);
+        tape.backward(penalties.sum(), diffeo::view(ones));
         tape.finish_parameter_grads();
         for (std::size_t i = 0; i < slopes.size(); ++i) CHECK(grads(Index(i), 0) == 70 * slopes[i]);
-        // Nothing is asked for where parameters are constants.
-        CHECK_FALSE(bool(flow.inverse(x).penalty));
-        CHECK_FALSE(bool(diffeo::lift_detached(tape, flow, values.data()).forward(x).penalty));
+        // Of constants too, whose memory a sequence would else give back.
+        diffeo::Penalties<double> of_constants;
+        const diffeo::Pass<double> pass{.training = true, .penalties = &of_constants};
+        const Var<double> constant = tape.copy(x0);
+        forwards ? flow.forward(constant, pass) : flow.inverse(constant, pass);
+        tape.copy(Array<double>::Constant(500, 2, 1e9));  // over what was given back
+        CHECK((diffeo::as_eigen(of_constants.sum().value()) - expected).abs().maxCoeff() < 1e-12);
       }
   };
   check(FlowSequence(toll(1, -2)), 3, {1, -1});
@@ -142,6 +175,28 @@ TEST_CASE("sequences: penalties add up", "[layers]") {
       11, {1, 1, 1, 1, 1, 1, 1, 1});
   check(FlowSequence(plain, Permutation<double>::reverse(2)), 0, {});
   check(Repeated<Toll<double>>{}, 0, {});
+}
+
+TEST_CASE("sequences: a log-determinant may depend on parameters where the value does not", "[layers]") {
+  const auto flow = FlowSequence(some_standardize<double>(2), Density<double>{Array<double>::Constant(1, 1, 0.5)},
+                                 some_standardize<double>(2), Density<double>{Array<double>::Constant(1, 1, -2)});
+  const Array<double> x = diffeo::testing::detail::normal_array<double>(70, 2, 1, 1), ones = Array<double>::Ones(70, 1);
+  diffeo::Tape<double> tape;
+  Array<double> values = diffeo::parameters(flow), grads = Array<double>::Zero(2, 1);
+  const auto lifted = diffeo::lift(tape, flow, values.data(), grads.data());
+  const auto y = lifted.inverse(tape.copy(x));
+  CHECK_FALSE(y.value.requires_grad());
+  REQUIRE(y.log_det.requires_grad());
+  tape.copy(Array<double>::Constant(2000, 2, 1e9));  // over what was given back
+  const auto expected = diffeo::inverse(flow, x);
+  CHECK((diffeo::as_eigen(y.log_det.value()) - expected.log_det).abs().maxCoeff() < 1e-12);
+  CHECK((diffeo::as_eigen(y.value.value()) == expected.value).all());
+  tape.backward(y.log_det, diffeo::view(ones));
+  tape.finish_parameter_grads();
+  // The outer one sees x, the inner one what the outer standardisation made of it.
+  const Array<double> inner = diffeo::inverse(some_standardize<double>(2), x).value;
+  CHECK(grads(1, 0) == Approx(x.square().sum()).epsilon(1e-12));
+  CHECK(grads(0, 0) == Approx(inner.square().sum()).epsilon(1e-12));
 }
 
 TEST_CASE("sequences: values alone, where log-determinants cost extra", "[layers]") {

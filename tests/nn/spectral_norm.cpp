@@ -374,7 +374,7 @@ TEMPLATE_TEST_CASE("spectral norm: parameters set and restored give the same bit
   const Array<S> before = value();
   const auto arrays = [&] {
     std::vector<Array<S>> all;
-    for_each_array(net, [&all](const auto& a) { all.push_back(a); });
+    for_each_leaf(net, [&all](const Path&, LeafKind, const Array<S>& a) { all.push_back(a); });
     return all;
   };
   const auto all_before = arrays();

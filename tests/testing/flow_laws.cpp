@@ -37,6 +37,8 @@ enum class Fault {
   throws_on_no_rows,
   drops_no_rows,  // wrong shape of log_det
   non_finite_tail,
+  forgets_setting,  // rebind does not copy a setting
+  noise_by_tile,    // in training, noise is drawn by the row's place in the tile
 };
 
 // v, with an adjoint that is 1 % too large.
@@ -70,6 +72,7 @@ struct Scale {
   using Scalar = diffeo::scalar_t<T>;
   diffeo::param_t<T> log_scale;
   Fault fault = Fault::none;
+  bool flag = false;
 
   Index dim() const { return log_scale.cols(); }
   template <class Self>
@@ -78,15 +81,21 @@ struct Scale {
   }
   template <class U>
   Scale<U> rebind() const {
-    return {{}, fault};
+    return {{}, fault, flag && fault != Fault::forgets_setting};
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("flag", self.flag);
   }
 
   template <diffeo::Traced X>
-  Transformed<X> forward(const X& z) const {
+  Transformed<X> forward(const X& z, const diffeo::Pass<typename X::Scalar>& pass = {}) const {
     using S = typename X::Scalar;
     if (fault == Fault::throws_on_no_rows) diffeo::require(z.rows() > 0, "no rows");
     const auto s = as_var(z.tape(), log_scale);
     X v = z;
+    if (fault == Fault::noise_by_tile && pass.training && z.rows() > 0)
+      v = v + S(pass.noise(1, diffeo::innermost(z).value(), -pass.first_row)() % 100);
     if (fault == Fault::wrong_adjoint) v = bent(v);
     if (fault == Fault::wrong_tangent) v = leaning(v);
     if (fault == Fault::rows_mixed) v = v + sum_rows(v) * S(1e-6);
@@ -132,7 +141,7 @@ struct Scale {
 
 template <diffeo::Real S>
 Scale<S> scale_with(Fault fault) {
-  Scale<S> layer{Array<S>(1, 2), fault};
+  Scale<S> layer{Array<S>(1, 2), fault, true};
   layer.log_scale << S(0.7), S(-0.3);
   return layer;
 }
@@ -150,7 +159,7 @@ TEMPLATE_TEST_CASE("a layer without fault breaks no law", "[testing]", float, do
   INFO(report);
   CHECK(report.ok());
   CHECK(report.violations().empty());
-  CHECK(report.laws.size() == (std::is_same_v<TestType, float> ? 31 : 27));
+  CHECK(report.laws.size() == (std::is_same_v<TestType, float> ? 34 : 30));
   for (const auto& law : report.laws) CHECK(law.error >= 0);
 }
 
@@ -181,6 +190,8 @@ TEMPLATE_TEST_CASE("each fault breaks its law", "[testing]", float, double) {
   require_broken(Fault::recording, {"recording does not change forward"});
   require_broken(Fault::throws_on_no_rows, {"forward of 0 rows and of 1 row"});
   require_broken(Fault::drops_no_rows, {"forward of 0 rows and of 1 row"});
+  require_broken(Fault::forgets_setting, {"rebind keeps the structure"});
+  require_broken(Fault::noise_by_tile, {"noise of forward does not depend on tiles"});
   require_broken(Fault::non_finite_tail, {"inverse(forward(x)) = x"});
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/autodiff/dual.hpp>
+#include <diffeo/autodiff/fields.hpp>
 #include <utility>
 
 namespace diffeo::inline DIFFEO_ISA {

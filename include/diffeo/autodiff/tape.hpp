@@ -9,7 +9,6 @@
 #include <initializer_list>
 #include <memory>
 #include <type_traits>
-#include <typeindex>
 #include <vector>
 
 /// Reverse-mode differentiation of whole blocks: a tape of matrix-level operations, eager and without global state.
@@ -339,11 +338,15 @@ class Tape {
     std::size_t used = 0;
   };
 
+  // Its address stands for the type C, without run-time type information. Not const: linkers may fold equal constants.
+  template <class C>
+  static inline char type_key = 0;
+
   template <class C>
   C& companion_of() {
     for (auto& [type, companion] : companions_)
-      if (type == typeid(C)) return static_cast<C&>(*companion);
-    return static_cast<C&>(*companions_.emplace_back(typeid(C), std::make_unique<C>()).second);
+      if (type == &type_key<C>) return static_cast<C&>(*companion);
+    return static_cast<C&>(*companions_.emplace_back(&type_key<C>, std::make_unique<C>()).second);
   }
 
   Var<S> node(View<S> value, bool requires_grad) {
@@ -393,7 +396,7 @@ class Tape {
   std::vector<Record> records_;
   std::vector<FreeBlock> free_;
   std::deque<Node> parameters_;
-  std::vector<std::pair<std::type_index, std::unique_ptr<Companion>>> companions_;
+  std::vector<std::pair<const char*, std::unique_ptr<Companion>>> companions_;
 };
 
 /// Adds g to the adjoint of x, if x wants one, summed over the dimensions along which x was spread.

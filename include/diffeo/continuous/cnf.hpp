@@ -4,6 +4,7 @@
 #include <diffeo/continuous/divergence.hpp>
 #include <diffeo/layers/evaluate.hpp>
 #include <diffeo/ode/solve_on_tape.hpp>
+#include <optional>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -19,6 +20,11 @@ struct CnfSolver {
   std::optional<ode::Tolerance> log_det = std::nullopt;
   Divergence divergence = ExactDivergence{};
 
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("solver", self.solver, "log_det", self.log_det, "divergence", self.divergence);
+  }
+
   void check(const char* what) const {
     solver.check(what);
     if (log_det) log_det->check((std::string(what) + ": log_det").c_str());
@@ -28,8 +34,8 @@ struct CnfSolver {
 
 /// | option     | type                 | default                                                                |
 /// |------------|----------------------|------------------------------------------------------------------------|
-/// | training   | CnfSolver            | used while gradients of the parameters are recorded; at most 1000      |
-/// |            |                      | attempts a sample, so that a flow that becomes stiff stops a training  |
+/// | training   | CnfSolver            | used in training (see Pass); at most 1000 attempts a sample, so that a |
+/// |            |                      | flow that becomes stiff stops a training                               |
 /// | evaluation | CnfSolver            | used otherwise                                                         |
 /// | gradient   | ode::GradientOptions | the exact gradient of the solve that was made                          |
 /// | kinetic    | double               | 0; weight of the integral of |v|^2 in the training loss                |
@@ -41,7 +47,7 @@ struct CnfSolver {
 ///
 /// kinetic and frobenius are the regularisation of RNODE (Finlay et al. 2020, "How to train your neural ODE", eqs. 10
 /// and 12); their integrals have no part in the error control. steer is STEER (Ghosh et al. 2020); a copy of the model
-/// made of constants, as ReverseKl's path_derivative takes, is solved to the end, by `evaluation`.
+/// made of constants, as ReverseKl's path_derivative takes, is evaluated, so it is solved to the end by `evaluation`.
 struct CnfOptions {
   CnfSolver training = {.solver = {.max_steps = 1000}};
   CnfSolver evaluation = {};
@@ -50,6 +56,13 @@ struct CnfOptions {
   double frobenius = 0;
   double steer = 0;
   std::uint64_t seed = 0;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("training", self.training, "evaluation", self.evaluation, "gradient", self.gradient,
+                            "kinetic", self.kinetic, "frobenius", self.frobenius, "steer", self.steer, "seed",
+                            self.seed);
+  }
 
   void check() const {
     require(kinetic >= 0 && std::isfinite(kinetic), "cnf: kinetic is ", kinetic, ", expected finite and at least 0");
@@ -77,7 +90,7 @@ struct CnfSystem {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.field);
+    return diffeo::fields("field", self.field);
   }
 
   Index width() const { return dim + (terms.divergence ? 1 : 0) + (terms.kinetic ? 1 : 0) + (terms.frobenius ? 1 : 0); }
@@ -119,38 +132,51 @@ struct Cnf {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.field);
+    return diffeo::fields("field", self.field);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "continuous flow", "options", self.options);
   }
   template <class U>
   auto rebind() const {
     return Cnf<decltype(field.template rebind<U>())>{field.template rebind<U>(), options};
   }
 
-  Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return transport(z, 0, 1); }
-  Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return transport(x, 1, 0); }
+  /// Throws invalid_argument for options out of range.
+  void check() const { options.check(); }
 
-  /// Where forward takes z, without the log-determinant: at about half the cost.
-  Var<Scalar> generate(const Var<Scalar>& z) const {
-    return cols(solve(z, 0, 1, {.divergence = false}).state, 0, dim());
+  Transformed<Var<Scalar>> forward(const Var<Scalar>& z, const Pass<Scalar>& pass = {}) const {
+    return transport(z, 0, 1, pass);
+  }
+  Transformed<Var<Scalar>> inverse(const Var<Scalar>& x, const Pass<Scalar>& pass = {}) const {
+    return transport(x, 1, 0, pass);
   }
 
-  /// Where points that are at x at time `from` are at time `to`, and log|det| of that map. Throws invalid_argument for
-  /// times outside [0, 1] and options out of range.
-  Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to) const {
-    const Solved solved =
-        solve(x, from, to, {.divergence = true, .kinetic = options.kinetic > 0, .frobenius = options.frobenius > 0});
+  /// Returns the value of forward without the log-determinant, at about half the cost.
+  Var<Scalar> generate(const Var<Scalar>& z, const Pass<Scalar>& pass = {}) const {
+    return cols(solve(z, 0, 1, {.divergence = false}, pass), 0, dim());
+  }
+
+  /// Returns where points that are at x (N x D) at time `from` are at time `to`, and log|det| of that map. In training
+  /// the weighted integrals of the two penalties go to pass.penalties. Throws invalid_argument for times outside [0, 1]
+  /// and options out of range.
+  Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to,
+                                     const Pass<Scalar>& pass = {}) const {
+    const bool penalised = pass.training && pass.penalties;
+    const FieldTerms terms{.divergence = true,
+                           .kinetic = penalised && options.kinetic > 0,
+                           .frobenius = penalised && options.frobenius > 0};
+    const Var<S> state = solve(x, from, to, terms, pass);
     const Index d = dim();
-    Transformed<Var<S>> result{cols(solved.state, 0, d), cols(solved.state, d, 1)};
     Index at = d + 1;
-    const auto penalise = [&](bool asked, double weight) {
-      if (!asked) return;
+    const auto penalise = [&](double weight) {
       // Time may run backwards.
-      const Var<S> part = cols(solved.state, at++, 1) * static_cast<S>(to >= from ? weight : -weight);
-      result.penalty = result.penalty ? result.penalty + part : part;
+      pass.penalties->add(cols(state, at++, 1) * static_cast<S>(to >= from ? weight : -weight));
     };
-    penalise(solved.terms.kinetic, options.kinetic);
-    penalise(solved.terms.frobenius, options.frobenius);
-    return result;
+    if (terms.kinetic) penalise(options.kinetic);
+    if (terms.frobenius) penalise(options.frobenius);
+    return {cols(state, 0, d), cols(state, d, 1)};
   }
 
   /// What it took to solve for each row of x (N x D) from time `from` to `to`, as in evaluation. Throws as transport()
@@ -172,22 +198,14 @@ struct Cnf {
  private:
   using S = Scalar;
 
-  struct Solved {
-    Var<S> state;  // position, then the terms that were taken
-    FieldTerms terms;
-  };
-
-  // Penalties are for training alone.
-  Solved solve(const Var<S>& x, double from, double to, FieldTerms terms) const {
+  // Returns the position at time `to`, then a column for each of the terms.
+  Var<S> solve(const Var<S>& x, double from, double to, const FieldTerms& terms, const Pass<S>& pass) const {
     require(x.cols() == dim(), "cnf: x has ", x.cols(), " columns, this flow has dimension ", dim());
     require(from >= 0 && from <= 1, "cnf: from is ", from, ", expected a time between 0 and 1");
     require(to >= 0 && to <= 1, "cnf: to is ", to, ", expected a time between 0 and 1");
     options.check();
     Tape<S>& tape = x.tape();
-    const bool training = learns();
-    const CnfSolver& how = training ? options.training : options.evaluation;
-    terms.kinetic = terms.kinetic && training;
-    terms.frobenius = terms.frobenius && training;
+    const CnfSolver& how = pass.training ? options.training : options.evaluation;
     const auto& system = make_system(tape, how.divergence, terms);
     const Index d = dim();
 
@@ -195,19 +213,18 @@ struct Cnf {
     const Index columns = terms.divergence || terms.frobenius ? system.field.noise_columns() : 0;
     if (columns > 0) {
       noise = tape.make(x.rows(), columns, false);
-      system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise));
+      system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise), pass);
     }
     ode::Times end = to;
-    if (training && options.steer > 0 && std::abs(to - from) == 1) end = steered(system.field, x, to);
+    if (pass.training && options.steer > 0 && std::abs(to - from) == 1) end = steered(x, to, pass);
 
     const ode::Tolerance tolerance = how.solver.tolerance();
     ode::ErrorControl<> control{{0, d, tolerance}};
     if (terms.divergence) control = {{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
     const Index extra = system.width() - d;
     const Var<S> y0 = extra > 0 ? concat(x, zeros(x, extra)) : x;
-    return {ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient,
-                                  to > from ? "cnf forward" : "cnf inverse"),
-            terms};
+    return ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient,
+                                 to > from ? "cnf forward" : "cnf inverse");
   }
 
   // In memory of the tape that serves every solve, so that a training step allocates nothing.
@@ -228,21 +245,10 @@ struct Cnf {
     return system;
   }
 
-  // Whether gradients of the parameters are recorded.
-  bool learns() const {
-    bool any = false;
-    for_each_parameter(field, [&any](const auto& p) {
-      if constexpr (detail::is_var<std::remove_cvref_t<decltype(p)>>) any = any || p.requires_grad();
-    });
-    return any;
-  }
-
-  template <class P>
-  const double* steered(const P& prepared, const Var<S>& x, double to) const {
+  const double* steered(const Var<S>& x, double to, const Pass<S>& pass) const {
     auto* end = x.tape().template storage<double>(static_cast<std::size_t>(x.rows()));
     for (Index i = 0; i < x.rows(); ++i) {
-      PhiloxEngine engine =
-          detail::sample_engine<S>(options.seed + 0x7374656572212121 + prepared.fingerprint(), x.value(), i, {});
+      PhiloxEngine engine = pass.noise(options.seed + 0x7374656572212121, x.value(), i);
       end[i] = to + options.steer * (2 * detail::uniform(engine) - 1);
     }
     return end;

@@ -5,7 +5,7 @@
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/autodiff/ops/row_dot.hpp>
 #include <diffeo/continuous/vector_field.hpp>
-#include <diffeo/math/sample_engine.hpp>
+#include <diffeo/layers/pass.hpp>
 #include <limits>
 #include <variant>
 
@@ -32,10 +32,23 @@ struct ExactDivergence {
   enum class Method { automatic, closed_form, tangents };
   Method method = Method::automatic;
 
+  friend const char* to_string(Method m) {
+    return m == Method::automatic ? "automatic" : m == Method::closed_form ? "closed_form" : "tangents";
+  }
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "exact", "method", self.method);
+  }
+
   void check() const {}
 };
 
 enum class ProbeDistribution { rademacher, gaussian };
+
+inline const char* to_string(ProbeDistribution distribution) {
+  return distribution == ProbeDistribution::rademacher ? "rademacher" : "gaussian";
+}
 
 /// Hutchinson's estimate (1990), the mean of e'Je over random probes e of mean 0 and covariance I (FFJORD: Grathwohl
 /// et al. 2019, section 3.1). Unbiased; the variance per probe is sum_{i<j} (J_ij + J_ji)^2 with random signs, which
@@ -44,6 +57,12 @@ struct HutchinsonDivergence {
   Index probes = 1;
   ProbeDistribution distribution = ProbeDistribution::rademacher;
   std::uint64_t seed = 0;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "Hutchinson", "probes", self.probes, "distribution", self.distribution, "seed",
+                            self.seed);
+  }
 
   void check() const { require(probes >= 1, "Hutchinson: probes is ", probes, ", expected at least 1"); }
 };
@@ -56,6 +75,11 @@ struct HutchinsonDivergence {
 struct HutchPlusPlusDivergence {
   Index probes = 6;
   std::uint64_t seed = 0;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "Hutch++", "probes", self.probes, "seed", self.seed);
+  }
 
   void check() const { require(probes >= 3, "Hutch++: probes is ", probes, ", expected at least 3"); }
 };
@@ -121,7 +145,7 @@ struct PreparedField {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.field, self.closed);
+    return diffeo::fields("field", self.field, "closed", self.closed);
   }
   template <class U>
   PreparedField rebind() const {
@@ -131,31 +155,22 @@ struct PreparedField {
 
   Index dim() const { return field.dim(); }
 
-  /// Some bits of all parameters, for random numbers that are to change as a model learns.
-  std::uint64_t fingerprint() const {
-    std::uint64_t hash = 0;
-    for_each_parameter(field, [&hash](const Var<S>& p) {
-      if (p) hash = detail::mix_entries<S>(hash, p.value());
-    });
-    return hash;
-  }
-
   /// Columns of the noise that operator() wants; none for the exact divergence.
   Index noise_columns() const {
     const Split parts = split();
     return (parts.sketched + parts.random) * dim();
   }
 
-  /// Draws the probes of each row, to be kept through a solve that begins at (t, x): a function of the seed, the row's
-  /// values and the weights alone. x: N x D, noise: N x noise_columns().
-  void draw_noise(Tape<S>& tape, double t, View<const S> x, View<S> noise) const {
+  /// Draws the probes of each row, to be kept through a solve that begins at (t, x), by the noise of the pass (see
+  /// Pass::noise). x: N x D, noise: N x noise_columns().
+  void draw_noise(Tape<S>& tape, double t, View<const S> x, View<S> noise, const Pass<S>& pass = {}) const {
     require(x.cols == dim(), "draw_noise: x has ", x.cols, " columns, this field has dimension ", dim());
     require(noise.rows == x.rows && noise.cols == noise_columns(), "draw_noise: the noise is ", noise.rows, " x ",
             noise.cols, ", expected ", x.rows, " x ", noise_columns());
     if (const auto* hutchinson = std::get_if<HutchinsonDivergence>(&divergence))
-      draw_probes(hutchinson->distribution, hutchinson->seed, 0, hutchinson->probes, x, noise);
+      draw_probes(hutchinson->distribution, hutchinson->seed, 0, hutchinson->probes, x, noise, pass);
     else if (const auto* plus = std::get_if<HutchPlusPlusDivergence>(&divergence))
-      draw_sketch(*plus, tape, t, x, noise);
+      draw_sketch(*plus, tape, t, x, noise, pass);
   }
 
   /// t: N x 1, x: N x D -> N x D.
@@ -273,11 +288,10 @@ struct PreparedField {
 
   // Probes number `first` to `first` + `count`.
   void draw_probes(ProbeDistribution distribution, std::uint64_t seed, Index first, Index count, View<const S> x,
-                   View<S> noise) const {
-    const std::uint64_t learned = fingerprint();
+                   View<S> noise, const Pass<S>& pass) const {
     for (Index probe = first; probe < first + count; ++probe)
       for (Index row = 0; row < x.rows; ++row) {
-        PhiloxEngine engine = detail::sample_engine<S>(seed_of(seed, probe) + learned, x, row, {});
+        PhiloxEngine engine = pass.noise(seed_of(seed, probe), x, row);
         const View<S> to = noise.cols_block(probe * dim(), dim());
         if (distribution == ProbeDistribution::rademacher)
           detail::draw_signs(engine, to, row);
@@ -286,7 +300,8 @@ struct PreparedField {
       }
   }
 
-  void draw_sketch(const HutchPlusPlusDivergence& of, Tape<S>& tape, double t, View<const S> x, View<S> noise) const {
+  void draw_sketch(const HutchPlusPlusDivergence& of, Tape<S>& tape, double t, View<const S> x, View<S> noise,
+                   const Pass<S>& pass) const {
     const Index d = dim();
     const Split parts = split();
     if (parts.random == 0) {
@@ -294,13 +309,14 @@ struct PreparedField {
       return;
     }
     // In few dimensions random signs would be linearly dependent too often for a sketch.
-    draw_probes(ProbeDistribution::gaussian, of.seed, 0, parts.sketched, x, noise);
-    draw_probes(ProbeDistribution::rademacher, of.seed, parts.sketched, parts.random, x, noise);
+    draw_probes(ProbeDistribution::gaussian, of.seed, 0, parts.sketched, x, noise, pass);
+    draw_probes(ProbeDistribution::rademacher, of.seed, parts.sketched, parts.random, x, noise, pass);
     const auto mark = tape.mark();
     const Var<S> point = tape.constant(x), time = tape.make(x.rows, 1, false);
     math::map(tape.mutable_value(time), [t] { return simd::broadcast<S>(static_cast<S>(t)); });
     Field& constants = tape.keep(field);
-    detail::visit([&](const auto& from, auto& to) { freeze(tape, from, to); }, field, constants);
+    for_each_leaf_pair(field, constants, tape.template storage<const Var<S>*>(leaf_count(field)),
+                       [&tape](LeafKind, const Var<S>& from, Var<S>& to) { to = tape.constant(from.value()); });
     [[maybe_unused]] LinearisedField<S> at;
     if constexpr (DenseField<Field>) at = constants.linearised(time, point);
     const auto times = [&](const Var<S>& v) {
@@ -344,14 +360,6 @@ struct PreparedField {
     }
     tape.release(mark);
   }
-
-  template <class P>
-  static void freeze(Tape<S>& tape, const P& from, P& to) {
-    if constexpr (detail::is_buffer<P>)
-      to.value = tape.constant(from.value.value());
-    else
-      to = tape.constant(from.value());
-  }
 };
 
 /// Makes a field ready for evaluations on `tape`. Its parameters may be arrays, which become constants and must outlive
@@ -365,14 +373,8 @@ void prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
   std::visit([](const auto& of) { of.check(); }, divergence);
   prepared.divergence = divergence;
   prepared.closed.clear();
-  detail::visit(
-      [&tape](const auto& from, auto& to) {
-        if constexpr (detail::is_buffer<std::remove_cvref_t<decltype(from)>>)
-          to.value = as_var(tape, from.value);
-        else
-          to = as_var(tape, from);
-      },
-      field, prepared.field);
+  for_each_leaf_pair(field, prepared.field, tape.template storage<const leaf_t<F>*>(leaf_count(field)),
+                     [&tape](LeafKind, const auto& from, Var<S>& to) { to = as_var(tape, from); });
   const auto* exact = std::get_if<ExactDivergence>(&divergence);
   if (!exact) return;
   const bool applies = detail::has_closed_form(prepared.field);

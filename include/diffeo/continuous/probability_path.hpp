@@ -137,7 +137,7 @@ class ProbabilityPath {
   Standardize<Scalar> frame_at(double t) const {
     const auto time = static_cast<Scalar>(t);
     const Array<Scalar> scale = frame_.scale.value.unaryExpr([time](Scalar s) { return std::pow(s, time); });
-    return {{frame_.mean.value * time}, {scale}, {frame_.log_det.value * time}};
+    return {{frame_.mean.value * time}, {scale}};
   }
 
   static constexpr Index tile = tile_rows_of<Cnf<Field>>;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/layers/recipes.hpp>
 
 /// Whole continuous flows ready to be fitted.

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <diffeo/core/instruction_set.hpp>
-#include <sstream>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
-
-#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-#error "diffeo needs NaN and infinity: compile without -ffast-math, -Ofast and -ffinite-math-only"
-#endif
+#include <string_view>
 
 /// Errors. Misuse and bad data always throw, in every build type; nothing wrong passes silently.
 namespace diffeo {
@@ -28,12 +26,83 @@ class io_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Returns the parts as an output stream writes them, one after another.
+/// One part of a message: text, a character or a number. Refers to the text, which must outlive it.
+class MessagePart {
+ public:
+  MessagePart(const char* text) : kind_(Kind::literal) { value_.text = text; }
+  MessagePart(std::string_view text) : kind_(Kind::text), size_(text.size()) { value_.text = text.data(); }
+  MessagePart(const std::string& text) : MessagePart(std::string_view(text)) {}
+  MessagePart(char c) : kind_(Kind::character) { value_.character = c; }
+  MessagePart(signed char c) : MessagePart(static_cast<char>(c)) {}
+  MessagePart(unsigned char c) : MessagePart(static_cast<char>(c)) {}
+  MessagePart(int n) : MessagePart(static_cast<long long>(n)) {}
+  MessagePart(long n) : MessagePart(static_cast<long long>(n)) {}
+  MessagePart(long long n) : kind_(Kind::integer) { value_.integer = n; }
+  MessagePart(unsigned n) : MessagePart(static_cast<unsigned long long>(n)) {}
+  MessagePart(unsigned long n) : MessagePart(static_cast<unsigned long long>(n)) {}
+  MessagePart(unsigned long long n) : kind_(Kind::natural) { value_.natural = n; }
+  MessagePart(double x) : kind_(Kind::real) { value_.real = x; }
+  MessagePart(const void*) = delete;  // would become a bool
+
+  void append_to(std::string& message) const {
+    char digits[32];
+    const auto append_number = [&](const auto&... number) {
+      message.append(digits, std::to_chars(digits, digits + sizeof digits, number...).ptr);
+    };
+    switch (kind_) {
+      case Kind::literal:
+        message.append(value_.text);
+        break;
+      case Kind::text:
+        message.append(value_.text, size_);
+        break;
+      case Kind::character:
+        message.push_back(value_.character);
+        break;
+      case Kind::integer:
+        append_number(value_.integer);
+        break;
+      case Kind::natural:
+        append_number(value_.natural);
+        break;
+      case Kind::real:
+        append_number(value_.real, std::chars_format::general, 6);
+        break;
+    }
+  }
+
+ private:
+  enum class Kind { literal, text, character, integer, natural, real };
+
+  Kind kind_;
+  std::size_t size_ = 0;
+  union {
+    const char* text;
+    char character;
+    long long integer;
+    unsigned long long natural;
+    double real;
+  } value_;
+};
+
+// The two functions are no templates and are never inlined: what puts messages together is compiled once, not at each
+// of its many calls.
+
+/// Returns the parts one after another: text as it stands, numbers as an output stream writes them, with six
+/// significant digits, in the format of the C locale.
+[[gnu::cold, gnu::noinline]] inline std::string concat_message(std::initializer_list<MessagePart> parts) {
+  std::string message;
+  for (const MessagePart& part : parts) part.append_to(message);
+  return message;
+}
 template <class... Parts>
 std::string concat_message(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
+  return concat_message({MessagePart(parts)...});
+}
+
+/// Throws `invalid_argument` with the concatenation of `parts`.
+[[noreturn, gnu::cold, gnu::noinline]] inline void throw_invalid_argument(std::initializer_list<MessagePart> parts) {
+  throw invalid_argument(concat_message(parts));
 }
 
 /// Something that had to be solved for one sample and was not. It names the row of the arrays that the solver was
@@ -116,7 +185,7 @@ class integration_error : public solver_error {
 template <class... Parts>
 void require(bool condition, const Parts&... parts) {
   if (!condition) [[unlikely]]
-    throw invalid_argument(concat_message(parts...));
+    throw_invalid_argument({MessagePart(parts)...});
 }
 
 /// Throws `invalid_argument` with the row and column of the first entry (in row order) that is NaN or infinite.

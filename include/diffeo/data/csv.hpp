@@ -79,8 +79,8 @@ class CsvReader {
     if (width == 0) throw io_error(name_ + " is empty, expected rows of numbers");
     if (values.empty()) throw io_error(name_ + " has a header but no rows of numbers");
     const auto cols = static_cast<Index>(chosen.size());
-    using RowMajor = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-    result.values = Eigen::Map<const RowMajor>(values.data(), static_cast<Index>(values.size()) / cols, cols);
+    const View<const S> samples{values.data(), cols, static_cast<Index>(values.size()) / cols, cols};
+    result.values = as_eigen(samples).transpose();
     return result;
   }
 

@@ -166,10 +166,10 @@ template <class Derived>
 void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   using S = typename Derived::Scalar;
   static_assert(Real<S>, "write_npy: expected float or double");
-  const Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> values = x.derived().array();
+  const Array<S> values = x.derived().array().transpose();  // one sample after another
   std::string text =
       concat_message("{'descr': '", detail::npy_byte_order, "f", sizeof(S), "', 'fortran_order': False, 'shape': (",
-                     values.rows(), ", ", values.cols(), "), }");
+                     values.cols(), ", ", values.rows(), "), }");
   text.resize((10 + text.size() + 64) / 64 * 64 - 11, ' ');  // so that the data begins at a multiple of 64 bytes
   text += '\n';
   const char low = static_cast<char>(text.size() % 256), high = static_cast<char>(text.size() / 256);

@@ -99,87 +99,91 @@ inline Point draw_checkerboard(Draws& draws) {
   return {2 * a, 2 * b};
 }
 
-struct Toy {
-  std::string_view name;
-  double best;
-  Point (*draw)(Draws&);
-  double (*log_density)(Point);
-};
+inline constexpr std::array<std::string_view, 8> toy_names = {"swissroll",  "circles",  "rings",    "moons",
+                                                              "8gaussians", "pinwheel", "2spirals", "checkerboard"};
 
-inline constexpr std::array<Toy, 8> toys = {{
-    {"swissroll", -2.66965, draw_swissroll, swissroll},
-    {"circles", -3.26814, [](Draws& d) { return draw_circles(d, circles_radii, 0.24); },
-     [](Point p) { return circles(p, circles_radii, 0.24); }},
-    {"rings", -2.62318, [](Draws& d) { return draw_circles(d, rings_radii, 0.08); },
-     [](Point p) { return circles(p, rings_radii, 0.08); }},
-    {"moons", -2.39388, draw_moons, moons},
-    {"8gaussians", -2.83188, draw_eight_gaussians, eight_gaussians},
-    {"pinwheel", -2.31779, draw_pinwheel, pinwheel},
-    {"2spirals", -2.64545, draw_two_spirals, two_spirals},
-    {"checkerboard", -5 * std::numbers::ln2, draw_checkerboard, checkerboard},
-}};
+// One table for each use, in the order of the names: a program that only draws samples does not hold the densities.
+inline constexpr std::array<Point (*)(Draws&), 8> samplers = {
+    draw_swissroll,
+    [](Draws& d) { return draw_circles(d, circles_radii, 0.24); },
+    [](Draws& d) { return draw_circles(d, rings_radii, 0.08); },
+    draw_moons,
+    draw_eight_gaussians,
+    draw_pinwheel,
+    draw_two_spirals,
+    draw_checkerboard};
 
-inline const Toy& find(const char* function, std::string_view name) {
+inline constexpr std::array<double (*)(Point), 8> log_densities = {
+    swissroll,
+    [](Point p) { return circles(p, circles_radii, 0.24); },
+    [](Point p) { return circles(p, rings_radii, 0.08); },
+    moons,
+    eight_gaussians,
+    pinwheel,
+    two_spirals,
+    checkerboard};
+
+inline constexpr std::array<double, 8> best_log_probs = {-2.66965, -3.26814, -2.62318, -2.39388,
+                                                         -2.83188, -2.31779, -2.64545, -5 * std::numbers::ln2};
+
+inline std::size_t find(const char* function, std::string_view name) {
   std::string known;
-  for (const Toy& toy : toys) {
-    if (toy.name == name) return toy;
-    known.append(known.empty() ? "" : ", ").append(toy.name);
+  for (std::size_t i = 0; i < toy_names.size(); ++i) {
+    if (toy_names[i] == name) return i;
+    known.append(known.empty() ? "" : ", ").append(toy_names[i]);
   }
-  throw invalid_argument(
-      diffeo::concat_message(function, ": no toy density is named '", name, "', expected one of ", known));
+  throw_invalid_argument({function, ": no toy density is named '", name, "', expected one of ", known});
 }
 
 }  // namespace detail
 
-/// The eight names.
-inline std::array<std::string_view, 8> names() {
-  std::array<std::string_view, 8> all;
-  for (std::size_t i = 0; i < all.size(); ++i) all[i] = detail::toys[i].name;
-  return all;
-}
+/// Returns the eight names.
+inline std::array<std::string_view, 8> names() { return detail::toy_names; }
 
-/// n samples, n x 2. Sample i depends on (seed, i) alone, and is drawn in double precision: that of float is it
-/// rounded. Throws `invalid_argument` for an unknown name and for n < 0.
+/// Returns n samples, n x 2. Sample i depends on (seed, i) alone and is drawn in double precision; samples of float are
+/// those of double, rounded. Throws `invalid_argument` for an unknown name and for n < 0.
 template <Real S>
 Array<S> sample(std::string_view name, Index n, std::uint64_t seed) {
-  const detail::Toy& toy = detail::find("toy2d::sample", name);
+  const auto draw = detail::samplers[detail::find("toy2d::sample", name)];
   require(n >= 0, "toy2d::sample: n is ", n, ", expected n >= 0");
   Array<S> x(n, 2);
   for (Index i = 0; i < n; ++i) {
     detail::Draws draws(seed, i);
-    const detail::Point p = toy.draw(draws);
+    const detail::Point p = draw(draws);
     x(i, 0) = static_cast<S>(p.x);
     x(i, 1) = static_cast<S>(p.y);
   }
   return x;
 }
 
-/// Whether `log_prob` knows the density: true for all eight names, false for any other.
+/// Returns whether `log_prob` knows the density: true for all eight names, false for any other.
 inline bool has_log_prob(std::string_view name) {
-  for (const detail::Toy& toy : detail::toys)
-    if (toy.name == name) return true;
+  for (const std::string_view known : detail::toy_names)
+    if (known == name) return true;
   return false;
 }
 
-/// The exact log density at each row of x (N x 2, any Eigen expression): N x 1, in the precision of x or that of S. It
-/// is computed in double precision; swissroll, moons and 2spirals take some ten microseconds a point, the others less.
-/// Throws `invalid_argument` for an unknown name, another number of columns, NaN and infinity in x.
+/// Returns the exact log density at each row of x (N x 2, any Eigen expression): N x 1, in the precision of x or that
+/// of S. It is computed in double precision; swissroll, moons and 2spirals take some ten microseconds a point, the
+/// others less. Throws `invalid_argument` for an unknown name, another number of columns, NaN and infinity in x.
 template <class S = void, class Derived>
 auto log_prob(std::string_view name, const Eigen::DenseBase<Derived>& x) {
   using Result = std::conditional_t<std::is_void_v<S>, typename Derived::Scalar, S>;
-  const detail::Toy& toy = detail::find("toy2d::log_prob", name);
+  const auto log_density = detail::log_densities[detail::find("toy2d::log_prob", name)];
   require(x.cols() == 2, "toy2d::log_prob: x has ", x.cols(), " columns, expected 2");
   const Array<typename Derived::Scalar> points = x.derived().array();
   require_finite(points, "toy2d::log_prob: x");
   Array<Result> values(points.rows(), 1);
   for (Index i = 0; i < points.rows(); ++i)
-    values(i, 0) = static_cast<Result>(toy.log_density({double(points(i, 0)), double(points(i, 1))}));
+    values(i, 0) = static_cast<Result>(log_density({double(points(i, 0)), double(points(i, 1))}));
   return values;
 }
 
-/// The best mean test log-likelihood that a model can reach, in nats: minus the entropy of the density, from the
-/// quadrature of log_prob on a grid, to 1e-5 (exact for the checkerboard). What a model's mean falls short of it is its
-/// gap. Throws `invalid_argument` for an unknown name.
-inline double best_log_prob(std::string_view name) { return detail::find("toy2d::best_log_prob", name).best; }
+/// Returns the best mean test log-likelihood that a model can reach, in nats: minus the entropy of the density, from
+/// the quadrature of log_prob on a grid, to 1e-5 (exact for the checkerboard). What a model's mean falls short of it is
+/// its gap. Throws `invalid_argument` for an unknown name.
+inline double best_log_prob(std::string_view name) {
+  return detail::best_log_probs[detail::find("toy2d::best_log_prob", name)];
+}
 
 }  // namespace diffeo::inline DIFFEO_ISA::toy2d

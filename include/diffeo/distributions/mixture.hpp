@@ -58,7 +58,11 @@ struct GaussianMixture {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.logits, self.means, self.log_scales);
+    return diffeo::fields("logits", self.logits, "means", self.means, "log_scales", self.log_scales);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "gaussian mixture");
   }
   template <class U>
   GaussianMixture<U> rebind() const {
@@ -68,7 +72,7 @@ struct GaussianMixture {
   template <Traced X>
   X log_prob(const X& z) const {
     detail::require_dim("gaussian mixture", z.cols(), dim());
-    check("logits", "log_scales");
+    check();
     using S = typename X::Scalar;
     auto& tape = z.tape();
     const auto weights = as_var(tape, logits), mu = as_var(tape, means), s = as_var(tape, log_scales);
@@ -87,7 +91,7 @@ struct GaussianMixture {
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
     requires Real<T>
   {
-    check("logits", "log_scales");
+    check();
     // A stream apart from that of the coordinates chooses the component of each row.
     Array<Scalar> draws(z.rows, 1);
     fill_normal(z, seed, stream, first_row);
@@ -104,6 +108,9 @@ struct GaussianMixture {
       }
     }
   }
+
+  /// Throws invalid_argument where the shapes of the parameters do not fit.
+  void check() const { check("logits", "log_scales"); }
 
  private:
   void check(const char* of_logits, const char* of_scales) const {

@@ -35,7 +35,11 @@ class StandardNormal {
 
   template <class Self>
   static auto fields(Self&) {
-    return std::tuple<>();
+    return diffeo::fields();
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "standard normal", "dim", self.dim_);
   }
   template <class U>
   StandardNormal<U> rebind() const {
@@ -91,7 +95,11 @@ struct DiagonalNormal {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.mean, self.log_scale);
+    return diffeo::fields("mean", self.mean, "log_scale", self.log_scale);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "diagonal normal");
   }
   template <class U>
   DiagonalNormal<U> rebind() const {
@@ -121,7 +129,7 @@ struct DiagonalNormal {
     return noise * exp(as_var(tape, log_scale)) + as_var(tape, mean);
   }
 
- private:
+  /// Throws invalid_argument where the shapes of the parameters do not fit.
   void check() const {
     require(mean.rows() == 1 && log_scale.rows() == 1 && mean.cols() == log_scale.cols(), "diagonal normal: mean is ",
             mean.rows(), " x ", mean.cols(), ", log_scale is ", log_scale.rows(), " x ", log_scale.cols(),

@@ -14,19 +14,11 @@ struct SampleAndLogProb {
   Array<S> log_prob;  ///< N x 1
 };
 
-/// The same on a tape.
+/// Samples on a tape with the log-density of each.
 template <Real S>
 struct Draw {
   Var<S> sample;
   Var<S> log_prob;
-  Var<S> penalty = {};  ///< as in Transformed
-};
-
-/// Log-densities, and what the flow asks training to add to the losses (N x 1, or empty).
-template <class X>
-struct LogProbAndPenalty {
-  X log_prob;
-  X penalty = {};
 };
 
 /// The distribution of x = flow.forward(z) for z from the base:
@@ -58,7 +50,7 @@ struct TransformedDistribution {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.base, self.flow);
+    return diffeo::fields("base", self.base, "flow", self.flow);
   }
   template <class U>
   auto rebind() const {
@@ -68,25 +60,23 @@ struct TransformedDistribution {
     return lifted;
   }
 
-  /// `rows` traced samples with their log-densities, both functions of the parameters: sample i depends on
+  /// Draws `rows` traced samples with their log-densities, both functions of the parameters: sample i depends on
   /// (seed, stream, first + i).
-  Draw<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first) const
+  Draw<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first,
+                    const Pass<Scalar>& pass = {}) const
     requires ReparametrisedBase<Base> && HasForward<FlowType, Var<Scalar>>
   {
     const Var<Scalar> z = base.draw(tape, rows, seed, stream, first);
-    const Transformed<Var<Scalar>> x = checked(flow.forward(z), z);
-    return {x.value, base_log_prob(z) - x.log_det, x.penalty};
+    const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass), z);
+    return {x.value, base_log_prob(z) - x.log_det};
   }
 
-  /// Log-density of traced samples: N x D -> N x 1.
+  /// Returns the log-densities of traced samples: N x D -> N x 1. An objective passes on what the trainer says of the
+  /// call (see Minibatch::pass); without it the call is an evaluation.
   template <Traced X>
-  X log_prob(const X& x) const {
-    return log_prob_and_penalty(x).log_prob;
-  }
-  template <Traced X>
-  LogProbAndPenalty<X> log_prob_and_penalty(const X& x) const {
-    const Transformed<X> z = checked(flow.inverse(x), x);
-    return {base_log_prob(z.value) + z.log_det, z.penalty};
+  X log_prob(const X& x, const Pass<Scalar>& pass = {}) const {
+    const Transformed<X> z = checked(call_inverse(flow, x, pass), x);
+    return base_log_prob(z.value) + z.log_det;
   }
 
   /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
@@ -96,8 +86,10 @@ struct TransformedDistribution {
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), 1);
-    for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      result.middleRows(first, count) = as_eigen(log_prob(tape.copy(points.middleRows(first, count))).value());
+    detail::evaluate_checked(*this, [&] {
+      for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+        result.middleRows(first, count) = as_eigen(log_prob(tape.copy(points.middleRows(first, count))).value());
+      });
     });
     return result;
   }
@@ -110,13 +102,15 @@ struct TransformedDistribution {
     detail::require_batch<Scalar>("score: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), x.cols());
     const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
-    for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> tile = tape.variable(points.middleRows(first, count));
-      tape.backward(log_prob(tile), {ones.data(), count, 1, count});
-      if (tile.has_grad())
-        result.middleRows(first, count) = as_eigen(tile.grad());
-      else
-        result.middleRows(first, count).setZero();
+    detail::evaluate_checked(*this, [&] {
+      for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+        const Var<Scalar> tile = tape.variable(points.middleRows(first, count));
+        tape.backward(log_prob(tile), {ones.data(), count, 1, count});
+        if (tile.has_grad())
+          result.middleRows(first, count) = as_eigen(tile.grad());
+        else
+          result.middleRows(first, count).setZero();
+      });
     });
     return result;
   }
@@ -125,11 +119,13 @@ struct TransformedDistribution {
   Array<Scalar> sample(Index n, std::uint64_t seed, int threads = 0) const {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
-    for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> z = latent(tape, first, count, seed), tile = generate(flow, z);
-      require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
-              z.rows(), " x ", z.cols());
-      x.middleRows(first, count) = as_eigen(tile.value());
+    detail::evaluate_checked(*this, [&] {
+      for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+        const Var<Scalar> z = latent(tape, first, count, seed), tile = generate(flow, z);
+        require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
+                z.rows(), " x ", z.cols());
+        x.middleRows(first, count) = as_eigen(tile.value());
+      });
     });
     return x;
   }
@@ -138,11 +134,13 @@ struct TransformedDistribution {
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, int threads = 0) const {
     require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
-    for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> z = latent(tape, first, count, seed);
-      const Transformed<Var<Scalar>> x = checked(flow.forward(z), z);
-      result.sample.middleRows(first, count) = as_eigen(x.value.value());
-      result.log_prob.middleRows(first, count) = as_eigen((base_log_prob(z) - x.log_det).value());
+    detail::evaluate_checked(*this, [&] {
+      for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+        const Var<Scalar> z = latent(tape, first, count, seed);
+        const Transformed<Var<Scalar>> x = checked(call_forward(flow, z), z);
+        result.sample.middleRows(first, count) = as_eigen(x.value.value());
+        result.log_prob.middleRows(first, count) = as_eigen((base_log_prob(z) - x.log_det).value());
+      });
     });
     return result;
   }

@@ -44,7 +44,11 @@ struct UniformBox {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.low, self.high);
+    return diffeo::fields("low", self.low, "high", self.high);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "uniform box");
   }
   template <class U>
   UniformBox<U> rebind() const {

@@ -14,6 +14,11 @@ namespace diffeo::inline DIFFEO_ISA {
 struct AdditiveTransform {
   static constexpr Index parameters_per_coordinate = 1;
 
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "additive");
+  }
+
   template <Traced X>
   Transformed<X> forward(const X& b, const X& parameters) const {
     return {b + parameters, zeros(b, 1)};
@@ -31,6 +36,11 @@ struct AffineTransform {
   static constexpr Index parameters_per_coordinate = 2;
 
   double log_scale_bound = 1.5;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "affine", "log_scale_bound", self.log_scale_bound);
+  }
 
   void check() const {
     require(log_scale_bound > 0, "coupling: log_scale_bound is ", log_scale_bound, ", expected > 0");
@@ -74,11 +84,29 @@ struct Coupling {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.conditioner);
+    return diffeo::fields("conditioner", self.conditioner);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "coupling", "moved", self.mask.moved, "kept", self.mask.kept, "transform",
+                            self.transform);
   }
   template <class U>
   Coupling<U, Transform> rebind() const {
     return {mask, conditioner.template rebind<U>(), transform};
+  }
+
+  /// Throws invalid_argument where the mask lists a coordinate twice or the conditioner does not fit it.
+  void check() const {
+    mask.check();
+    if constexpr (requires { conditioner.inputs(); }) {
+      const Index kept = static_cast<Index>(mask.kept.size()), moved = static_cast<Index>(mask.moved.size());
+      require(conditioner.inputs() == kept && conditioner.outputs() == Transform::parameters_per_coordinate * moved,
+              "coupling: the conditioner has ", conditioner.inputs(), " inputs and ", conditioner.outputs(),
+              " outputs, expected ", kept, " (the kept coordinates) and ", Transform::parameters_per_coordinate * moved,
+              " (", Transform::parameters_per_coordinate, " for each moved coordinate)");
+    }
+    if constexpr (requires { transform.check(); }) transform.check();
   }
 
   template <Traced X>

@@ -18,7 +18,11 @@ struct DiagonalScale {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.log_scale);
+    return diffeo::fields("log_scale", self.log_scale);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "diagonal scale");
   }
   template <class U>
   DiagonalScale<U> rebind() const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/layers/flow.hpp>
 
@@ -25,12 +26,14 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
   const auto& points = evaluated(x);
   require_batch<S>(what, points, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
-  for_each_tile<S>(x.rows(), tile_rows_of<F>, threads, [&](Tape<S>& tape, Index first, Index count) {
-    const Transformed<Var<S>> tile = direction(tape.copy(points.middleRows(first, count)));
-    require(static_cast<bool>(tile.log_det), what, ": the flow gave no log-determinants");
-    require_shapes(tile, count, x.cols(), what, ": the flow");
-    y.value.middleRows(first, count) = as_eigen(tile.value.value());
-    y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());
+  evaluate_checked(flow, [&] {
+    for_each_tile<S>(x.rows(), tile_rows_of<F>, threads, [&](Tape<S>& tape, Index first, Index count) {
+      const Transformed<Var<S>> tile = direction(tape.copy(points.middleRows(first, count)));
+      require(static_cast<bool>(tile.log_det), what, ": the flow gave no log-determinants");
+      require_shapes(tile, count, x.cols(), what, ": the flow");
+      y.value.middleRows(first, count) = as_eigen(tile.value.value());
+      y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());
+    });
   });
   return y;
 }
@@ -42,13 +45,15 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
 /// results of other shapes than these.
 template <Flow F, class Derived>
 auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, int threads = 0) {
-  return detail::transform_batch("forward: z", flow, z, threads, [&flow](const auto& v) { return flow.forward(v); });
+  return detail::transform_batch("forward: z", flow, z, threads,
+                                 [&flow](const auto& v) { return call_forward(flow, v); });
 }
 
 /// The density direction for any Eigen expression x (N x D), likewise.
 template <Flow F, class Derived>
 auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, int threads = 0) {
-  return detail::transform_batch("inverse: x", flow, x, threads, [&flow](const auto& v) { return flow.inverse(v); });
+  return detail::transform_batch("inverse: x", flow, x, threads,
+                                 [&flow](const auto& v) { return call_inverse(flow, v); });
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -3,57 +3,89 @@
 
 #include <concepts>
 #include <diffeo/autodiff/parameter.hpp>
+#include <diffeo/layers/pass.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
 
 /// What a direction of a flow computes: `value` (N x D), and `log_det` (N x 1), the natural logarithm of |det| of the
-/// Jacobian of that direction, one per sample. Where gradients of the parameters are recorded a layer may add a
-/// `penalty` (N x 1; else empty), which training adds to the loss of the sample: the cost of its path, for instance.
+/// Jacobian of that direction, one per sample.
 template <class X>
 struct Transformed {
   X value;
   X log_det;
-  X penalty = {};
 };
 
 namespace detail {
 
-/// Throws unless the direction of a flow gave a value and, where there is one, a log-determinant and a penalty for each
-/// of rows x cols numbers.
+/// Throws unless the direction of a flow gave rows x cols values and, where there are any, rows x 1 log-determinants.
 template <class X, class... Name>
 void require_shapes(const Transformed<X>& y, Index rows, Index cols, const Name&... name) {
   require(y.value.rows() == rows && y.value.cols() == cols, name..., " gave ", y.value.rows(), " x ", y.value.cols(),
           " values for ", rows, " x ", cols);
-  const auto require_column = [&](const auto& part, const char* what) {
-    require(!part || (part.rows() == rows && part.cols() == 1), name..., " gave ", part ? part.rows() : 0, " x ",
-            part ? part.cols() : 0, ' ', what, " for ", rows, " rows, expected ", rows, " x 1");
-  };
-  require_column(innermost(y.log_det), "log-determinants");
-  require_column(innermost(y.penalty), "penalties");
+  const auto log_det = innermost(y.log_det);
+  require(!log_det || (log_det.rows() == rows && log_det.cols() == 1), name..., " gave ", log_det ? log_det.rows() : 0,
+          " x ", log_det ? log_det.cols() : 0, " log-determinants for ", rows, " rows, expected ", rows, " x 1");
 }
 
 }  // namespace detail
 
-/// What a layer offers for values of type X; a composition offers what all its parts do.
-template <class F, class X>
-concept HasForward = requires(const F& f, const X& z) { f.forward(z); };
-template <class F, class X>
-concept HasInverse = requires(const F& f, const X& x) { f.inverse(x); };
+namespace detail {
 
-/// What a layer offers whose log-determinant costs extra: the value of forward alone.
 template <class F, class X>
-concept HasGenerate = requires(const F& f, const X& z) {
+concept TakesPassForward =
+    requires(const F& f, const X& z, const Pass<typename X::Scalar>& pass) { f.forward(z, pass); };
+template <class F, class X>
+concept TakesPassInverse =
+    requires(const F& f, const X& x, const Pass<typename X::Scalar>& pass) { f.inverse(x, pass); };
+template <class F, class X>
+concept TakesPassGenerate =
+    requires(const F& f, const X& z, const Pass<typename X::Scalar>& pass) { f.generate(z, pass); };
+
+}  // namespace detail
+
+/// Whether a layer has a direction for values of type X, with or without a Pass; a composition has what all its parts
+/// have.
+template <class F, class X>
+concept HasForward = detail::TakesPassForward<F, X> || requires(const F& f, const X& z) { f.forward(z); };
+template <class F, class X>
+concept HasInverse = detail::TakesPassInverse<F, X> || requires(const F& f, const X& x) { f.inverse(x); };
+
+/// Whether a layer whose log-determinant costs extra offers the value of forward alone.
+template <class F, class X>
+concept HasGenerate = detail::TakesPassGenerate<F, X> || requires(const F& f, const X& z) {
   { f.generate(z) } -> std::same_as<X>;
 };
 
-/// The value of forward, at no more cost than that.
+/// Calls flow.forward, with the pass where it takes one.
 template <class F, class X>
   requires HasForward<F, X>
-X generate(const F& flow, const X& z) {
-  if constexpr (HasGenerate<F, X>)
+Transformed<X> call_forward(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {}) {
+  if constexpr (detail::TakesPassForward<F, X>)
+    return flow.forward(z, pass);
+  else
+    return flow.forward(z);
+}
+
+/// Calls flow.inverse, with the pass where it takes one.
+template <class F, class X>
+  requires HasInverse<F, X>
+Transformed<X> call_inverse(const F& flow, const X& x, const Pass<typename X::Scalar>& pass = {}) {
+  if constexpr (detail::TakesPassInverse<F, X>)
+    return flow.inverse(x, pass);
+  else
+    return flow.inverse(x);
+}
+
+/// Returns the value of forward, at no more cost than that.
+template <class F, class X>
+  requires HasForward<F, X>
+X generate(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {}) {
+  if constexpr (detail::TakesPassGenerate<F, X>)
+    return flow.generate(z, pass);
+  else if constexpr (HasGenerate<F, X>)
     return flow.generate(z);
   else
-    return flow.forward(z).value;
+    return call_forward(flow, z, pass).value;
 }
 
 /// An invertible differentiable map of R^D. `forward` generates, z -> x; `inverse` evaluates density, x -> z.
@@ -61,10 +93,14 @@ X generate(const F& flow, const X& z) {
 /// | expression          | type                | meaning                                                     |
 /// |---------------------|---------------------|-------------------------------------------------------------|
 /// | f.dim()             | Index               | D, or 0 for a flow that takes any dimension                 |
-/// | f.forward(z)        | Transformed<Var<S>> | z: N x D                                                    |
-/// | f.inverse(x)        | Transformed<Var<S>> | x: N x D                                                    |
-/// | F::fields(f)        | std::tuple of references | parameters, buffers and parts: what is trained and saved |
-/// | f.rebind<Var<S>>()  | flow over Var<S>    | the same structure with parameters still to be set          |
+/// | f.forward(z)        | Transformed<Var<S>> | z: N x D; or f.forward(z, pass), see Pass                   |
+/// | f.inverse(x)        | Transformed<Var<S>> | x: N x D; or f.inverse(x, pass)                             |
+/// | F::fields(f)        | fields(name, reference, ...) | parameters, buffers and parts: what is trained and saved |
+/// | F::settings(f)      | settings(name, value, ...) | optional: what else decides what it computes         |
+/// | f.rebind<Var<S>>()  | flow over Var<S>    | the same structure and settings, parameters still to be set |
+/// | f.check()           | void                | optional: throws invalid_argument where shapes do not fit   |
+/// | F::forward_all(layers, z), F::inverse_all(layers, x) | Transformed<Var<S>> | optional, static: several layers of |
+/// |                     |                     | this type (a std::span, in forward order) in one go         |
 ///
 /// Laws, checked by testing/flow_laws.hpp: inverse(forward(z)) = z and forward(inverse(x)) = x; log_det of the two
 /// directions add up to 0 and equal log|det| of the dense Jacobian; a row's result does not depend, bit for bit, on the
@@ -78,8 +114,8 @@ X generate(const F& flow, const X& z) {
 template <class F, class S>
 concept FlowOf = Real<S> && requires(const F& f, F& m, const Var<S>& x) {
   { f.dim() } -> std::convertible_to<Index>;
-  { f.forward(x) } -> std::same_as<Transformed<Var<S>>>;
-  { f.inverse(x) } -> std::same_as<Transformed<Var<S>>>;
+  { call_forward(f, x) } -> std::same_as<Transformed<Var<S>>>;
+  { call_inverse(f, x) } -> std::same_as<Transformed<Var<S>>>;
   F::fields(m);
   F::fields(f);
   f.template rebind<Var<S>>();

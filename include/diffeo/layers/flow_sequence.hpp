@@ -11,24 +11,27 @@ namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
-/// Applies one map after another and adds up their log-determinants and penalties. Values that nobody will
-/// differentiate give their memory back after each map, so that evaluation stays in the first cache levels whatever the
-/// depth.
+/// Applies one map after another and adds up their log-determinants. Values that nobody will differentiate give their
+/// memory back after each map, so that evaluation stays in the first cache levels whatever the depth.
 template <Traced X>
 class Composition {
  public:
-  explicit Composition(const X& x) : value_(x) {}
+  using Scalar = typename X::Scalar;
 
+  Composition(const X& x, const Pass<Scalar>& pass) : value_(x), pass_(pass) {}
+
+  /// Applies map(value, pass), where `part` is the number of the map's layer.
   template <class F>
-  void then(const F& map) {
+  void then(std::size_t part, const F& map) {
+    const Pass<Scalar> pass = pass_.of_part(part);
     if constexpr (is_var<X>) {
-      if (!value_.requires_grad()) return then_in_place(map);
+      if (!recording_ && !value_.requires_grad()) return then_in_place(map, pass);
     }
-    add(checked(map(value_)));
+    add(checked(map(value_, pass)));
   }
 
   const X& value() const { return value_; }
-  Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1), penalty_}; }
+  Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1)}; }
 
  private:
   const Transformed<X>& checked(const Transformed<X>& y) {
@@ -43,45 +46,45 @@ class Composition {
     }
     log_det_ = has_log_det_ ? log_det_ + y.log_det : y.log_det;
     has_log_det_ = true;
-    if constexpr (is_var<X>) {
-      if (y.penalty) penalty_ = penalty_ ? penalty_ + y.penalty : y.penalty;
-    }
   }
 
   // Two buffers for the value take turns; the log-determinant has one.
   template <class F>
-  void then_in_place(const F& map) {
+  void then_in_place(const F& map, const Pass<Scalar>& pass) {
     auto& tape = value_.tape();
     if (!buffers_[0]) {
       for (X& buffer : buffers_) buffer = tape.make(value_.rows(), value_.cols(), false);
       total_ = zeros(value_, 1);
-      if (has_log_det_) accumulate(log_det_);
     }
     const auto mark = tape.mark();
-    const Transformed<X> y = checked(map(value_));
-    if (y.value.requires_grad()) {
-      log_det_ = total_;
-      has_log_det_ = true;
+    const std::size_t recorded = tape.size();
+    const long penalties = pass.penalties ? pass.penalties->count() : 0;
+    const Transformed<X> y = checked(map(value_, pass));
+    // What was recorded, or is held by someone else, must keep its memory: a value that is constant may come with a
+    // log-determinant that is not.
+    if (y.value.requires_grad() || tape.size() != recorded ||
+        (pass.penalties && pass.penalties->count() != penalties)) {
+      recording_ = true;
+      if (has_log_det_) log_det_ = total_;
       return add(y);
     }
     X& next = buffers_[turn_];
     turn_ = 1 - turn_;
     math::map(
         tape.mutable_value(next), [](auto v) { return v; }, y.value.value());
-    if (y.log_det) accumulate(y.log_det);
+    if (y.log_det) {
+      math::map(
+          tape.mutable_value(total_), [](auto a, auto b) { return a + b; }, total_.value(), y.log_det.value());
+      has_log_det_ = true;
+    }
     value_ = next;
-    log_det_ = total_;
-    has_log_det_ = true;
+    if (has_log_det_) log_det_ = total_;
     tape.release(mark);
   }
 
-  void accumulate(const X& log_det) {
-    math::map(
-        value_.tape().mutable_value(total_), [](auto a, auto b) { return a + b; }, total_.value(), log_det.value());
-  }
-
-  X value_, log_det_{}, penalty_{};
-  bool has_log_det_ = false;
+  X value_, log_det_{};
+  const Pass<Scalar>& pass_;
+  bool has_log_det_ = false, recording_ = false;
   X buffers_[2]{};
   X total_{};
   std::size_t turn_ = 0;
@@ -121,7 +124,7 @@ struct FlowSequence {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layers);
+    return diffeo::fields("layers", self.layers);
   }
   template <class U>
   auto rebind() const {
@@ -135,33 +138,39 @@ struct FlowSequence {
   }
 
   template <Traced X>
-  Transformed<X> forward(const X& z) const
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
     requires(HasForward<Layers, X> && ...)
   {
-    detail::Composition<X> composition(z);
-    std::apply([&](const auto&... layer) { (composition.then([&](const X& v) { return layer.forward(v); }), ...); },
-               layers);
+    detail::Composition<X> composition(z, pass);
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      (composition.then(I, [&](const X& v, const auto& p) { return call_forward(std::get<I>(layers), v, p); }), ...);
+    }(std::index_sequence_for<Layers...>{});
     return composition.result();
   }
   template <Traced X>
-  X generate(const X& z) const
+  X generate(const X& z, const Pass<Scalar>& pass = {}) const
     requires((HasForward<Layers, X> && ...) && (HasGenerate<Layers, X> || ...))
   {
-    detail::Composition<X> composition(z);
-    std::apply(
-        [&](const auto&... layer) {
-          (composition.then([&](const X& v) { return Transformed<X>{diffeo::generate(layer, v), {}}; }), ...);
-        },
-        layers);
+    detail::Composition<X> composition(z, pass);
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      (composition.then(I,
+                        [&](const X& v, const auto& p) {
+                          return Transformed<X>{diffeo::generate(std::get<I>(layers), v, p), {}};
+                        }),
+       ...);
+    }(std::index_sequence_for<Layers...>{});
     return composition.value();
   }
   template <Traced X>
-  Transformed<X> inverse(const X& x) const
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const
     requires(HasInverse<Layers, X> && ...)
   {
-    detail::Composition<X> composition(x);
+    detail::Composition<X> composition(x, pass);
     [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (composition.then([&](const X& v) { return std::get<sizeof...(I) - 1 - I>(layers).inverse(v); }), ...);
+      (composition.then(
+           sizeof...(I) - 1 - I,
+           [&](const X& v, const auto& p) { return call_inverse(std::get<sizeof...(I) - 1 - I>(layers), v, p); }),
+       ...);
     }(std::index_sequence_for<Layers...>{});
     return composition.result();
   }
@@ -185,7 +194,7 @@ struct Repeated {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layers);
+    return diffeo::fields("", self.layers);
   }
   template <class U>
   auto rebind() const {
@@ -195,32 +204,36 @@ struct Repeated {
   }
 
   template <Traced X>
-  Transformed<X> forward(const X& z) const
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
     requires HasForward<L, X>
   {
     if constexpr (detail::HasForwardAll<L, X>)
       if (!layers.empty()) return L::forward_all(std::span<const L>(layers), z);
-    detail::Composition<X> composition(z);
-    for (const L& layer : layers) composition.then([&](const X& v) { return layer.forward(v); });
+    detail::Composition<X> composition(z, pass);
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      composition.then(i, [&](const X& v, const auto& p) { return call_forward(layers[i], v, p); });
     return composition.result();
   }
   template <Traced X>
-  X generate(const X& z) const
+  X generate(const X& z, const Pass<Scalar>& pass = {}) const
     requires HasGenerate<L, X>
   {
-    detail::Composition<X> composition(z);
-    for (const L& layer : layers) composition.then([&](const X& v) { return Transformed<X>{layer.generate(v), {}}; });
+    detail::Composition<X> composition(z, pass);
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      composition.then(i, [&](const X& v, const auto& p) {
+        return Transformed<X>{diffeo::generate(layers[i], v, p), {}};
+      });
     return composition.value();
   }
   template <Traced X>
-  Transformed<X> inverse(const X& x) const
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const
     requires HasInverse<L, X>
   {
     if constexpr (detail::HasInverseAll<L, X>)
       if (!layers.empty()) return L::inverse_all(std::span<const L>(layers), x);
-    detail::Composition<X> composition(x);
-    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer)
-      composition.then([&](const X& v) { return layer->inverse(v); });
+    detail::Composition<X> composition(x, pass);
+    for (std::size_t i = layers.size(); i-- > 0;)
+      composition.then(i, [&](const X& v, const auto& p) { return call_inverse(layers[i], v, p); });
     return composition.result();
   }
 };

@@ -17,7 +17,11 @@ struct Invert {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layer);
+    return diffeo::fields("", self.layer);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("inverted", true);
   }
   template <class U>
   auto rebind() const {
@@ -26,16 +30,16 @@ struct Invert {
   }
 
   template <Traced X>
-  Transformed<X> forward(const X& z) const
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
     requires HasInverse<L, X>
   {
-    return layer.inverse(z);
+    return call_inverse(layer, z, pass);
   }
   template <Traced X>
-  Transformed<X> inverse(const X& x) const
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const
     requires HasForward<L, X>
   {
-    return layer.forward(x);
+    return call_forward(layer, x, pass);
   }
 };
 

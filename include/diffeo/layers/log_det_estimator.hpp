@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <diffeo/math/sample_engine.hpp>
+#include <diffeo/layers/pass.hpp>
 #include <diffeo/nn/linearised.hpp>
 #include <variant>
 
@@ -12,7 +12,12 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 /// The dense Jacobian, all columns in one pass, and its determinant. Costs D + 1 passes through the network.
-struct ExactLogDet {};
+struct ExactLogDet {
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "exact");
+  }
+};
 
 /// The power series tr(J) - tr(J^2) / 2 + ... cut after `terms` (i-ResNet: Behrmann et al. 2019, algorithm 2), traces
 /// by Hutchinson's v'J^k v with random signs v. Biased: what is cut is at most D L^(terms + 1) / ((terms + 1) (1 - L))
@@ -21,6 +26,11 @@ struct PowerSeriesLogDet {
   Index terms = 10;
   Index probes = 1;
   std::uint64_t seed = 0;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "power series", "terms", self.terms, "probes", self.probes, "seed", self.seed);
+  }
 
   void check() const {
     require(terms >= 1, "power series: terms is ", terms, ", expected at least 1");
@@ -32,6 +42,10 @@ struct PowerSeriesLogDet {
 /// chance to stop after each, 0 < p < 1), or 0, 1, ... of a Poisson one (parameter: mean > 0).
 enum class RouletteLength { geometric, poisson };
 
+inline const char* to_string(RouletteLength length) {
+  return length == RouletteLength::geometric ? "geometric" : "poisson";
+}
+
 /// The same series without bias (Residual Flows: Chen et al. 2019, eq. 6): `exact_terms`, then a random number of
 /// others, each divided by the chance that it is reached. The variance is finite where L^2 < 1 - p for the geometric
 /// distribution and always for the Poisson one; with L near 1 rare samples weigh much all the same, so take more exact
@@ -42,6 +56,12 @@ struct RouletteLogDet {
   double parameter = 0.5;
   Index probes = 1;
   std::uint64_t seed = 0;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "roulette", "exact_terms", self.exact_terms, "length", self.length, "parameter",
+                            self.parameter, "probes", self.probes, "seed", self.seed);
+  }
 
   void check() const {
     require(exact_terms >= 0, "roulette: exact_terms is ", exact_terms, ", expected at least 0");
@@ -114,9 +134,9 @@ struct SeriesEstimate {
   Var<S> value, probe, direction;
 };
 
-/// The series at the constant points z with probe number `probe`. `weights` is any matrix of the layer.
+/// Computes the series at the constant points z with probe number `probe`, whose random numbers come from `pass`.
 template <Real S, class Estimator>
-void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<const S> z, View<const S> weights,
+void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<const S> z, const Pass<S>& pass,
                 Index probe, const SeriesEstimate<S>& out) {
   Tape<S>& tape = out.value.tape();
   const Index rows = z.rows, dim = z.cols;
@@ -125,8 +145,7 @@ void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<
   auto* terms = tape.template storage<TermWeights>(static_cast<std::size_t>(rows));
   Index most = 0;
   for (Index n = 0; n < rows; ++n) {
-    PhiloxEngine engine =
-        sample_engine<S>(estimator.seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe), z, n, weights);
+    PhiloxEngine engine = pass.noise(estimator.seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe), z, n);
     draw_signs(engine, v, n);
     terms[n] = TermWeights(estimator, engine);
     most = std::max(most, terms[n].terms());

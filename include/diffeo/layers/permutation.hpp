@@ -47,7 +47,11 @@ struct Permutation {
 
   template <class Self>
   static auto fields(Self&) {
-    return std::tuple<>();
+    return diffeo::fields();
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "permutation", "order", self.order);
   }
   template <class U>
   Permutation<U> rebind() const {

@@ -153,7 +153,11 @@ struct Planar {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.u, self.w, self.b);
+    return diffeo::fields("u", self.u, "w", self.w, "b", self.b);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "planar", "activation", self.activation);
   }
   template <class U>
   Planar<U> rebind() const {

@@ -34,11 +34,22 @@ struct Radial {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.centre, self.raw_alpha, self.raw_kappa);
+    return diffeo::fields("centre", self.centre, "raw_alpha", self.raw_alpha, "raw_kappa", self.raw_kappa);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "radial");
   }
   template <class U>
   Radial<U> rebind() const {
     return {};
+  }
+
+  /// Throws invalid_argument where the shapes of the parameters do not fit.
+  void check() const {
+    require(centre.rows() == 1 && raw_alpha.size() == 1 && raw_kappa.size() == 1, "radial: centre is ", centre.rows(),
+            " x ", centre.cols(), ", raw_alpha has ", raw_alpha.size(), " and raw_kappa ", raw_kappa.size(),
+            " values, expected 1 x D, one and one");
   }
 
   template <Traced X>

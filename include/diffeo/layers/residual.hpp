@@ -19,6 +19,12 @@ namespace diffeo::inline DIFFEO_ISA {
 /// before its error was sure. `fixed_point` alone stops there.
 enum class InverseMethod { automatic, fixed_point, newton };
 
+inline const char* to_string(InverseMethod method) {
+  return method == InverseMethod::automatic     ? "automatic"
+         : method == InverseMethod::fixed_point ? "fixed_point"
+                                                : "newton";
+}
+
 /// | option         | type          | default                                                               |
 /// |----------------|---------------|-----------------------------------------------------------------------|
 /// | tolerance      | double        | 0: until rounding stops it; else the largest |error| of a coordinate  |
@@ -32,6 +38,11 @@ struct ResidualInverseOptions {
   double tolerance = 0;
   int max_iterations = 10000;
   InverseMethod method = InverseMethod::automatic;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("tolerance", self.tolerance, "max_iterations", self.max_iterations, "method", self.method);
+  }
 
   void check() const {
     require(tolerance >= 0 && std::isfinite(tolerance), "residual inverse: tolerance is ", tolerance,
@@ -47,8 +58,8 @@ struct ResidualInverseOptions {
 /// With an activation whose slope jumps, like relu, log_det jumps too where a unit bends, and the gradient of a mean
 /// over samples, which knows nothing of samples that cross a jump, is not that of the mean.
 ///
-/// While gradients of the parameters are recorded log_det comes from `training`, else from `evaluation`. Tangents
-/// (Dual) take the exact log-determinant always.
+/// In training (Pass::training) log_det comes from the estimator `training`, else from `evaluation`. Tangents (Dual)
+/// always take the exact log-determinant.
 template <class T>
 struct Residual {
   using Scalar = scalar_t<T>;
@@ -62,7 +73,12 @@ struct Residual {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.network);
+    return diffeo::fields("network", self.network);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "residual", "training", self.training, "evaluation", self.evaluation, "inverse",
+                            self.inverse_options);
   }
   template <class U>
   Residual<U> rebind() const {
@@ -76,21 +92,28 @@ struct Residual {
     return network.lipschitz_bound();
   }
 
+  /// Throws invalid_argument where the network does not go from D to D coordinates, or for options out of range.
+  void check() const {
+    require(network.inputs() == network.outputs(), "residual: the network has ", network.inputs(), " inputs and ",
+            network.outputs(), " outputs, expected as many");
+    inverse_options.check();
+  }
+
   template <Traced X>
-  Transformed<X> forward(const X& z) const {
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const {
     check(z);
     if constexpr (detail::is_dual<X>)
       return exact_forward(z);
     else
-      return std::visit([&](const auto& estimator) { return forward_by(estimator, z); },
-                        learns(z.tape()) ? training : evaluation);
+      return std::visit([&](const auto& estimator) { return forward_by(estimator, z, pass); },
+                        pass.training ? training : evaluation);
   }
 
   template <Traced X>
-  Transformed<X> inverse(const X& x) const {
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const {
     check(x);
     const X z = solved(x);
-    return {z, -forward(z).log_det};
+    return {z, -forward(z, pass).log_det};
   }
 
  private:
@@ -101,17 +124,22 @@ struct Residual {
     require(x.cols() == dim(), "residual: x has ", x.cols(), " columns, this layer has dimension ", dim());
   }
 
-  bool learns(Tape<S>& tape) const { return as_var(tape, network.layers.front().weight).requires_grad(); }
-  bool records(const Var<S>& z) const { return z.requires_grad() || learns(z.tape()); }
+  // Whether the network's value needs a gradient: that of z or of any of its parameters.
+  bool records(const Var<S>& z) const {
+    bool records = z.requires_grad();
+    if constexpr (detail::is_var<T>)
+      for_each_parameter(network, [&records](const auto& p) { records = records || p.requires_grad(); });
+    return records;
+  }
 
   // ---- log-determinants ----
-  Transformed<Var<S>> forward_by(const ExactLogDet&, const Var<S>& z) const {
+  Transformed<Var<S>> forward_by(const ExactLogDet&, const Var<S>& z, const Pass<S>&) const {
     const MultiDual<S> g = network.with_jacobian(z);
     return {z + value_of(g), log_det_identity_plus(g)};
   }
 
   template <class Series>
-  Transformed<Var<S>> forward_by(const Series& series, const Var<S>& z) const {
+  Transformed<Var<S>> forward_by(const Series& series, const Var<S>& z, const Pass<S>& pass) const {
     series.check();
     Tape<S>& tape = z.tape();
     const Index rows = z.rows(), dim = z.cols();
@@ -123,8 +151,7 @@ struct Residual {
     const auto mark = tape.mark();
     const Linearised<S> jacobian = linearised(points);
     for (Index probe = 0; probe < series.probes; ++probe) {
-      detail::sum_series(series, jacobian, points.value(), as_var(tape, network.layers.back().bounded).value(), probe,
-                         parts[probe]);
+      detail::sum_series(series, jacobian, points.value(), pass, probe, parts[probe]);
       math::map_add(
           tape.mutable_value(estimate), false, [share](auto v) { return share * v; }, parts[probe].value.value());
     }

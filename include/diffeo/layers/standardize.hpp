@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/layers/flow.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -13,9 +14,8 @@ template <class T>
 struct Standardize {
   using Scalar = scalar_t<T>;
 
-  Buffer<T> mean;     ///< 1 x D
-  Buffer<T> scale;    ///< 1 x D, positive
-  Buffer<T> log_det;  ///< 1 x 1, the sum of log(scale)
+  Buffer<T> mean;   ///< 1 x D
+  Buffer<T> scale;  ///< 1 x D, positive
 
   /// Returns the layer with the given mean and scale. Throws invalid_argument unless both are 1 x D and finite, and
   /// every scale is positive.
@@ -26,12 +26,9 @@ struct Standardize {
             " x ", mean.cols(), ", scale is ", scale.rows(), " x ", scale.cols(), ", expected both 1 x D");
     require_finite(mean, "standardize: mean");
     require_finite(scale, "standardize: scale");
-    double log_det = 0;
-    for (Index j = 0; j < scale.cols(); ++j) {
+    for (Index j = 0; j < scale.cols(); ++j)
       require(scale(0, j) > 0, "standardize: the scale of column ", j, " is ", scale(0, j), ", expected > 0");
-      log_det += std::log(static_cast<double>(scale(0, j)));
-    }
-    return {{mean}, {scale}, {Array<Scalar>::Constant(1, 1, static_cast<Scalar>(log_det))}};
+    return {{mean}, {scale}};
   }
 
   /// Returns the layer with mean 0 and scale 1. Throws invalid_argument for dim < 1.
@@ -54,7 +51,7 @@ struct Standardize {
     const Index dim = data.cols();
     Array<Scalar> mean(1, dim), scale(1, dim);
     for (Index j = 0; j < dim; ++j) {
-      const Eigen::ArrayXd column = values.col(j).template cast<double>().array();
+      const Array<double> column = values.col(j).template cast<double>().array();
       const double center = column.mean();
       // Rounding may give a constant column a standard deviation above 0.
       const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
@@ -70,7 +67,11 @@ struct Standardize {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.mean, self.scale, self.log_det);
+    return diffeo::fields("mean", self.mean, "scale", self.scale);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "standardize");
   }
   template <class U>
   Standardize<U> rebind() const {
@@ -80,15 +81,27 @@ struct Standardize {
   template <Traced X>
   Transformed<X> forward(const X& z) const {
     check(z);
-    return {z * scale + mean, zeros(z, 1) + log_det};
+    return {z * scale + mean, zeros(z, 1) + log_scales(z)};
   }
   template <Traced X>
   Transformed<X> inverse(const X& x) const {
     check(x);
-    return {(x - mean) / scale, zeros(x, 1) - log_det};
+    return {(x - mean) / scale, zeros(x, 1) - log_scales(x)};
+  }
+
+  /// Throws invalid_argument where the shapes of mean and scale do not fit.
+  void check() const {
+    require(mean.value.rows() == 1 && scale.value.rows() == 1 && mean.value.cols() == scale.value.cols(),
+            "standardize: mean is ", mean.value.rows(), " x ", mean.value.cols(), ", scale is ", scale.value.rows(),
+            " x ", scale.value.cols(), ", expected both 1 x D");
   }
 
  private:
+  // 1 x 1. Computed at each call, so that it cannot disagree with a scale that was set by hand.
+  template <Traced X>
+  Var<Scalar> log_scales(const X& x) const {
+    return sum_cols(log(as_var(x.tape(), scale)));
+  }
   template <Traced X>
   void check(const X& x) const {
     require(x.cols() == dim(), "standardize: x has ", x.cols(), " columns, this layer has dimension ", dim());

@@ -30,7 +30,7 @@ inline constexpr Index random_group = random_run * (sizeof(S) == 4 ? 4 : 2);
 // Number of high bits of a block's index that hold the column.
 inline constexpr int random_column_bits = 20;
 inline constexpr Index max_random_columns = Index{1} << random_column_bits;
-inline constexpr Index max_random_rows = Index{1} << (64 - random_column_bits);
+inline constexpr std::int64_t max_random_rows = std::int64_t{1} << (64 - random_column_bits);
 
 // Register of 64-bit lanes with a 32-bit Philox word in the low half of each.
 typedef std::uint64_t Words __attribute__((vector_size(simd::register_bytes)));

@@ -11,30 +11,20 @@
 /// Random numbers that are functions of a sample.
 namespace diffeo::inline DIFFEO_ISA::detail {
 
-// splitmix64.
+// The finaliser of splitmix64 (Steele, Lea & Flood 2014): a bijection in which every bit depends on every bit.
+constexpr std::uint64_t mix_bits(std::uint64_t bits) {
+  bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9;
+  bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB;
+  return bits ^ (bits >> 31);
+}
+
+// A generator of random bits of one sample: a function of the seed and of the sample's own values, so that a sample's
+// estimate does not depend on its batch.
 template <Real S>
-std::uint64_t mix(std::uint64_t hash, S value) {
+PhiloxEngine sample_engine(std::uint64_t seed, View<const S> z, Index row) {
   using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
-  hash ^= std::bit_cast<Bits>(value);
-  hash = (hash ^ (hash >> 30)) * 0xBF58476D1CE4E5B9;
-  hash = (hash ^ (hash >> 27)) * 0x94D049BB133111EB;
-  return hash ^ (hash >> 31);
-}
-
-// The same of the first few entries of a block.
-template <Real S>
-std::uint64_t mix_entries(std::uint64_t hash, View<const S> x) {
-  for (Index i = 0; x.cols > 0 && i < std::min<Index>(x.rows, 4); ++i) hash = mix(hash, x.col(0)[i]);
-  return hash;
-}
-
-// Random bits of one sample for one model: a function of the seed, the sample's own values and those of the model's
-// weights, so that a sample's estimate does not depend on its batch, and that a model that learns draws anew.
-template <Real S>
-PhiloxEngine sample_engine(std::uint64_t seed, View<const S> z, Index row, View<const S> weights) {
   std::uint64_t hash = 0x9E3779B97F4A7C15;
-  for (Index j = 0; j < z.cols; ++j) hash = mix(hash, z.col(j)[row]);
-  hash = mix_entries(hash, weights);
+  for (Index j = 0; j < z.cols; ++j) hash = mix_bits(hash ^ std::bit_cast<Bits>(z.col(j)[row]));
   return PhiloxEngine(seed, hash);
 }
 

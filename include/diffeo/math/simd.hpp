@@ -7,8 +7,12 @@
 #include <cstring>
 #include <diffeo/core/array.hpp>
 #include <utility>
-#if defined(__SSE2__)
-#include <immintrin.h>  // what vector extensions do not reach: fused multiply-add, minimum, maximum, square root
+// What vector extensions do not reach: fused multiply-add, minimum, maximum, square root. <immintrin.h> holds all of
+// the instruction sets and takes long to compile.
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 /// Vector registers of the machine the translation unit is compiled for, by the vector extensions that GCC and Clang
@@ -313,12 +317,32 @@ inline S sum(Vec<S> v) {
   return part[0];
 }
 
-/// y[i] = f(x[i]...) for i < n, a register at a time. f maps registers to a register.
+namespace detail {
+
+// Copies the first n < lanes elements of x into `staged`, the other lanes are 0; moves x there.
+template <class S>
+inline void stage(S* staged, const S*& x, Index n) {
+  store<S>(staged, load<S>(x, n));
+  x = staged;
+}
+
+}  // namespace detail
+
+/// Assigns y[i] = f(x[i]...) for i < n, a register at a time. f maps registers to a register. The part-filled register
+/// at the end goes through the same loop by way of copies, so that f, which may be long, is compiled once.
 template <class S, class F, class... In>
 inline void transform(Index n, S* y, const F& f, const In*... x) {
-  Index i = 0;
-  for (; i + lanes<S> <= n; i += lanes<S>) store<S>(y + i, f(load<S>(x + i)...));
-  if (i < n) store<S>(y + i, f(load<S>(x + i, n - i)...), n - i);
+  const Index whole = n / lanes<S> * lanes<S>, rest = n - whole;
+  S staged[sizeof...(In) + 1][std::size_t{lanes<S>}];
+  S* to = y;
+  for (Index end = whole;; end = lanes<S>) {
+    for (Index i = 0; i < end; i += lanes<S>) store<S>(to + i, f(load<S>(x + i)...));
+    if (to == staged[0]) return store<S>(y + whole, load<S>(to), rest);
+    if (rest == 0) return;
+    to = staged[0];
+    [[maybe_unused]] std::size_t k = 0;
+    (detail::stage<S>(staged[++k], x += whole, rest), ...);
+  }
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA::simd

@@ -18,11 +18,24 @@ struct ConcatSquash {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.dense, self.gate, self.shift);
+    return diffeo::fields("dense", self.dense, "gate", self.gate, "shift", self.shift);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "concat squash");
   }
   template <class U>
   ConcatSquash<U> rebind() const {
     return {};
+  }
+
+  /// Throws invalid_argument unless the shapes of the parts agree.
+  void check() const {
+    require(
+        gate.inputs() == 1 && gate.outputs() == dense.outputs() && shift.rows() == dense.outputs() && shift.cols() == 1,
+        "concat squash: the gate has ", gate.inputs(), " inputs and ", gate.outputs(), " outputs, shift is ",
+        shift.rows(), " x ", shift.cols(), ", expected 1 input, ", dense.outputs(), " outputs and ", dense.outputs(),
+        " x 1");
   }
 
   /// Returns the layer's outputs for times t, N x 1, and inputs x, N x inputs -> N x outputs.

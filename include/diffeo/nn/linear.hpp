@@ -17,11 +17,25 @@ struct Linear {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.weight, self.bias);
+    return diffeo::fields("weight", self.weight, "bias", self.bias);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "dense");
   }
   template <class U>
   Linear<U> rebind() const {
     return {};
+  }
+
+  Index inputs() const { return weight.cols(); }
+  Index outputs() const { return weight.rows(); }
+
+  /// Throws invalid_argument unless the shapes of weight and bias agree.
+  void check() const {
+    require(weight.rows() > 0 && weight.cols() > 0 && bias.rows() == 1 && bias.cols() == weight.rows(),
+            "dense layer: weight is ", weight.rows(), " x ", weight.cols(), ", bias is ", bias.rows(), " x ",
+            bias.cols(), ", expected outputs x inputs and 1 x outputs");
   }
 
   /// Returns activation(x W' + b), N x inputs -> N x outputs.

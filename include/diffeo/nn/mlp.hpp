@@ -17,11 +17,26 @@ struct Mlp {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layers);
+    return diffeo::fields("layers", self.layers);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "perceptron", "activation", self.activation);
   }
   template <class U>
   Mlp<U> rebind() const {
     return {std::vector<Linear<U>>(layers.size()), activation};
+  }
+
+  Index inputs() const { return layers.empty() ? 0 : layers.front().inputs(); }
+  Index outputs() const { return layers.empty() ? 0 : layers.back().outputs(); }
+
+  /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
+  void check() const {
+    require(!layers.empty(), "perceptron: no layers, expected at least one");
+    for (std::size_t i = 1; i < layers.size(); ++i)
+      require(layers[i].inputs() == layers[i - 1].outputs(), "perceptron: layer ", i, " has ", layers[i].inputs(),
+              " inputs, the layer before it ", layers[i - 1].outputs(), " outputs");
   }
 
   /// N x inputs -> N x outputs.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/multi_dual.hpp>
+#include <diffeo/math/matmul.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
 
@@ -20,25 +22,27 @@ struct SpectralNormReport {
 
 namespace detail {
 
-// Returns a view of all entries of x as a column vector.
-template <class S>
-auto as_vector(Array<S>& x) {
-  return Eigen::Map<Eigen::Matrix<S, Eigen::Dynamic, 1>>(x.data(), x.size());
-}
-
 // Returns the Euclidean norm of x, accurate also where squares of entries over- or underflow.
-template <class V>
-typename V::Scalar length_of(const V& x) {
-  using S = typename V::Scalar;
-  const S length = x.norm();
+template <Real S>
+S length_of(const Array<S>& x) {
+  const S length = std::sqrt(x.square().sum());
   const bool safe = length * length > std::numeric_limits<S>::min() / std::numeric_limits<S>::epsilon() &&
                     length <= std::numeric_limits<S>::max();
-  return safe ? length : x.stableNorm();
+  if (safe) return length;
+  const S largest = x.abs().maxCoeff();
+  return largest > 0 && std::isfinite(largest) ? largest * std::sqrt((x / largest).square().sum()) : length;
+}
+
+// Returns the matrix product a b.
+inline Array<double> multiplied(const Array<double>& a, const Array<double>& b) {
+  Array<double> out(a.rows(), b.cols());
+  math::product<double>(view(out), view(a), {b.data(), 1, b.rows()}, nullptr, math::Start::zero);
+  return out;
 }
 
 // Power of a Gram matrix, (w'w)^p or (ww')^p, whichever is smaller, divided by its trace; log_trace is log(trace) / p.
 struct GramPower {
-  Eigen::MatrixXd matrix;
+  Array<double> matrix;
   double log_trace = 0;  // -infinity for a zero matrix
 };
 // Returns the GramPower of w with p = 2^squarings.
@@ -46,21 +50,18 @@ template <Real S>
 GramPower gram_power(const Array<S>& w, int squarings) {
   // Scaled to order 1, so that no square over- or underflows.
   const double largest = static_cast<double>(w.abs().maxCoeff()), unit = largest > 0 ? largest : 1;
-  const Eigen::MatrixXd wide = w.template cast<double>().matrix() / unit;
+  const Array<double> wide = w.template cast<double>() / unit, across = wide.transpose();
   GramPower gram;
   gram.log_trace = 2 * std::log(unit);
-  if (wide.rows() < wide.cols())
-    gram.matrix = wide * wide.transpose();
-  else
-    gram.matrix = wide.transpose() * wide;
+  gram.matrix = wide.rows() < wide.cols() ? multiplied(wide, across) : multiplied(across, wide);
   double power = 1;
   for (int k = 0;; ++k, power *= 2) {
-    const double trace = gram.matrix.trace();
+    const double trace = gram.matrix.matrix().trace();
     gram.log_trace += std::log(trace) / power;
     if (!(trace > 0)) return gram;
     gram.matrix /= trace;
     if (k == squarings) return gram;
-    gram.matrix = (gram.matrix * gram.matrix).eval();
+    gram.matrix = multiplied(gram.matrix, gram.matrix);
   }
 }
 
@@ -70,23 +71,24 @@ GramPower gram_power(const Array<S>& w, int squarings) {
 template <Real S>
 SpectralNormReport power_iteration(const Array<S>& w, Array<S>& left, Array<S>& right, double tolerance,
                                    long max_iterations) {
-  const auto matrix = w.matrix();
-  auto u = as_vector(left), v = as_vector(right);
+  const View<S> u{left.data(), w.rows(), 1, w.rows()}, v{right.data(), w.cols(), 1, w.cols()};
   SpectralNormReport report;
-  const S length = length_of(v);
-  if (!(length > 0)) v.setOnes();
-  v /= length > 0 ? length : v.norm();
+  const S length = length_of(right);
+  if (length > 0)
+    right /= length;
+  else
+    right = 1 / std::sqrt(static_cast<S>(w.cols()));
   for (report.iterations = 1; report.iterations <= max_iterations; ++report.iterations) {
-    u.noalias() = matrix * v;
-    const S stretched = length_of(u);
+    math::product<S>(u, view(w), {right.data(), 1, 0}, nullptr, math::Start::zero);
+    const S stretched = length_of(left);
     if (!(stretched > 0)) {  // a zero matrix, or NaN
       report.converged = stretched == 0;
       return report;
     }
-    u /= stretched;
-    v.noalias() = matrix.transpose() * u;
-    const S norm = length_of(v);
-    v /= norm;
+    left /= stretched;
+    math::product_of_transposed<S>(v, true, view(w), u);
+    const S norm = length_of(right);
+    right /= norm;
     // |w v| and then |w' u| are increasing lower bounds of the largest singular value.
     report.change = std::abs(static_cast<double>(norm - stretched)) / static_cast<double>(norm);
     report.norm = static_cast<double>(norm);
@@ -107,12 +109,12 @@ SpectralNormReport power_iteration_from_scratch(const Array<S>& w, Array<S>& lef
                                                 long max_iterations) {
   const GramPower gram = gram_power(w, 14);
   Index largest = 0;
-  gram.matrix.diagonal().maxCoeff(&largest);
-  const Eigen::VectorXd start = gram.matrix.col(largest);
+  gram.matrix.matrix().diagonal().maxCoeff(&largest);
+  const Array<S> start = gram.matrix.col(largest).template cast<S>();
   if (w.rows() < w.cols())
-    as_vector(right) = w.matrix().transpose() * start.template cast<S>();
+    math::product_of_transposed<S>({right.data(), w.cols(), 1, w.cols()}, true, view(w), view(start));
   else
-    as_vector(right) = start.template cast<S>();
+    right = start.transpose();
   return power_iteration(w, left, right, tolerance, max_iterations);
 }
 
@@ -148,11 +150,29 @@ struct SpectralLinear {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.weight, self.bias, self.bounded, self.left, self.right);
+    return diffeo::fields("weight", self.weight, "bias", self.bias, "bounded", self.bounded, "left", self.left, "right",
+                          self.right);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "spectral dense", "bound", self.bound, "step_tolerance", self.step_tolerance,
+                            "step_iterations", self.step_iterations);
   }
   template <class U>
   SpectralLinear<U> rebind() const {
     return {{}, {}, {}, {}, {}, bound, step_tolerance, step_iterations, last};
+  }
+
+  /// Throws invalid_argument unless the shapes of the arrays agree.
+  void check() const {
+    const Index outputs = weight.rows(), inputs = weight.cols();
+    const auto fits = [](const auto& x, Index rows, Index cols) { return x.rows() == rows && x.cols() == cols; };
+    require(outputs > 0 && inputs > 0 && fits(bias, 1, outputs) && fits(bounded.value, outputs, inputs) &&
+                fits(left.value, 1, outputs) && fits(right.value, 1, inputs),
+            "spectral dense layer: weight is ", outputs, " x ", inputs, ", bias ", bias.rows(), " x ", bias.cols(),
+            ", bounded ", bounded.value.rows(), " x ", bounded.value.cols(), ", left ", left.value.rows(), " x ",
+            left.value.cols(), ", right ", right.value.rows(), " x ", right.value.cols(),
+            ", expected M x K, 1 x M, M x K, 1 x M and 1 x K");
   }
 
   /// Recomputes the bounded matrix from the weights. last.converged tells whether sigma was found to tolerance.
@@ -191,25 +211,24 @@ struct SpectralLinear {
   template <class V>
   static void backward(V y, V w, V u, V v, double limit) {
     using S = Scalar;
-    const auto g = as_eigen(y.grad()).matrix();
-    const auto from = as_eigen(w.value()).matrix();
-    using Vector = Eigen::Map<const Eigen::Matrix<S, Eigen::Dynamic, 1>>;
-    const Vector left_vector(u.value().data, from.rows()), right_vector(v.value().data, from.cols());
+    const auto g = as_eigen(y.grad()), from = as_eigen(w.value());
+    const auto left_vector = as_eigen(View<const S>{u.value().data, from.rows(), 1, from.rows()}).col(0);
+    const S* const right_vector = v.value().data;
     S sigma = 0;  // summed column by column, because Eigen would allocate a temporary for the product
-    for (Index j = 0; j < from.cols(); ++j) sigma += right_vector[j] * from.col(j).dot(left_vector);
+    for (Index j = 0; j < from.cols(); ++j) sigma += right_vector[j] * (from.col(j) * left_vector).sum();
     const GradTarget<S> target = y.tape().grad_target(w);
     auto to = as_eigen(target.grad);
     S factor = 1, along = 0;
     if (static_cast<double>(sigma) > limit) {
       factor = static_cast<S>(limit) / sigma;
-      along = factor * g.cwiseProduct(from).sum() / sigma;
+      along = factor * (g * from).sum() / sigma;
     }
     for (Index j = 0; j < to.cols(); ++j) {
       const S by = along * right_vector[j];
       if (target.assign)
-        to.col(j) = factor * g.col(j).array() - by * left_vector.array();
+        to.col(j) = factor * g.col(j) - by * left_vector;
       else
-        to.col(j) += factor * g.col(j).array() - by * left_vector.array();
+        to.col(j) += factor * g.col(j) - by * left_vector;
     }
   }
 };
@@ -225,7 +244,11 @@ struct SpectralMlp {
 
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.layers);
+    return diffeo::fields("layers", self.layers);
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("kind", "spectral perceptron", "activation", self.activation);
   }
   template <class U>
   SpectralMlp<U> rebind() const {
@@ -236,6 +259,15 @@ struct SpectralMlp {
 
   Index inputs() const { return layers.front().weight.cols(); }
   Index outputs() const { return layers.back().weight.rows(); }
+
+  /// Throws invalid_argument if there is no layer, or a layer's number of inputs differs from the outputs of the layer
+  /// before it.
+  void check() const {
+    require(!layers.empty(), "spectral perceptron: no layers, expected at least one");
+    for (std::size_t i = 1; i < layers.size(); ++i)
+      require(layers[i].weight.cols() == layers[i - 1].weight.rows(), "spectral perceptron: layer ", i, " has ",
+              layers[i].weight.cols(), " inputs, the layer before it ", layers[i - 1].weight.rows(), " outputs");
+  }
 
   /// Returns the bound that the Lipschitz constant is kept below: the product of the layers' bounds and of the
   /// Lipschitz constants of the activations.

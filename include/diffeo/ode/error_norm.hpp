@@ -5,6 +5,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <diffeo/autodiff/fields.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/simd.hpp>
@@ -18,6 +19,11 @@ namespace diffeo::inline DIFFEO_ISA::ode {
 struct Tolerance {
   double relative = 1e-5;
   double absolute = 1e-6;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("relative", self.relative, "absolute", self.absolute);
+  }
 
   /// Throws invalid_argument unless both are finite and greater than 0; `what` names the caller.
   void check(const char* what) const {

@@ -13,6 +13,10 @@ namespace diffeo::inline DIFFEO_ISA::ode {
 /// itself in memory that does not grow with the number of steps; exact but for the errors of both solves.
 enum class Differentiation { discrete, adjoint };
 
+inline const char* to_string(Differentiation method) {
+  return method == Differentiation::discrete ? "discrete" : "adjoint";
+}
+
 /// | option        | type            | default                                                                  |
 /// |---------------|-----------------|--------------------------------------------------------------------------|
 /// | method        | Differentiation | discrete                                                                 |
@@ -27,6 +31,11 @@ enum class Differentiation { discrete, adjoint };
 struct GradientOptions {
   Differentiation method = Differentiation::discrete;
   std::size_t memory_budget = std::size_t{64} << 20;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("method", self.method);
+  }
 };
 
 /// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may be times of each sample, and t1

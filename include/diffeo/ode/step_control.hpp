@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <diffeo/autodiff/fields.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/ode/error_norm.hpp>
@@ -16,6 +17,11 @@ namespace diffeo::inline DIFFEO_ISA::ode {
 /// step before, which avoids oscillating steps where stability limits them (Gustafsson 1991; Hairer, Solving ODEs II,
 /// IV.2).
 enum class Controller { integral, proportional_integral };
+
+/// Returns the name of the controller.
+inline const char* to_string(Controller controller) {
+  return controller == Controller::integral ? "integral" : "proportional_integral";
+}
 
 /// Options of a solve.
 ///
@@ -50,6 +56,14 @@ struct SolverOptions {
   double min_step = 0;
   double max_step = std::numeric_limits<double>::infinity();
   Index max_steps = 10000;
+
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("method", self.method, "steps", self.steps, "relative_tolerance", self.relative_tolerance,
+                            "absolute_tolerance", self.absolute_tolerance, "controller", self.controller, "first_step",
+                            self.first_step, "min_step", self.min_step, "max_step", self.max_step, "max_steps",
+                            self.max_steps);
+  }
 
   /// Returns the two tolerances as a Tolerance.
   Tolerance tolerance() const { return {relative_tolerance, absolute_tolerance}; }

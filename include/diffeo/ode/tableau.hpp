@@ -259,4 +259,6 @@ constexpr const Tableau& tableau(Method method) {
   return detail::dopri5_tableau;
 }
 
+inline std::string_view to_string(Method method) { return tableau(method).name; }
+
 }  // namespace diffeo::inline DIFFEO_ISA::ode

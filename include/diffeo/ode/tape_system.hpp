@@ -31,15 +31,10 @@ bool records_parameters(const System& system) {
 template <Real S, class System>
 const System& mirrored(Tape<S>& tape, const System& system, bool recorded) {
   System& mirror = tape.keep(system);
-  const auto constant = [&tape](const Var<S>& x) { return tape.constant(x.value()); };
-  diffeo::detail::visit(
-      [&](const auto& from, auto& to) {
-        if constexpr (diffeo::detail::is_buffer<std::remove_cvref_t<decltype(from)>>)
-          to.value = constant(from.value);
-        else
-          to = recorded && from.requires_grad() ? tape.shared(from) : constant(from);
-      },
-      system, mirror);
+  auto* memory = tape.template storage<const Var<S>*>(leaf_count(system));
+  for_each_leaf_pair(system, mirror, memory, [&](LeafKind, const Var<S>& from, Var<S>& to) {
+    to = recorded && from.requires_grad() ? tape.shared(from) : tape.constant(from.value());
+  });
   return mirror;
 }
 

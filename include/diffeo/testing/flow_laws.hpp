@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/LU>  // determinants of small Jacobians
 #include <cmath>
 #include <cstring>
 #include <diffeo/autodiff/lift.hpp>
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/layers/evaluate.hpp>
+#include <diffeo/math/linear_solve.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 #include <limits>
 #include <ostream>
@@ -87,14 +88,9 @@ auto in_double(const F& flow) {
     return flow;
   } else {
     auto copy = flow.template rebind<double>();
-    diffeo::detail::visit(
-        [](const auto& from, auto& to) {
-          if constexpr (diffeo::detail::is_buffer<std::remove_cvref_t<decltype(from)>>)
-            to.value = from.value.template cast<double>();
-          else
-            to = from.template cast<double>();
-        },
-        flow, copy);
+    std::vector<const leaf_t<F>*> memory(leaf_count(flow));
+    for_each_leaf_pair(flow, copy, memory.data(),
+                       [](LeafKind, const auto& from, auto& to) { to = from.template cast<double>(); });
     return copy;
   }
 }
@@ -128,6 +124,10 @@ struct FlowUnderTest {
     Array<S> centre, spread, unit;
   };
   virtual GradientCheck check(const Place& at, bool of_tangents, const GradientCheckOptions& options) const = 0;
+  // Evaluates and records in training, with the rows of x as rows first_row ... of a minibatch.
+  virtual Transformed<Array<S>> train(bool forwards, const Array<S>& x, Index first_row) const = 0;
+  // Returns how the flow over other scalars or over variables differs in settings and paths; empty if it does not.
+  virtual std::string rebind_difference() const = 0;
   // Returns the gradients of sum(weights * function) for the input and each parameter array, computed in S or in
   // double.
   virtual std::vector<Array<double>> gradients(const Place& at, const Array<S>& weights, bool of_double) const = 0;
@@ -160,16 +160,43 @@ class FlowUnderTestOf final : public FlowUnderTest<typename F::Scalar> {
     const Array<S> ones = Array<S>::Ones(x.rows(), 1);
     Tape<S> tape;
     const auto lifted = lift(tape, flow_, values.data(), grads.data());
-    const auto y = traced(lifted, forwards, tape.variable(x));
+    const auto y = traced(lifted, forwards, tape.variable(x), {});
     tape.backward(y.log_det, view(ones));
     tape.finish_parameter_grads();
     require_finite(grads, "the gradient of log_det");
     return {as_eigen(y.value.value()), as_eigen(y.log_det.value())};
   }
+  Transformed<Array<S>> train(bool forwards, const Array<S>& x, Index first_row) const override {
+    Array<S> values = diffeo::parameters(flow_);
+    Tape<S> tape;
+    const auto lifted = lift(tape, flow_, values.data(), nullptr);
+    const auto y =
+        traced(lifted, forwards, tape.copy(x), {.training = true, .seed = 1, .step = 2, .first_row = first_row});
+    return {as_eigen(y.value.value()), as_eigen(y.log_det.value())};
+  }
+  std::string rebind_difference() const override {
+    const auto difference = [this](const auto& other) -> std::string {
+      const auto expected = settings_of(flow_), found = settings_of(other);
+      if (found.size() != expected.size()) return concat_message(found.size(), " settings, expected ", expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i)
+        if (found[i] != expected[i])
+          return concat_message(found[i].path, " = ", to_string(found[i].value), ", expected ", expected[i].path, " = ",
+                                to_string(expected[i].value));
+      const auto paths = leaves(flow_);
+      const auto others = leaves(other);
+      if (paths.size() != others.size()) return concat_message(others.size(), " arrays, expected ", paths.size());
+      for (std::size_t i = 0; i < paths.size(); ++i)
+        if (paths[i].path != others[i].path || paths[i].kind != others[i].kind)
+          return concat_message(others[i].path, ", expected ", paths[i].path);
+      return {};
+    };
+    const std::string of_double = difference(double_);
+    return of_double.empty() ? difference(flow_.template rebind<Var<S>>()) : of_double;
+  }
   Transformed<Array<S>> tangents(bool forwards, const Array<S>& x, const Array<S>& direction) const override {
     if constexpr (has_dual) {
       Tape<S> tape;
-      const auto y = traced(flow_, forwards, Dual<Var<S>>{tape.copy(x), tape.copy(direction)});
+      const auto y = traced(flow_, forwards, Dual<Var<S>>{tape.copy(x), tape.copy(direction)}, {});
       return {as_eigen(y.value.tangent.value()), as_eigen(y.log_det.tangent.value())};
     }
     return {};
@@ -204,17 +231,18 @@ class FlowUnderTestOf final : public FlowUnderTest<typename F::Scalar> {
     return forwards ? diffeo::forward(model, x, threads) : diffeo::inverse(model, x, threads);
   }
   template <class Model, class X>
-  static Transformed<X> traced(const Model& model, bool forwards, const X& x) {
-    return forwards ? model.forward(x) : model.inverse(x);
+  static Transformed<X> traced(const Model& model, bool forwards, const X& x, const Pass<typename X::Scalar>& pass) {
+    return forwards ? call_forward(model, x, pass) : call_inverse(model, x, pass);
   }
-  // Returns the function in the form that gradient_check.hpp expects.
+  // Returns the function in the form that gradient_check.hpp expects, evaluated in training with one draw of the noise.
   static auto function(const Place& at) {
     return [&at](const auto& model, const auto& unit) {
       using X = typename std::remove_cvref_t<decltype(unit)>::value_type;
       using T = typename X::Scalar;
       const Array<T> centre = at.centre.template cast<T>(), spread = at.spread.template cast<T>();
       auto& tape = unit[0].tape();
-      const Transformed<X> y = traced(model, at.forwards, unit[0] * tape.copy(spread) + tape.copy(centre));
+      const Pass<T> pass{.training = true, .seed = 1, .step = 2};
+      const Transformed<X> y = traced(model, at.forwards, unit[0] * tape.copy(spread) + tape.copy(centre), pass);
       return at.of_value ? y.value : y.log_det;
     };
   }
@@ -243,12 +271,17 @@ class FlowLawCheck {
     law("points can be mapped", 0, [this] { choose_points(); });
     if (!report_.ok()) return report_;
     law("parameters", 0, [this] { parameters(); });
+    law("rebind keeps the structure", 0, [this] {
+      const std::string difference = flow_.rebind_difference();
+      if (!difference.empty()) record_error(infinity, difference);
+    });
     for (const bool forwards : {true, false}) {
       const std::string name = forwards ? "forward" : "inverse", other = forwards ? "inverse" : "forward";
       law(other + "(" + name + "(x)) = x", options_.round_trip, [&] { round_trip(forwards, false); });
       law("log_det of " + other + " = -log_det of " + name, options_.log_det, [&] { round_trip(forwards, true); });
       law("rows of " + name + " are independent", 0, [&] { independent_rows(forwards); });
       law("threads do not change " + name, 0, [&] { threads(forwards); });
+      law("noise of " + name + " does not depend on tiles", 0, [&] { training_tiles(forwards); });
       law(name + " of 0 rows and of 1 row", 0, [&] { few_rows(forwards); });
       law("recording does not change " + name, options_.round_trip, [&] { recording(forwards); });
       if (dim_ <= 6) {
@@ -384,6 +417,17 @@ class FlowLawCheck {
     for (const int n : {2, 3}) expect_same_bits(apply(forwards, points_[forwards], n), one, " with ", n, " threads");
   }
 
+  // A minibatch is cut into tiles; what a row draws in training must not depend on how.
+  void training_tiles(bool forwards) {
+    const Array<S>& x = points_[forwards];
+    const Transformed<Array<S>> all = flow_.train(forwards, x, 0);
+    for (const Index size : {1, 7, 64})
+      for (Index first = 0; first + size <= x.rows(); first += size + 20)
+        expect_same_bits(flow_.train(forwards, x.middleRows(first, size), first),
+                         {all.value.middleRows(first, size), all.log_det.middleRows(first, size)},
+                         " in a tile of rows ", first, " to ", first + size - 1);
+  }
+
   void few_rows(bool forwards) {
     for (const Index rows : {Index{0}, Index{1}}) {
       const Array<S> x = points_[forwards].topRows(rows), log_det(rows, 1);
@@ -421,9 +465,10 @@ class FlowLawCheck {
           (flow_.apply_in_double(forwards, at + by).value - flow_.apply_in_double(forwards, at - by).value) / (2 * h);
     }
     const double log_unit = spread_[forwards].template cast<double>().log().sum();
+    std::vector<Index> order(static_cast<std::size_t>(dim_));
     for (Index r = 0; r < points.rows(); ++r) {
-      const Eigen::MatrixXd jacobian = columns.middleRows(r * dim_, dim_).matrix().transpose();
-      const double expected = jacobian.partialPivLu().matrixLU().diagonal().array().abs().log().sum() - log_unit;
+      Array<double> jacobian = columns.middleRows(r * dim_, dim_);  // transposed, which does not change the determinant
+      const double expected = math::detail::factor(jacobian.data(), order.data(), dim_) - log_unit;
       record_error(std::abs(static_cast<double>(y.log_det(r, 0)) - expected) / std::max(1.0, std::abs(expected)),
                    "row ", r, ": ", y.log_det(r, 0), ", expected ", expected);
     }
@@ -500,9 +545,11 @@ class FlowLawCheck {
 /// | 0 rows and 1 row work           | on arrays and recorded, with a backward sweep                       |
 /// | recording changes no result     | values on arrays and on a tape agree                                |
 /// | tangents                        | of value and log_det, one random direction per row                  |
-/// | gradients                       | of value and log_det, for parameters and input, random directions   |
+/// | gradients                       | of value and log_det in training, for parameters and input          |
 /// | density integrates to 1         | D <= 2: with a standard normal base, on a grid                      |
 /// | parameters                      | can be read, changed in a copy, and set back                        |
+/// | rebind keeps the structure      | settings and paths over double and over variables are the same      |
+/// | noise does not depend on tiles  | bit for bit: in training, a minibatch whole and in pieces           |
 ///
 /// Central differences are always computed in double, and a float flow is compared with its copy in double, which needs
 /// rebind<double>(). Tangents are checked if both directions accept Dual. Nothing is thrown; a law in which an

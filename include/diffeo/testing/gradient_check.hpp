@@ -170,7 +170,7 @@ struct NoModel {
   using Scalar = S;
   template <class Self>
   static auto fields(Self&) {
-    return std::tuple();
+    return diffeo::fields();
   }
   template <class U>
   NoModel<scalar_t<U>> rebind() const {
@@ -180,8 +180,9 @@ struct NoModel {
 
 template <class Model>
 void add_parameters(Leaves<typename Model::Scalar>& leaves, const Model& model) {
-  std::size_t k = 0;
-  for_each_parameter(model, [&](const auto& p) { leaves.add(p, concat_message("parameter array ", k++)); });
+  for_each_leaf(model, [&](const Path& path, LeafKind kind, const auto& p) {
+    if (kind == LeafKind::parameter) leaves.add(p, "parameter " + path.str());
+  });
 }
 
 // Returns the model with its parameters taken from the leaves after the first `skip`.

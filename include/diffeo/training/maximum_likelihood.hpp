@@ -7,8 +7,8 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// -log p(x) in nats for each row x of the data; while gradients are recorded, plus the penalty that the flow may ask
-/// for (Transformed).
+/// The negative log-likelihood, -log p(x) in nats for each row x of the data; in training, plus the penalties that the
+/// flow's layers ask for (see Pass).
 template <Real S>
 class MaximumLikelihood {
  public:
@@ -32,12 +32,15 @@ class MaximumLikelihood {
       const S* from = data_->data() + j * data_->rows();
       for (std::size_t i = 0; i < batch.rows.size(); ++i) to.col(j)[i] = from[batch.rows[i]];
     }
-    if constexpr (requires { model.log_prob_and_penalty(x); }) {
-      const auto [log_prob, penalty] = model.log_prob_and_penalty(x);
-      return penalty ? penalty - log_prob : -log_prob;
-    } else {
-      return -model.log_prob(x);
-    }
+    Penalties<S> penalties;
+    const Pass<S> pass = batch.pass(penalties);
+    const Var<S> log_prob = [&] {
+      if constexpr (requires { model.log_prob(x, pass); })
+        return model.log_prob(x, pass);
+      else
+        return model.log_prob(x);
+    }();
+    return penalties.sum() ? penalties.sum() - log_prob : -log_prob;
   }
 
  private:

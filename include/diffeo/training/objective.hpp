@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <diffeo/autodiff/lift.hpp>
+#include <diffeo/layers/pass.hpp>
 #include <span>
 #include <string>
 
@@ -15,6 +16,14 @@ struct Minibatch {
   std::uint64_t step = 0;            ///< number of the training step
   std::uint64_t seed = 0;            ///< of the noise an objective may need: draw it by (seed, step, first + i)
   Index count = static_cast<Index>(rows.size());  ///< losses wanted; objectives that draw their samples have no rows
+  bool training = false;  ///< true in a training step, false where a loss is evaluated alone, as in validation
+
+  /// Returns what the model is to know about the call, for log_prob(x, pass) and draw(..., pass). Penalties that its
+  /// layers ask for are collected in `penalties`, for the objective to add to its losses.
+  template <Real S>
+  Pass<S> pass(Penalties<S>& penalties) const {
+    return {.training = training, .seed = seed, .step = step, .first_row = first, .penalties = &penalties};
+  }
 };
 
 /// Marks an objective that draws its samples, so that there are no rows. It is said and not left out: a forgotten

@@ -78,21 +78,23 @@ class ReverseKl {
   Var<typename Model::Scalar> loss(const Model& model, const Model& detached, Tape<typename Model::Scalar>& tape,
                                    const Minibatch& batch) const {
     using S = typename Model::Scalar;
-    const Draw<S> drawn = draw(model, tape, batch);
-    const Var<S> log_target = evaluate(model, drawn.sample);
+    Penalties<S> penalties;
+    const Draw<S> drawn = draw(model, tape, batch, penalties);
+    const Var<S> penalty = penalties.sum(), log_target = evaluate(model, drawn.sample);
     const double beta = options_.beta(batch.step);
     Var<S> value = drawn.log_prob - log_target;
-    if (drawn.penalty) value = value + drawn.penalty;
+    if (penalty) value = value + penalty;
     if (beta == 1 && !options_.path_derivative) return value;
     const Var<S> log_prob = options_.path_derivative ? log_prob_at(detached, drawn.sample) : drawn.log_prob;
     const Var<S> source = log_prob - log_target * static_cast<S>(beta);
-    return with_gradient_of(value, drawn.penalty ? source + drawn.penalty : source);
+    return with_gradient_of(value, penalty ? source + penalty : source);
   }
 
   /// Which sample has no finite loss, where it lies and what the target says there.
   template <class Model>
   std::string explain(const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) const {
-    const auto drawn = draw(model, tape, batch);
+    Penalties<typename Model::Scalar> penalties;
+    const auto drawn = draw(model, tape, batch, penalties);
     const auto log_target = evaluate(model, drawn.sample).value();
     const auto x = drawn.sample.value();
     for (Index i = 0; i < batch.count; ++i) {
@@ -115,8 +117,12 @@ class ReverseKl {
 
   template <class Model>
   static Draw<typename Model::Scalar> draw(const Model& model, Tape<typename Model::Scalar>& tape,
-                                           const Minibatch& batch) {
-    return model.draw(tape, batch.count, batch.seed, stream + batch.step, batch.first);
+                                           const Minibatch& batch, Penalties<typename Model::Scalar>& penalties) {
+    const auto pass = batch.pass(penalties);
+    if constexpr (requires { model.draw(tape, 1, 0, 0, 0, pass); })
+      return model.draw(tape, batch.count, batch.seed, stream + batch.step, batch.first, pass);
+    else
+      return model.draw(tape, batch.count, batch.seed, stream + batch.step, batch.first);
   }
 
   template <class Model, Real S>

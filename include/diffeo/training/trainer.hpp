@@ -229,10 +229,14 @@ class Trainer {
   Minibatch minibatch(Index first, Index count, long step) const {
     const std::span<const Index> rows(chosen_);
     if constexpr (DrawsSamples<O>)
-      return {{}, first, static_cast<std::uint64_t>(step), options_.seed, count};
+      return {{}, first, static_cast<std::uint64_t>(step), options_.seed, count, true};
     else
-      return {rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), first,
-              static_cast<std::uint64_t>(step), options_.seed};
+      return {rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+              first,
+              static_cast<std::uint64_t>(step),
+              options_.seed,
+              count,
+              true};
   }
 
   // Gradient and summed loss of one shard.

@@ -146,7 +146,12 @@ Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::ide
       detail::slope_from_result(act) || !(x.requires_grad() || weights.requires_grad() || bias.requires_grad());
   const Var<S> y = detail::product_op(x, weights, true, bias, fused ? act : Activation::identity);
   if (fused) return y;
-  return activate(act, y);
+  return detail::with_activation<S>(act, [y]<Activation A>(detail::ActivationKernel<S, A>) {
+    if constexpr (detail::SlopeFromResult<detail::ActivationKernel<S, A>>)
+      return y;
+    else
+      return activate<A>(y);
+  });
 }
 template <class X, class W, class B>
 Dual<X> affine(const Dual<X>& x, const W& w, const B& b, Activation act = Activation::identity) {

@@ -1,16 +1,28 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <concepts>
 #include <diffeo/autodiff/parameter.hpp>
-#include <diffeo/math/elementwise.hpp>
+#include <diffeo/math/activation.hpp>
+#include <span>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 
 /// Elementwise operations with broadcasting. Each has its value, its adjoint and its tangent side by side; a tangent is
 /// written over the same operations, so that it is differentiable itself.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
+
+// The partial derivative of an operand that is a summand.
+struct PassOn {
+  template <class G, class... X>
+  G operator()(G g, const X&...) const {
+    return g;
+  }
+};
 
 /// x repeated along the dimensions in which `shape` is larger, laid out as values of the tape are.
 template <Real S>
@@ -26,25 +38,46 @@ Dual<X> spread(const Dual<X>& x, math::Shape shape) {
   return {spread(x.value, shape), spread(x.tangent, shape)};
 }
 
-/// An op y = value(x...) whose I-th adjoint contribution is partials<I>(g, y, x...), all functions of registers.
-/// Operands that broadcast are spread first, so that the op itself runs over plain memory.
+// Spreads the operands to their common shape and makes the result. Compiled once for all ops.
+template <Real S>
+[[gnu::noinline]] Var<S> make_result(const char* name, std::span<Var<S>> operands) {
+  math::Shape shapes[math::detail::max_operands];
+  bool recorded = false;
+  for (std::size_t k = 0; k < operands.size(); ++k) {
+    shapes[k] = operands[k].shape();
+    recorded = recorded || operands[k].requires_grad();
+  }
+  const math::Shape shape = math::broadcast_shape(name, std::span<const math::Shape>(shapes, operands.size()));
+  for (Var<S>& operand : operands) operand = spread(operand, shape);
+  return operands[0].tape().make(shape.rows, shape.cols, recorded);
+}
+
+// Adds the contribution of one operand to its adjoint: g, or a function of g, the result and all operands.
+template <Real S, std::size_t N, class Partial>
+void add_partial(Var<S> x, const Partial& partial, Var<S> y, const std::array<Var<S>, N>& operands) {
+  if (!x.requires_grad()) return;
+  const GradTarget<S> target = x.tape().grad_target(x);
+  if constexpr (std::is_same_v<Partial, PassOn>)
+    math::sum_to(target.grad, target.assign, y.grad());
+  else
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      math::map_add(target.grad, target.assign, partial, y.grad(), y.value(), operands[I].value()...);
+    }(std::make_index_sequence<N>{});
+}
+
+/// Makes the op y = value(x...), whose I-th operand's adjoint receives partials<I>(g, y, x...), all functions of
+/// registers. Operands that broadcast are spread first, so that the op itself runs over plain memory.
 template <Real S, class Value, class... Partials, class... X>
 Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, X... x) {
-  const math::Shape shape = math::broadcast_shape(name, {x.shape()...});
-  const std::tuple operands(spread(x, shape)...);
-  Tape<S>& tape = std::get<0>(operands).tape();
-  const Var<S> y = tape.make(shape.rows, shape.cols, (x.requires_grad() || ...));
-  std::apply([&](auto... operand) { math::map(tape.mutable_value(y), value, operand.value()...); }, operands);
-  if (y.requires_grad())
-    tape.on_backward({y}, [y, partials, operands] {
-      std::apply(
-          [&](auto... operand) {
-            [&]<std::size_t... I>(std::index_sequence<I...>) {
-              (add_grad(std::get<I>(operands), std::get<I>(partials), y.grad(), y.value(), operand.value()...), ...);
-            }(std::index_sequence_for<Partials...>{});
-          },
-          operands);
-    });
+  std::array<Var<S>, sizeof...(X)> operands{x...};
+  const Var<S> y = make_result<S>(name, operands);
+  Tape<S>& tape = y.tape();
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    math::map(tape.mutable_value(y), value, operands[I].value()...);
+    if (y.requires_grad())
+      tape.on_backward(
+          {y}, [y, partials, operands] { (add_partial<S>(operands[I], std::get<I>(partials), y, operands), ...); });
+  }(std::index_sequence_for<X...>{});
   return y;
 }
 
@@ -53,14 +86,26 @@ Var<S> unary(const char* name, Var<S> x, const Value& value, const Partial& part
   return elementwise<S>(name, value, std::tuple(partial), x);
 }
 
+template <Real S, Activation A>
+Var<S> activation_op(const char* name, Var<S> x, ActivationKernel<S, A> kernel) {
+  return unary(
+      name, x, [kernel](auto v) { return kernel.value(v); },
+      [kernel](auto g, auto y, auto v) { return kernel.times_slope(g, y, v); });
+}
+
 }  // namespace detail
+
+/// The activation A, applied elementwise.
+template <Activation A, Real S>
+Var<S> activate(Var<S> x) {
+  return detail::activation_op(to_string(A).data(), x, detail::ActivationKernel<S, A>{});
+}
 
 // ---- sums ----
 template <Real S>
 Var<S> operator+(Var<S> a, Var<S> b) {
   return detail::elementwise<S>(
-      "operator+", [](auto x, auto y) { return x + y; },
-      std::tuple([](auto g, auto...) { return g; }, [](auto g, auto...) { return g; }), a, b);
+      "operator+", [](auto x, auto y) { return x + y; }, std::tuple(detail::PassOn{}, detail::PassOn{}), a, b);
 }
 template <class X>
 Dual<X> operator+(const Dual<X>& a, const Dual<X>& b) {
@@ -70,7 +115,7 @@ template <Real S>
 Var<S> operator-(Var<S> a, Var<S> b) {
   return detail::elementwise<S>(
       "operator-", [](auto x, auto y) { return x - y; },
-      std::tuple([](auto g, auto...) { return g; }, [](auto g, auto...) { return -g; }), a, b);
+      std::tuple(detail::PassOn{}, [](auto g, auto...) { return -g; }), a, b);
 }
 template <class X>
 Dual<X> operator-(const Dual<X>& a, const Dual<X>& b) {
@@ -116,7 +161,7 @@ Dual<X> operator/(const Dual<X>& a, const Dual<X>& b) {
 template <Real S>
 Var<S> operator+(Var<S> x, std::type_identity_t<S> c) {
   return detail::unary(
-      "operator+", x, [c](auto v) { return v + c; }, [](auto g, auto...) { return g; });
+      "operator+", x, [c](auto v) { return v + c; }, detail::PassOn{});
 }
 template <Real S>
 Var<S> operator*(Var<S> x, std::type_identity_t<S> c) {
@@ -273,8 +318,7 @@ Dual<X> log1p(const Dual<X>& x) {
 
 template <Real S>
 Var<S> sin(Var<S> x) {
-  return detail::unary(
-      "sin", x, [](auto v) { return simd::sin<S>(v); }, [](auto g, auto, auto v) { return g * simd::cos<S>(v); });
+  return activate<Activation::sin>(x);
 }
 template <Real S>
 Var<S> cos(Var<S> x) {
@@ -305,7 +349,7 @@ Dual<X> step(const Dual<X>& x) {
   return {step(x.value), x.tangent * 0};
 }
 
-/// |x|; derivative -1 at 0 is taken as at negative x.
+/// |x|. At 0 the derivative is taken as -1.
 template <Real S>
 Var<S> abs(Var<S> x) {
   return detail::unary(
@@ -318,9 +362,7 @@ Dual<X> abs(const Dual<X>& x) {
 
 template <Real S>
 Var<S> tanh(Var<S> x) {
-  return detail::unary(
-      "tanh", x, [](auto v) { return simd::tanh<S>(v); },
-      [](auto g, auto y, auto) { return simd::mul_add<S>(-(g * y), y, g); });
+  return activate<Activation::tanh>(x);
 }
 template <class X>
 Dual<X> tanh(const Dual<X>& x) {
@@ -344,9 +386,7 @@ Dual<X> sigmoid(const Dual<X>& x) {
 /// log(1 + exp(x)).
 template <Real S>
 Var<S> softplus(Var<S> x) {
-  return detail::unary(
-      "softplus", x, [](auto v) { return simd::log1p_exp<S>(v); },
-      [](auto g, auto, auto v) { return g * simd::sigmoid<S>(v); });
+  return activate<Activation::softplus>(x);
 }
 template <class X>
 Dual<X> softplus(const Dual<X>& x) {
@@ -367,9 +407,7 @@ Dual<X> log_sigmoid(const Dual<X>& x) {
 
 template <Real S>
 Var<S> relu(Var<S> x) {
-  return detail::unary(
-      "relu", x, [](auto v) { return simd::max<S>(simd::Vec<S>{}, v); },
-      [](auto g, auto, auto v) { return v > S(0) ? g : simd::broadcast<S>(0); });
+  return activate<Activation::relu>(x);
 }
 template <class X>
 Dual<X> relu(const Dual<X>& x) {
@@ -380,7 +418,7 @@ Dual<X> relu(const Dual<X>& x) {
 template <Real S>
 Var<S> zeros(Var<S> x, Index cols) {
   const Var<S> y = x.tape().make(x.rows(), cols, false);
-  math::map(x.tape().mutable_value(y), [] { return simd::Vec<S>{}; });
+  math::fill(x.tape().mutable_value(y), 0);
   return y;
 }
 template <class X>
@@ -411,8 +449,7 @@ Var<S> scale_shift(Var<S> x, Var<S> s, Var<S> t) {
       "scale_shift",
       [](auto v, auto log_scale, auto shift) { return simd::mul_add<S>(v, simd::exp<S>(log_scale), shift); },
       std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(log_scale); },
-                 [](auto g, auto y, auto, auto, auto shift) { return g * (y - shift); },
-                 [](auto g, auto...) { return g; }),
+                 [](auto g, auto y, auto, auto, auto shift) { return g * (y - shift); }, detail::PassOn{}),
       x, s, t);
 }
 template <class X>

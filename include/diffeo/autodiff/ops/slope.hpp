@@ -15,42 +15,17 @@ struct WithSlope {
 
 namespace detail {
 
-// Whether the curvature does not follow from value and slope, so that the argument must be kept.
-constexpr bool curvature_needs_argument(Activation a) { return a == Activation::silu || a == Activation::lip_swish; }
-
-template <Real S, Activation A>
-simd::Vec<S> curvature_from(simd::Vec<S> value, simd::Vec<S> slope) {
-  using V = simd::Vec<S>;
-  if constexpr (A == Activation::tanh)
-    return S(-2) * value * slope;
-  else if constexpr (A == Activation::elu || A == Activation::selu)
-    return value > S(0) ? V{} : slope;
-  else if constexpr (A == Activation::softplus)
-    return slope * (S(1) - slope);
-  else if constexpr (A == Activation::sin)
-    return -value;
-  else
-    return V{};
-}
-
-// value = act(argument), slope = act'(argument); value may lie where the argument does.
+// Assigns value = act(argument), slope = act'(argument); value may lie where the argument does.
 template <Real S>
 void activate_with_slope(Activation act, View<const S> argument, View<S> value, View<S> slope) {
-  constexpr Index lanes = simd::lanes<S>;
   with_activation<S>(act, [&](auto kernel) {
-    const auto run = [&](Index n, const S* a, S* y, S* d) __attribute__((flatten)) {
-      const auto piece = [&](Index i, auto... count) {
-        const auto at = kernel.derivatives(simd::load<S>(a + i, count...));
-        simd::store<S>(y + i, at.value, count...);
-        simd::store<S>(d + i, at.slope, count...);
-      };
-      Index i = 0;
-      for (; i + lanes <= n; i += lanes) piece(i);
-      if (i < n) piece(i, n - i);
-    };
-    if (math::detail::same_layout(argument, View<const S>(value)) && math::detail::same_layout(value, slope))
-      return run(math::detail::extent(argument), argument.data, value.data, slope.data);
-    for (Index j = 0; j < argument.cols; ++j) run(argument.rows, argument.col(j), value.col(j), slope.col(j));
+    math::map_pair(
+        value, slope,
+        [kernel](auto v) {
+          const auto at = kernel.derivatives(v);
+          return std::pair(at.value, at.slope);
+        },
+        argument);
   });
 }
 
@@ -59,12 +34,11 @@ template <Real S>
 View<S> argument_adjoint(Activation act, Var<S> y, Var<S> d, View<const S> argument) {
   Tape<S>& t = y.tape();
   const View<S> out = t.mutable_grad(y.has_grad() ? y : d);
-  with_activation<S>(act, [&]<Activation A>(ActivationKernel<S, A> kernel) {
-    const auto curvature = [&](auto value, auto slope) { return curvature_from<S, A>(value, slope); };
+  with_activation<S>(act, [&]<class K>(K kernel) {
     if (!d.has_grad())
       math::map(
           out, [](auto g, auto slope) { return g * slope; }, y.grad(), d.value());
-    else if constexpr (curvature_needs_argument(A)) {
+    else if constexpr (!CurvatureFromResult<K>) {
       if (y.has_grad())
         math::map(
             out,
@@ -79,13 +53,13 @@ View<S> argument_adjoint(Activation act, Var<S> y, Var<S> d, View<const S> argum
     } else if (y.has_grad()) {
       math::map(
           out,
-          [curvature](auto g, auto of_slope, auto value, auto slope) {
-            return simd::mul_add<S>(g, slope, of_slope * curvature(value, slope));
+          [kernel](auto g, auto of_slope, auto value, auto slope) {
+            return simd::mul_add<S>(g, slope, of_slope * kernel.curvature(value, slope));
           },
           y.grad(), d.grad(), y.value(), d.value());
     } else {
       math::map(
-          out, [curvature](auto of_slope, auto value, auto slope) { return of_slope * curvature(value, slope); },
+          out, [kernel](auto of_slope, auto value, auto slope) { return of_slope * kernel.curvature(value, slope); },
           d.grad(), y.value(), d.value());
     }
   });
@@ -102,10 +76,8 @@ WithSlope<S> activate_with_slope(Activation act, Var<S> x) {
   const Var<S> y = tape.make(x.rows(), x.cols(), recorded), d = tape.make(x.rows(), x.cols(), recorded);
   detail::activate_with_slope(act, x.value(), tape.mutable_value(y), tape.mutable_value(d));
   if (recorded)
-    tape.on_backward({y, d}, [x, y, d, act] {
-      add_grad(
-          x, [](auto g) { return g; }, View<const S>(detail::argument_adjoint(act, y, d, x.value())));
-    });
+    tape.on_backward(
+        {y, d}, [x, y, d, act] { add_grad_sum(x, View<const S>(detail::argument_adjoint(act, y, d, x.value()))); });
   return {y, d};
 }
 

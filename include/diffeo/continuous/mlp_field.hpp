@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/autodiff/ops/slope.hpp>
+#include <diffeo/continuous/vector_field.hpp>
+#include <diffeo/nn/mlp.hpp>
+
+namespace diffeo::inline DIFFEO_ISA {
+
+/// A multi-layer perceptron of [x, t].
+template <class T>
+struct MlpField {
+  using Scalar = scalar_t<T>;
+
+  Mlp<T> network;  ///< D + 1 -> D; the last input is time
+
+  Index dim() const { return network.layers.empty() ? 0 : network.layers.back().weight.rows(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return diffeo::fields("network", self.network);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "perceptron field");
+  }
+  template <class U>
+  MlpField<U> rebind() const {
+    return {network.template rebind<U>()};
+  }
+
+  /// Throws invalid_argument where the network does not go from D + 1 to D coordinates.
+  void check() const {
+    require(network.inputs() == network.outputs() + 1, "MlpField: the network has ", network.inputs(), " inputs and ",
+            network.outputs(), " outputs, expected one input more than outputs");
+  }
+
+  template <Traced X>
+  X operator()(const X& t, const X& x) const {
+    detail::require_point("MlpField", t, x, dim());
+    return network(concat(x, t));
+  }
+
+  std::size_t layer_count() const { return network.layers.size(); }
+  bool gates_output() const { return false; }
+  Var<Scalar> weights(Tape<Scalar>& tape, std::size_t i) const {
+    const Var<Scalar> w = as_var(tape, network.layers[i].weight);
+    return i == 0 ? cols(w, 0, dim()) : w;
+  }
+
+  LinearisedField<Scalar> linearised(const Var<Scalar>& t, const Var<Scalar>& x) const {
+    using S = Scalar;
+    detail::require_point("MlpField", t, x, dim());
+    Tape<S>& tape = x.tape();
+    const std::size_t count = layer_count();
+    auto* slopes = tape.template storage<Var<S>>(count);
+    auto* matrices = tape.template storage<Var<S>>(count);
+    Var<S> h = concat(x, t);
+    for (std::size_t i = 0; i < count; ++i) {
+      new (matrices + i) Var<S>(weights(tape, i));
+      new (slopes + i) Var<S>();
+      if (i + 1 == count) break;
+      const auto [value, slope] =
+          affine_with_slope(h, network.layers[i].weight, network.layers[i].bias, network.activation);
+      h = value;
+      slopes[i] = slope;
+    }
+    return {network.layers.back()(h), count, matrices, slopes};
+  }
+
+  MultiDual<Scalar> with_jacobian(const Var<Scalar>& t, const Var<Scalar>& x) const {
+    detail::require_point("MlpField", t, x, dim());
+    return detail::dense_with_jacobian<Scalar>(
+        concat(x, t), network.activation, layer_count(),
+        [&](std::size_t i) {
+          return std::pair(as_var(x.tape(), network.layers[i].weight), as_var(x.tape(), network.layers[i].bias));
+        },
+        dim());
+  }
+};
+
+/// A network of `options` from [x, t] to velocities. Without options last_scale is 1: velocities of order 1, as other
+/// libraries begin. MlpOptions' own default, 0.01, begins with a flow close to the identity instead. Throws
+/// invalid_argument for a dimension below 1, and as make_mlp does.
+template <Real S>
+MlpField<S> make_mlp_field(Index dim, const MlpOptions& options = {.last_scale = 1}, std::uint64_t seed = 0,
+                           std::uint64_t stream = 0) {
+  require(dim >= 1, "make_mlp_field: dim is ", dim, ", expected at least 1");
+  return {make_mlp<S>(dim + 1, dim, options, seed, stream)};
+}
+
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#include <diffeo/autodiff/settings.hpp>
+#include <diffeo/continuous/recipes.hpp>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/permutation.hpp>
+#include <diffeo/layers/recipes.hpp>
+
+#include "../catch.hpp"
+
+using namespace diffeo;
+
+namespace {
+
+std::string value_at(const std::vector<Setting>& settings, const std::string& path) {
+  for (const Setting& s : settings)
+    if (s.path == path) return to_string(s.value);
+  return "missing";
+}
+
+}  // namespace
+
+TEST_CASE("settings: all that decides what a model computes besides its arrays", "[settings]") {
+  const auto coupling = settings_of(real_nvp<float>(3, {.layers = 2, .log_scale_bound = 2.5}));
+  CHECK(value_at(coupling, "layers.0.0.kind") == "coupling");
+  CHECK(value_at(coupling, "layers.0.0.moved") == "[1]");
+  CHECK(value_at(coupling, "layers.0.1.kept") == "[1]");
+  CHECK(value_at(coupling, "layers.0.1.transform.kind") == "affine");
+  CHECK(value_at(coupling, "layers.0.1.transform.log_scale_bound") == "2.5");
+  CHECK(value_at(coupling, "layers.0.1.conditioner.activation") == "tanh");
+  CHECK(value_at(coupling, "layers.1.kind") == "standardize");
+
+  CHECK(value_at(settings_of(planar<float>(2, {.activation = Activation::leaky_relu})), "layers.0.3.activation") ==
+        "leaky_relu");
+
+  const auto residual_flow = settings_of(residual<double>(
+      2, {.layers = 2, .block = {.training = RouletteLogDet{.length = RouletteLength::poisson, .parameter = 2}}}));
+  CHECK(value_at(residual_flow, "layers.0.1.inverted") == "true");
+  CHECK(value_at(residual_flow, "layers.0.1.training.kind") == "roulette");
+  CHECK(value_at(residual_flow, "layers.0.1.training.length") == "poisson");
+  CHECK(value_at(residual_flow, "layers.0.1.evaluation.kind") == "exact");
+  CHECK(value_at(residual_flow, "layers.0.1.network.layers.0.bound") != "missing");
+
+  CnfFlowOptions options;
+  options.cnf.evaluation.solver.method = ode::Method::tsit5;
+  options.cnf.evaluation.log_det = ode::Tolerance{1e-3, 1e-4};
+  const auto continuous = settings_of(TransformedDistribution(StandardNormal<float>(2), cnf<float>(2, options)));
+  CHECK(value_at(continuous, "base.dim") == "2");
+  CHECK(value_at(continuous, "flow.layers.0.options.evaluation.solver.method") == "tsit5");
+  CHECK(value_at(continuous, "flow.layers.0.options.evaluation.log_det.relative") == "0.001");
+  CHECK(value_at(continuous, "flow.layers.0.options.training.log_det") == "none");
+  CHECK(value_at(continuous, "flow.layers.0.options.training.divergence.method") == "automatic");
+
+  CHECK(settings_of(Permutation<float>::reverse(3)) ==
+        std::vector<Setting>{{"kind", std::string("permutation")}, {"order", std::vector<Index>{2, 1, 0}}});
+}
+
+TEST_CASE("settings: a part that does not fit is named by its path", "[settings]") {
+  TransformedDistribution model(StandardNormal<double>(2),
+                                real_nvp<double>(2, {.layers = 3, .network = {.hidden = {4}}}));
+  check_structure(model);
+  const Array<double> x = Array<double>::Zero(3, 2);
+  const auto messages = [&] {
+    std::vector<std::string> all;
+    all.push_back(thrown_message<invalid_argument>([&] { model.log_prob(x); }));
+    all.push_back(thrown_message<invalid_argument>([&] { model.score(x); }));
+    all.push_back(thrown_message<invalid_argument>([&] { model.sample(3, 1); }));
+    all.push_back(thrown_message<invalid_argument>([&] { model.sample_and_log_prob(3, 1); }));
+    all.push_back(thrown_message<invalid_argument>([&] { check_structure(model); }));
+    return all;
+  };
+  auto& coupling = std::get<0>(model.flow.layers).layers[1];
+  const auto good = coupling;
+  coupling.conditioner.layers.back() = {Array<double>::Zero(3, 4), Array<double>::Zero(1, 3)};
+  for (const std::string& message : messages())
+    CHECK(message ==
+          "flow.layers.0.1: coupling: the conditioner has 1 inputs and 3 outputs, expected 1 (the kept coordinates) "
+          "and 2 "
+          "(2 for each moved coordinate)");
+  coupling = good;
+  coupling.conditioner.layers[0].bias = Array<double>::Zero(1, 5);
+  for (const std::string& message : messages())
+    CHECK(message ==
+          "flow.layers.0.1.conditioner.layers.0: dense layer: weight is 4 x 1, bias is 1 x 5, expected outputs x "
+          "inputs and "
+          "1 x outputs");
+  coupling = good;
+  for (const std::string& message :
+       {thrown_message<invalid_argument>([&] { model.log_prob(Array<double>::Zero(2, 3)); })})
+    CHECK(message == "log_prob: x has 3 columns, this flow has dimension 2");  // errors of the data stay what they were
+}
