@@ -369,7 +369,8 @@ class FlowLawCheck {
     spread_[0] = (sample - centre_[0].replicate(sample.rows(), 1)).square().colwise().mean().sqrt();
     points_[0] = placed(false, normal_array<S>(options_.rows, dim_, options_.seed, 2));
     if (!centre_[0].allFinite() || !spread_[0].allFinite() || !(spread_[0] > 0).all())
-      record_error(infinity, "samples have the standard deviations ", spread_[0]);
+      record_error(infinity, "samples have standard deviations from ", spread_[0].minCoeff(), " to ",
+                   spread_[0].maxCoeff());
   }
   Array<S> placed(bool forwards, const Array<S>& unit) const {
     return unit * spread_[forwards].replicate(unit.rows(), 1) + centre_[forwards].replicate(unit.rows(), 1);
