@@ -17,7 +17,7 @@ void train_step(benchmark::State& state, int threads) {
                                         return make_planar<S>(2, Activation::tanh, 0, static_cast<std::uint64_t>(i));
                                       }));
   const ReverseKl objective{targets::U1()};
-  Trainer trainer(model, objective, TrainerOptions{.batch = batch, .threads = threads});
+  Trainer trainer(model, objective, FitOptions{.batch = batch, .threads = threads});
   constexpr double rate = 1e-3;
   for (int i = 0; i < 4; ++i) trainer.step(rate);  // allocate
   const double seconds = time_iterations(state, [&] { benchmark::DoNotOptimize(trainer.step(rate)); });

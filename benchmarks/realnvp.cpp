@@ -3,7 +3,8 @@
 #include "workloads.hpp"
 
 /// Real NVP of 32 couplings with (64, 64) tanh units on the two moons, D = 2: a training step, densities, samples and
-/// the density of one point, all through the interface a user has.
+/// the density of one point, all through the interface a user has. And a training step of wider couplings in more
+/// dimensions.
 namespace diffeo::bench {
 namespace {
 
@@ -56,12 +57,24 @@ void sample(benchmark::State& state, Index points, int threads) {
   set_counters<S>(state, work(model<S>()), points, false, threads, seconds);
 }
 
+// 16 couplings with (128, 128) units in 10 dimensions, small batches: many parameters for the rows of a step.
+template <Real S>
+void wide_step(benchmark::State& state, int threads) {
+  constexpr Index rows = 20000, dim = 10, small_batch = 256;
+  Array<S> points(rows, dim);
+  fill_normal(view(points), /*seed=*/1, /*stream=*/1);
+  const Model<S> wide(StandardNormal<S>(dim), real_nvp(points, {.layers = 16, .network = {.hidden = {128, 128}}}));
+  const double seconds = time_train_step<S>(state, wide, points, small_batch, threads, 1e-3);
+  set_counters<S>(state, work(wide), small_batch, true, threads, seconds);
+}
+
 template <Real S>
 void add() {
   using benchmark::State;
   for (const int threads : {1, 2}) {
     const auto ms = benchmark::kMillisecond;
     add_benchmark<S>("realnvp32_b512_step", threads, ms, [=](State& state) { train_step<S>(state, threads); });
+    add_benchmark<S>("realnvp16_wide_b256_step", threads, ms, [=](State& state) { wide_step<S>(state, threads); });
     for (const Index points : {8192, 100000})
       add_benchmark<S>("realnvp32_logprob" + std::to_string(points), threads, ms,
                        [=](State& state) { log_prob<S>(state, points, threads); });

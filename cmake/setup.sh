@@ -6,7 +6,7 @@
 set -eu
 
 # package:command, where having the command is enough, however it came here.
-needed="g++:g++ cmake:cmake ninja-build:ninja gnuplot-nox:gnuplot
+needed="g++:g++ cmake:cmake make:make ninja-build:ninja gnuplot-nox:gnuplot
         libeigen3-dev: catch2: libbenchmark-dev: libcli11-dev:"
 
 for package in "$@"; do

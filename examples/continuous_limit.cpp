@@ -210,7 +210,8 @@ std::string study(const Options& options) {
                                                 .rate = {.learning_rate = 5e-3},
                                                 .clip_ratio = 1.2,
                                                 .seed = options.seed,
-                                                .threads = options.threads});
+                                                .threads = options.threads,
+                                                .progress = true});
   std::cout << options.toy << ", continuous flow of " << support::grouped(diffeo::parameter_count(fitted))
             << " parameters: " << report << "\n\n";
 

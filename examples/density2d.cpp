@@ -271,7 +271,8 @@ Outcome fit_flow(Flow flow, const Run& run) {
                                 .validation_every = std::max(1L, settings.steps / 60),
                                 .patience = settings.patience,
                                 .seed = run.seed,
-                                .threads = run.threads});
+                                .threads = run.threads,
+                                .progress = true});
 
   const Eigen::ArrayXd scores = model.log_prob(problem.test, run.threads).template cast<double>();
   const auto count = static_cast<double>(scores.size());

@@ -80,7 +80,8 @@ std::string study(const Options& options) {
                                                 .batch = options.batch,
                                                 .rate = {.learning_rate = options.learning_rate},
                                                 .seed = options.seed,
-                                                .threads = options.threads});
+                                                .threads = options.threads,
+                                                .progress = true});
   const diffeo::LogZEstimate evidence =
       diffeo::estimate_log_z(model, target, posterior_samples, options.seed, options.threads);
   // The means below are those of the flow itself, so its samples are not weighted.

@@ -421,7 +421,8 @@ std::string study(const Options& options) {
                                                 .rate = {.learning_rate = 5e-3},
                                                 .clip_ratio = 1.2,
                                                 .seed = options.seed,
-                                                .threads = options.threads});
+                                                .threads = options.threads,
+                                                .progress = true});
   const double score = model.log_prob(problem.test, options.threads).cast<double>().mean();
   std::cout << problem.data << ", continuous flow of " << support::grouped(diffeo::parameter_count(model))
             << " parameters: " << report << "\ntest log p " << fixed(score, 3) << " nats a point, the best possible is "

@@ -145,7 +145,8 @@ Outcome fit_flow(Flow flow, const TargetChoice& target, const Settings& settings
                                 .rate = {.learning_rate = settings.learning_rate},
                                 .clip_ratio = 3,
                                 .seed = seed,
-                                .threads = options.threads});
+                                .threads = options.threads,
+                                .progress = true});
 
   outcome.estimate = diffeo::estimate_log_z(model, target.log_density, estimate_samples, seed, options.threads);
   outcome.samples = model.sample(shown_samples, seed, options.threads);

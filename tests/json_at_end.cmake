@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-# cmake -D keys=KEY,KEY... -P json_at_end.cmake -- PROGRAM ARGUMENTS...
-# Runs the program; passes when it exits 0 and the last line of its standard output is a JSON object with these keys.
+# cmake -D keys=KEY,KEY... [-D "bounds=KEY>NUMBER,KEY<NUMBER..."] -P json_at_end.cmake -- PROGRAM ARGUMENTS...
+# Runs the program; passes when it exits 0 and the last line of its standard output is a JSON object with these keys,
+# whose numbers are within the bounds.
 cmake_minimum_required(VERSION 3.25)
 
 set(command "")
@@ -26,5 +27,23 @@ foreach(key IN LISTS keys)
   string(JSON value ERROR_VARIABLE error GET "${last_line}" ${key})
   if(error)
     message(FATAL_ERROR "The JSON object has no ${key}: ${last_line}")
+  endif()
+endforeach()
+string(REPLACE "," ";" bounds "${bounds}")
+foreach(bound IN LISTS bounds)
+  if(NOT bound MATCHES "^([a-z0-9_]+)([<>])([-+0-9.e]+)$")
+    message(FATAL_ERROR "${bound} is no bound: expected KEY<NUMBER or KEY>NUMBER")
+  endif()
+  set(key ${CMAKE_MATCH_1})
+  set(limit ${CMAKE_MATCH_3})
+  if(CMAKE_MATCH_2 STREQUAL "<")
+    set(order LESS)
+  else()
+    set(order GREATER)
+  endif()
+  string(JSON value ERROR_VARIABLE error GET "${last_line}" ${key})
+  # What is not a number, NaN included, is neither less nor greater.
+  if(error OR NOT value MATCHES "^[-+]?[0-9]" OR NOT value ${order} limit)
+    message(FATAL_ERROR "${key} is ${value}, expected ${bound}: ${last_line}")
   endif()
 endforeach()

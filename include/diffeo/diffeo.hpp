@@ -14,7 +14,6 @@
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/ops/implicit.hpp>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/autodiff/ops/row_dot.hpp>
 #include <diffeo/autodiff/ops/slope.hpp>
@@ -29,12 +28,12 @@
 #include <diffeo/continuous/divergence.hpp>
 #include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
-#include <diffeo/continuous/probability_path.hpp>
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/compiler.hpp>
 #include <diffeo/core/error.hpp>
+#include <diffeo/core/execution.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
 #include <diffeo/core/version.hpp>
@@ -45,6 +44,7 @@
 #include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/mixture.hpp>
 #include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/probability_path.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/distributions/uniform.hpp>
 #include <diffeo/layers/coupling.hpp>
@@ -58,6 +58,7 @@
 #include <diffeo/layers/pass.hpp>
 #include <diffeo/layers/permutation.hpp>
 #include <diffeo/layers/planar.hpp>
+#include <diffeo/layers/planar_kernels.hpp>
 #include <diffeo/layers/radial.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
@@ -68,12 +69,12 @@
 #include <diffeo/math/fixed_point.hpp>
 #include <diffeo/math/linear_solve.hpp>
 #include <diffeo/math/matmul.hpp>
-#include <diffeo/math/planar.hpp>
 #include <diffeo/math/random_fill.hpp>
 #include <diffeo/math/root.hpp>
 #include <diffeo/math/simd.hpp>
 #include <diffeo/nn/concat_squash.hpp>
 #include <diffeo/nn/init.hpp>
+#include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/linear.hpp>
 #include <diffeo/nn/linearised.hpp>
 #include <diffeo/nn/mlp.hpp>
@@ -90,7 +91,10 @@
 #include <diffeo/training/fit.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/objective.hpp>
+#include <diffeo/training/options.hpp>
 #include <diffeo/training/progress.hpp>
+#include <diffeo/training/report.hpp>
 #include <diffeo/training/reverse_kl.hpp>
 #include <diffeo/training/schedule.hpp>
 #include <diffeo/training/trainer.hpp>
+#include <diffeo/training/validate.hpp>

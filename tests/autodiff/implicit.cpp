@@ -8,6 +8,7 @@
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
@@ -35,11 +36,6 @@ template <Real S>
 Coupled<S> make_coupled() {
   return {Array<S>{{S(0.7), S(-0.3), S(0.2)}, {S(0.4), S(0.5), S(-0.6)}, {S(0.1), S(0.8), S(0.9)}},
           Array<S>{{S(1.5), S(-0.5), S(2)}}};
-}
-
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return as_eigen(x.value());
 }
 
 // The solution by fixed-point iteration from `start`, in plain numbers.
@@ -117,18 +113,6 @@ X root(const M& model, const X& x, const X& c) {
   };
   const Var<S> solution = tape.copy(y);
   return implicit_root<X>(solution.value(), residual, x, c, model.p, model.q);
-}
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-bool same_bits(const Array<double>& a, const Array<double>& b) {
-  return a.size() == b.size() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(double)) == 0;
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 // The laws of an op, held by every line of the table below. A new op gets one line there.
@@ -407,17 +408,6 @@ struct Split {
 };
 
 constexpr double tolerance = 1e-6;
-
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
-
-template <Real S>
-Array<S> to_array(View<const S> x) {
-  return as_eigen(x);
-}
 
 // Fills the memory that the tape is about to hand out with NaN.
 void poison(Tape<double>& tape) {

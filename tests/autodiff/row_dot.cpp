@@ -4,18 +4,12 @@
 #include <diffeo/math/random_fill.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
 
 namespace {
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
 
 template <Real S>
 Array<S> dot(const Array<S>& a, const Array<S>& b) {

@@ -6,29 +6,12 @@
 #include <diffeo/math/random_fill.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
 
 namespace {
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return as_eigen(x.value());
-}
-
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
 
 constexpr Index batches[] = {0, 1, 7, 64, 65};
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
+#include <chrono>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../catch.hpp"
@@ -61,6 +63,35 @@ TEST_CASE("tiles: an exception comes through, and a bad number of threads is ref
   CHECK_THROWS_AS(for_each_tile<double>(10, -1, [](Tape<double>&, Index, Index) {}), invalid_argument);
 }
 
+TEST_CASE("tiles: of several that fail the first is named, on any number of threads", "[tiles]") {
+  for (const int threads : {1, 2, 4, 8})
+    for (int round = 0; round < 10; ++round) {
+      CAPTURE(threads, round);
+      const auto fails = [&] {
+        for_each_tile<double>(1000, 10, threads, [](Tape<double>&, Index first, Index) {
+          if (first == 500) std::this_thread::sleep_for(std::chrono::microseconds(200));
+          if (first >= 500) throw convergence_error("root", 3, 0.5, 9);
+        });
+      };
+      CHECK(contains(thrown_message<convergence_error>(fails), "root: row 503 did not converge"));
+    }
+}
+
+TEMPLATE_TEST_CASE("tiles: on a pool, whose tapes are used again", "[tiles]", float, double) {
+  using S = TestType;
+  ThreadPool pool(3);
+  const auto run = [](Index rows, const Execution& execution) {
+    Array<S> y(rows, 2);
+    for_each_tile<S>(rows, execution, [&](Tape<S>& tape, Index first, Index count) {
+      require(tape.size() == 0 && tape.scratch_bytes() == 0, "the tape is not empty");
+      const Var<S> v = tape.variable(Array<S>::Constant(count, 2, S(first)));
+      y.middleRows(first, count) = as_eigen((exp(v * S(1e-3)) * v).value());
+    });
+    return y;
+  };
+  for (const Index rows : {10, 1000, 300}) CHECK((run(rows, pool) == run(rows, 1)).all());
+}
+
 TEST_CASE("tiles: what is not solved is a row of the whole, of whatever kind it is", "[tiles]") {
   constexpr Index first = 3 * tile_rows<double>;
   const auto fails_with = [&](const auto& error) {
@@ -80,8 +111,8 @@ TEST_CASE("tiles: what is not solved is a row of the whole, of whatever kind it 
 TEMPLATE_TEST_CASE("tiles: as long as the values of a row allow", "[tiles]", float, double) {
   using S = TestType;
   constexpr Index shortest = tile_rows<S>;
-  CHECK(tile_rows_for<S>(0, 10000) == 1024);
-  CHECK(tile_rows_for<S>(100, 10000) == 1024);
+  CHECK(tile_rows_for<S>(0, 10000) == 512);
+  CHECK(tile_rows_for<S>(100, 10000) == 512);
   CHECK(tile_rows_for<S>(1024, 10000) == 512);
   CHECK(tile_rows_for<S>(1500, 10000) == 256);
   CHECK(tile_rows_for<S>(100000, 10000) == shortest);

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 #include "../ode/matrix_exponential.hpp"
 
@@ -108,16 +109,6 @@ MlpField<S> random_field(Index dim, std::uint64_t seed = 1, double size = 0.5) {
   return field;
 }
 
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
-
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return diffeo::as_eigen(x.value());
-}
 template <Real S>
 Array<S> gradient_of(Var<S> x) {
   if (!x.has_grad()) return Array<S>::Zero(x.rows(), x.cols());

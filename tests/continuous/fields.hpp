@@ -8,6 +8,7 @@
 #include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 /// Functions shared by the tests of vector fields and of their divergences.
@@ -20,33 +21,15 @@ inline constexpr Activation smooth[] = {Activation::identity, Activation::tanh, 
 inline constexpr Activation kinked[] = {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::selu};
 
 template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-template <Real S>
 Array<S> times(Index rows) {
   Array<S> t(rows, 1);
   fill_uniform(view(t), 5, 1);
   return t;
 }
 
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return as_eigen(x.value());
-}
-
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
-
 // Returns the field with normal noise of standard deviation `size` added to every parameter, so that none is 0.
 template <class F>
-F randomised(F field, double size = 0.3) {
+F perturbed(F field, double size = 0.3) {
   std::uint64_t stream = 70;
   for_each_parameter(field, [&](auto& p) {
     using S = typename F::Scalar;
@@ -57,11 +40,11 @@ F randomised(F field, double size = 0.3) {
 
 template <Real S>
 MlpField<S> mlp(Index dim, std::vector<Index> hidden, Activation a) {
-  return randomised(make_mlp_field<S>(dim, {.hidden = std::move(hidden), .activation = a, .last_scale = 1}, 4));
+  return perturbed(make_mlp_field<S>(dim, {.hidden = std::move(hidden), .activation = a, .last_scale = 1}, 4));
 }
 template <Real S>
 ConcatSquashField<S> concat_squash(Index dim, std::vector<Index> hidden, Activation a, bool gate_output) {
-  return randomised(
+  return perturbed(
       make_concat_squash_field<S>(dim, {.hidden = std::move(hidden), .activation = a, .gate_output = gate_output}, 4));
 }
 // Returns a field given as a function, in which every coordinate depends on itself and on the next one.

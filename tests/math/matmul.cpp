@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using diffeo::Array;
@@ -75,12 +76,6 @@ Array<S> product(const Array<S>& a, const RightOperand<S>& b, Index outer, const
 template <class S>
 Array<S> exact(const Eigen::MatrixXd& a, const Eigen::MatrixXd& b) {
   return a.lazyProduct(b).array().cast<S>();
-}
-
-template <class S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0;
 }
 
 constexpr std::pair<Start, const char*> starts[] = {

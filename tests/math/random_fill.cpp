@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using diffeo::Array;
@@ -20,11 +21,6 @@ namespace {
 template <class S>
 void fill(bool normal, View<S> x, std::uint64_t seed, std::uint64_t stream, Index first_row) {
   normal ? diffeo::fill_normal(x, seed, stream, first_row) : diffeo::fill_uniform(x, seed, stream, first_row);
-}
-
-template <class S>
-bool same_bits(const S* a, const S* b, Index n) {
-  return std::memcmp(a, b, static_cast<std::size_t>(n) * sizeof(S)) == 0;
 }
 
 // The definition, word by word.

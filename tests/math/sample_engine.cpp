@@ -2,22 +2,15 @@
 #include <diffeo/math/random_fill.hpp>
 #include <diffeo/math/sample_engine.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
 
-namespace {
-
-Array<double> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<double> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("sample_engine: the bits follow from seed and row", "[sample_engine]") {
-  const Array<double> z = gaussian(5, 3, 0);
+  const Array<double> z = gaussian<double>(5, 3, 0);
   const auto first = [](std::uint64_t seed, const Array<double>& at, Index row) {
     return diffeo::detail::sample_engine<double>(seed, view(at), row)();
   };
@@ -33,7 +26,7 @@ TEST_CASE("sample_engine: the bits follow from seed and row", "[sample_engine]")
 
 TEST_CASE("sample_engine: signs and normal numbers have the moments they should", "[sample_engine]") {
   constexpr Index n = 4000;
-  const Array<double> z = gaussian(n, 2, 0);
+  const Array<double> z = gaussian<double>(n, 2, 0);
   const auto draw = [&](const auto& how, Index cols) {
     Array<double> out(n, cols);
     for (Index row = 0; row < n; ++row) {

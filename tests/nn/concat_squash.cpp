@@ -4,25 +4,18 @@
 #include <diffeo/nn/concat_squash.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
 
-namespace {
-
-Array<double> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<double> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("concat_squash: the formula of FFJORD", "[concat_squash]") {
   ConcatSquash<double> layer = make_concat_squash<double>(3, 2, Initialisation::lecun_normal, 1, 5);
-  layer.dense.bias = gaussian(1, 2, 1);
-  layer.gate.bias = gaussian(1, 2, 2);
-  const Array<double> t = gaussian(4, 1, 3), x = gaussian(4, 3, 4);
+  layer.dense.bias = gaussian<double>(1, 2, 1);
+  layer.gate.bias = gaussian<double>(1, 2, 2);
+  const Array<double> t = gaussian<double>(4, 1, 3), x = gaussian<double>(4, 3, 4);
   Tape<double> tape;
   const Array<double> gated = as_eigen(layer(tape.copy(t), tape.copy(x)).value()),
                       plain = as_eigen(layer.ungated(tape.copy(t), tape.copy(x)).value());

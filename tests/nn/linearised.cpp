@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
 #include <cstring>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/math/random_fill.hpp>
+#include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/linearised.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
 
 namespace {
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
 
 template <Real S>
 Mlp<S> network(Index inputs, Index outputs, std::vector<Index> hidden, Activation a) {
@@ -36,11 +30,6 @@ auto layers_of(const Mlp<S>& net, Tape<S>& tape) {
 template <Real S>
 Linearised<S> linearised(const Mlp<S>& net, Var<S> x) {
   return {x, net.activation, net.layers.size(), layers_of(net, x.tape())};
-}
-
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return as_eigen(x.value());
 }
 
 const std::vector<std::vector<Index>> depths = {{}, {6}, {5, 7}, {6, 3, 5}};

@@ -13,18 +13,12 @@
 #include <diffeo/training/fit.hpp>
 #include <limits>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
 
 namespace {
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
 
 // By the eigenvalues of the smaller Gram matrix, in so many digits that its condition does not matter.
 template <Real S>
@@ -68,12 +62,6 @@ const std::vector<Example>& examples() {
     return e;
   }();
   return all;
-}
-
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
 }
 
 template <Real S>

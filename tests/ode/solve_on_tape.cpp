@@ -7,6 +7,7 @@
 #include <diffeo/ode/solve_on_tape.hpp>
 #include <vector>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 #include "matrix_exponential.hpp"
 
@@ -136,12 +137,6 @@ SolverOptions fixed(Method method, Index steps) {
   options.method = method;
   options.steps = steps;
   return options;
-}
-
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
 }
 
 // The derivative of the weighted sum of y1 along a direction of everything, by differences of order 4, whose step may

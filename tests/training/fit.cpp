@@ -8,6 +8,7 @@
 #include <limits>
 #include <set>
 #include <sstream>
+#include <stdexcept>
 
 #include "../catch.hpp"
 
@@ -259,6 +260,38 @@ TEST_CASE("callbacks", "[training]") {
   CHECK(report.steps == 1);
   CHECK(report.validation_loss.empty());
   CHECK_FALSE(same_parameters(early, start));
+}
+
+TEST_CASE("a callback that throws leaves the best or the latest parameters", "[training]") {
+  const Array<float> data = moons<float>(200);
+  const auto start = some_model(data, 1);
+  const diffeo::LearningRate rate{.learning_rate = 0.01, .schedule = diffeo::Schedule::constant};
+  const auto throws_after = [](long steps) {
+    return [steps](const FitProgress& p) {
+      if (p.step == steps) throw std::runtime_error("enough");
+    };
+  };
+  auto latest = start, expected = start;
+  CHECK(thrown_message<std::runtime_error>(
+            [&] { diffeo::fit(latest, data, {.steps = 20, .batch = 50, .rate = rate}, throws_after(7)); }) == "enough");
+  diffeo::fit(expected, data, {.steps = 7, .batch = 50, .rate = rate});
+  CHECK(same_parameters(latest, expected));
+  // With validation: the best were those of step 10, or 5 where the loss went up since.
+  auto best = start;
+  expected = start;
+  const FitOptions validated{.steps = 20, .batch = 50, .rate = rate, .validation_fraction = 0.2, .validation_every = 5};
+  CHECK(thrown_message<std::runtime_error>([&] { diffeo::fit(best, data, validated, throws_after(13)); }) == "enough");
+  FitOptions short_one = validated;
+  short_one.steps = 10;
+  diffeo::fit(expected, data, short_one);
+  CHECK(same_parameters(best, expected));
+}
+
+TEST_CASE("the progress bar is a callback", "[training]") {
+  const Array<float> data = moons<float>(50);
+  auto model = some_model(data, 1);
+  CHECK_FALSE(FitOptions().progress);
+  CHECK(diffeo::fit(model, data, {.steps = 3}, diffeo::ProgressBar(false)).steps == 3);
 }
 
 TEST_CASE("a loss or gradient that is not finite stops with the last good parameters", "[training]") {

@@ -227,7 +227,7 @@ TEST_CASE("reverse KL: every sample of a step is drawn once, whatever the tiles"
   const diffeo::targets::U1 target;
   const auto model = some_flow<double>();
   const ReverseKl objective(target);
-  diffeo::Trainer trainer(model, objective, diffeo::TrainerOptions{.batch = 700, .seed = 8, .threads = 1});
+  diffeo::Trainer trainer(model, objective, diffeo::FitOptions{.batch = 700, .seed = 8, .threads = 1});
   CHECK(trainer.batch() == 700);
   CHECK(trainer.tile() == diffeo::tile_rows<double>);
   const double loss = trainer.step(1e-9);

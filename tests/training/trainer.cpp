@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <atomic>
 #include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/recipes.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/trainer.hpp>
 #include <limits>
@@ -8,10 +12,10 @@
 
 using diffeo::Array;
 using diffeo::DiagonalNormal;
+using diffeo::FitOptions;
 using diffeo::Index;
 using diffeo::MaximumLikelihood;
 using diffeo::Trainer;
-using diffeo::TrainerOptions;
 
 namespace {
 
@@ -117,12 +121,15 @@ TEMPLATE_TEST_CASE("the number of threads does not change a bit of a step", "[tr
   NormalTrainer<S> one(d, objective, all_rows(1500), {.batch = 1111, .threads = 1});
   NormalTrainer<S> two(d, objective, all_rows(1500), {.batch = 1111, .threads = 2});
   NormalTrainer<S> three(d, objective, all_rows(1500), {.batch = 1111, .threads = 3});
+  NormalTrainer<S> many(d, objective, all_rows(1500), {.batch = 1111, .threads = 64});
   for (int step = 0; step < 10; ++step) {
     const double loss = one.step(0.01);
     CHECK(two.step(0.01) == loss);
     CHECK(three.step(0.01) == loss);
+    CHECK(many.step(0.01) == loss);
     CHECK((one.result() == two.result()).all());
     CHECK((one.result() == three.result()).all());
+    CHECK((one.result() == many.result()).all());
   }
 }
 
@@ -135,9 +142,83 @@ TEST_CASE("tiles are as long as the model allows, and what is computed stays the
   NormalTrainer<double> trainer(d, objective, all_rows(700), {.batch = 700, .adam = linear, .threads = 1});
   CHECK(trainer.tile() == diffeo::tile_rows<double>);
   const double loss = trainer.step(1e-3), norm = trainer.gradient_norm();
-  CHECK(trainer.tile() == 256);  // a power of two, and at least two tiles
+  CHECK(trainer.shards() == 3);
+  CHECK(trainer.tile() == 240);  // a whole shard
   CHECK(trainer.step(1e-3) == Approx(loss).epsilon(1e-11));
   CHECK(trainer.gradient_norm() == Approx(norm).epsilon(1e-9));
+}
+
+TEST_CASE("shards follow the batch, and the threads share them out", "[training]") {
+  const Array<float> data = some_data<float>(8192);
+  const MaximumLikelihood<float> objective(data);
+  const auto check = [&](const auto& model, Index batch, Index shards, Index most_rows) {
+    for (const int threads : {1, 2, 4, 16, 64}) {
+      CAPTURE(batch, threads);
+      Trainer trainer(model, objective, all_rows(8192), {.batch = batch, .threads = threads});
+      trainer.step(1e-3);
+      CHECK(trainer.shards() == shards);
+      CHECK(trainer.shard_begin(0) == 0);
+      CHECK(trainer.shard_begin(shards) == batch);
+      Index longest = 0, shortest = batch;
+      for (Index shard = 0; shard < shards; ++shard) {
+        const Index rows = trainer.shard_begin(shard + 1) - trainer.shard_begin(shard);
+        longest = std::max(longest, rows);
+        shortest = std::min(shortest, rows);
+        CHECK(trainer.shard_begin(shard) % 16 == 0);
+      }
+      CHECK(longest <= most_rows);
+      CHECK(longest - shortest <= 16 + 15);  // a unit, and what the last lacks of one
+      CHECK(trainer.tile() <= longest);
+    }
+  };
+  // A row that takes much memory: shards of 128 rows, and at least four of them from 256 rows on.
+  const diffeo::TransformedDistribution large(diffeo::StandardNormal<float>(2),
+                                              diffeo::real_nvp(data, {.layers = 16, .network = {.hidden = {64, 64}}}));
+  check(large, 8192, 64, 128);
+  check(large, 4096, 32, 128);
+  check(large, 512, 4, 128);
+  check(large, 300, 4, 80);
+  check(large, 256, 4, 64);
+  check(large, 100, 2, 64);
+  check(large, 7, 1, 7);
+  // One that takes little: long ones.
+  const auto small = DiagonalNormal<float>::standard(2);
+  check(small, 8192, 16, 512);
+  check(small, 4096, 8, 512);
+  check(small, 512, 2, 256);
+}
+
+namespace {
+
+// Counts the rows that it gives losses for, and the most rows at a time.
+struct Counting {
+  MaximumLikelihood<float> likelihood;
+  mutable std::atomic<Index> rows = 0, calls = 0;
+  Index size() const { return likelihood.size(); }
+  template <class Model>
+  diffeo::Var<float> loss(const Model& model, diffeo::Tape<float>& tape, const diffeo::Minibatch& batch) const {
+    rows += batch.count;
+    ++calls;
+    return likelihood.loss(model, tape, batch);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("every row of a step is asked for once, on any number of threads", "[training]") {
+  const Array<float> data = some_data<float>(1000);
+  for (const int threads : {1, 2, 3, 8}) {
+    CAPTURE(threads);
+    const Counting objective{MaximumLikelihood<float>(data)};
+    const auto d = DiagonalNormal<float>::standard(2);
+    Trainer trainer(d, objective, all_rows(1000), {.batch = 700, .threads = threads});
+    for (int step = 0; step < 12; ++step) {
+      const Index before = objective.calls;
+      trainer.step(1e-3);
+      CHECK(objective.rows == 700 * (step + 1));
+      if (step > 0) CHECK(objective.calls - before == trainer.shards());
+    }
+  }
 }
 
 TEST_CASE("a batch is at most what there is", "[training]") {
@@ -154,7 +235,7 @@ TEST_CASE("trainer: bad options", "[training]") {
   const Array<double> x = some_data<double>(10);
   const MaximumLikelihood<double> objective(x);
   const auto d = DiagonalNormal<double>::standard(2);
-  const auto message = [&](const TrainerOptions& options, Index rows = 10) {
+  const auto message = [&](const FitOptions& options, Index rows = 10) {
     return thrown_message<diffeo::invalid_argument>(
         [&] { NormalTrainer<double> trainer(d, objective, all_rows(rows), options); });
   };

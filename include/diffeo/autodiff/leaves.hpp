@@ -136,17 +136,23 @@ auto leaves(M& model) {
   return list;
 }
 
+/// Whether a model of that type can have leaves at all.
+template <class M>
+inline constexpr bool has_leaves = !std::is_void_v<typename detail::LeafTypeOf<std::remove_const_t<M>>::type>;
+
 /// Calls f(kind, from_leaf, to_leaf) for corresponding leaves of two models of the same structure, which may be over
-/// different scalars or variables. Pointers to the leaves of `from` are kept in `memory`, a buffer for at least
-/// leaf_count(from) of them.
-template <class From, class To, class F>
-void for_each_leaf_pair(From& from, To& to, std::add_pointer_t<const leaf_t<From>>* memory, const F& f) {
-  std::size_t count = 0, at = 0;
-  for_each_leaf(from, [&](const Path&, LeafKind, auto& leaf) { memory[count++] = &leaf; });
-  for_each_leaf(to, [&](const Path& path, LeafKind kind, auto& leaf) {
-    require(at < count, "for_each_leaf_pair: ", path.str(), " has no counterpart");
-    f(kind, *memory[at++], leaf);
-  });
+/// different scalars or variables. Pointers to the leaves of `from` are kept in `memory`, room for at least
+/// leaf_count(from) pointers to const leaf_t<From>. Throws invalid_argument where `to` has more leaves.
+template <class From, class To, class Pointer, class F>
+void for_each_leaf_pair(From& from, To& to, Pointer* memory, const F& f) {
+  if constexpr (has_leaves<From> && has_leaves<To>) {
+    std::size_t count = 0, at = 0;
+    for_each_leaf(from, [&](const Path&, LeafKind, auto& leaf) { memory[count++] = &leaf; });
+    for_each_leaf(to, [&](const Path& path, LeafKind kind, auto& leaf) {
+      require(at < count, "for_each_leaf_pair: ", path.str(), " has no counterpart");
+      f(kind, *memory[at++], leaf);
+    });
+  }
 }
 
 /// Number of parameters and buffers.

@@ -3,7 +3,7 @@
 
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/tape.hpp>
-#include <diffeo/core/parallel.hpp>
+#include <diffeo/core/execution.hpp>
 #include <memory>
 
 /// Evaluation of many rows in tiles: each goes end to end through a computation on a tape of its own thread, so that
@@ -41,22 +41,22 @@ template <class M>
 inline constexpr Index tile_rows_of = std::max(tile_rows<typename M::Scalar>, detail::asked_tile_rows<M>());
 
 /// Rows of a tile for computations whose values and adjoints take that many bytes a row, at most `most` rows: a power
-/// of two from tile_rows to 1024. Each op costs some 30 nanoseconds beside its work on the rows, so small models want
+/// of two from tile_rows to 512. Each op costs some 30 nanoseconds beside its work on the rows, so small models want
 /// long tiles, as long as these stay in the second cache level.
 template <Real S>
 Index tile_rows_for(Index bytes_per_row, Index most) {
-  constexpr Index longest = 1024, budget = Index{512} << 10;
+  constexpr Index longest = 512, budget = Index{512} << 10;
   Index rows = tile_rows<S>;
   while (2 * rows <= std::min(longest, most) && 2 * rows * bytes_per_row <= budget) rows *= 2;
   return rows;
 }
 
-/// Calls f(tape, first, count) for consecutive tiles of at most `tile` rows that cover 0 ... rows-1, on `threads`
-/// threads (0: all). The tape is empty at each call. The row that a solver_error names becomes one of the whole.
+/// Calls f(tape, first, count) for consecutive tiles of at most `tile` rows that cover 0 ... rows-1. The tape is empty
+/// at each call. Of several tiles that throw, the exception of the first comes through; the row that a solver_error
+/// names becomes one of the whole.
 template <Real S, class F>
-void for_each_tile(Index rows, Index tile, int threads, const F& f) {
+void for_each_tile(Index rows, Index tile, const Execution& execution, const F& f) {
   const Index tiles = (rows + tile - 1) / tile;
-  const auto workers = static_cast<std::size_t>(std::max<Index>(1, std::min<Index>(thread_count(threads), tiles)));
   const auto run = [&](Tape<S>& tape, Index number) {
     tape.reset();
     const Index first = number * tile;
@@ -66,19 +66,26 @@ void for_each_tile(Index rows, Index tile, int threads, const F& f) {
       e.throw_for(first + e.sample());
     }
   };
+  if (ThreadPool* pool = execution.pool) {
+    pool->run(tiles, [&](Index number, int worker) { run(pool->local<Tape<S>>(worker), number); });
+    return;
+  }
+  const auto workers =
+      static_cast<std::size_t>(std::max<Index>(1, std::min<Index>(thread_count(execution.threads), tiles)));
   if (workers == 1) {
     Tape<S> tape;
     for (Index number = 0; number < tiles; ++number) run(tape, number);
     return;
   }
   const auto tapes = std::make_unique<Tape<S>[]>(workers);
-  parallel_for(tiles, threads, [&](Index number, int worker) { run(tapes[static_cast<std::size_t>(worker)], number); });
+  parallel_for(tiles, execution,
+               [&](Index number, int worker) { run(tapes[static_cast<std::size_t>(worker)], number); });
 }
 
-/// The same in tiles of tile_rows<S>.
+/// Calls f for tiles of tile_rows<S> rows.
 template <Real S, class F>
-void for_each_tile(Index rows, int threads, const F& f) {
-  for_each_tile<S>(rows, tile_rows<S>, threads, f);
+void for_each_tile(Index rows, const Execution& execution, const F& f) {
+  for_each_tile<S>(rows, tile_rows<S>, execution, f);
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -14,7 +14,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// |------------|-------------------------------|-------------------------------------------------------------|
 /// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute          |
 /// | log_det    | std::optional<ode::Tolerance> | of the log-determinant; none: the tolerances of the state   |
-/// | divergence | Divergence                    | exact, in closed form where the field has one               |
+/// | divergence | Divergence                    | ExactDivergence, in closed form where the field has one     |
 struct CnfSolver {
   ode::SolverOptions solver = {};
   std::optional<ode::Tolerance> log_det = std::nullopt;
@@ -182,15 +182,15 @@ struct Cnf {
   /// What it took to solve for each row of x (N x D) from time `from` to `to`, as in evaluation. Throws as transport()
   /// does, and for NaN or infinity.
   template <class Derived>
-  std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1,
-                                                     double to = 0) const {
+  std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1, double to = 0,
+                                                     const Execution& execution = {}) const {
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
-    std::vector<ode::SolveStatistics> all;
-    for_each_tile<Scalar>(x.rows(), tile_rows, 1, [&](Tape<Scalar>& tape, Index first, Index count) {
+    std::vector<ode::SolveStatistics> all(static_cast<std::size_t>(x.rows()));
+    for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       transport(tape.copy(points.middleRows(first, count)), from, to);
       const auto tile = ode::statistics(tape);
-      all.insert(all.end(), tile.begin(), tile.end());
+      std::copy(tile.begin(), tile.end(), all.begin() + first);
     });
     return all;
   }

@@ -3,7 +3,8 @@
 
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
-#include <diffeo/layers/recipes.hpp>
+#include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/layers/standardize.hpp>
 
 /// Whole continuous flows ready to be fitted.
 namespace diffeo::inline DIFFEO_ISA {

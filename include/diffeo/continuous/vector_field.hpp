@@ -2,7 +2,7 @@
 #pragma once
 
 #include <concepts>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
+#include <diffeo/nn/jacobian.hpp>
 
 /// Vector fields dx/dt = f(t, x), from which continuous flows are made.
 namespace diffeo::inline DIFFEO_ISA {

@@ -7,7 +7,9 @@
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -50,16 +52,21 @@ inline int thread_count(int requested) {
   return requested == 0 ? detail::available_threads() : requested;
 }
 
-/// Threads that are kept for many rounds of work. One round at a time; not to be shared between threads.
+/// Threads that are kept for many rounds of work. Serves one caller at a time: a call of run() while another is under
+/// way, from a task or from another thread, throws and disturbs nothing.
 class ThreadPool {
  public:
-  /// The calling thread is one of the `threads` (at least 1). Where the system refuses more threads there are fewer.
-  explicit ThreadPool(int threads) {
-    helpers_.reserve(static_cast<std::size_t>(std::max(0, threads - 1)));
+  /// Starts threads - 1 helpers, as the calling thread takes part; 0 stands for one thread per processor, as in
+  /// thread_count(), which throws for the same requests. Where the system refuses more threads there are fewer.
+  explicit ThreadPool(int threads = 0) {
+    const int count = thread_count(threads);
+    locals_.resize(static_cast<std::size_t>(count));
+    helpers_.reserve(static_cast<std::size_t>(count - 1));
+    // Results do not depend on the number of threads, so those that were started are enough.
     try {
-      for (int worker = 1; worker < threads; ++worker) helpers_.emplace_back([this, worker] { serve(worker); });
+      for (int worker = 1; worker < count; ++worker) helpers_.emplace_back([this, worker] { serve(worker); });
     } catch (const std::system_error&) {
-      // Results do not depend on the number of threads.
+    } catch (const std::bad_alloc&) {
     }
   }
   ~ThreadPool() {
@@ -71,29 +78,73 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  /// Number of threads, the calling one included.
   int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
   /// Calls f(task, worker) for every task 0 ... tasks-1, each once, on workers 0 ... size()-1. Which worker does a task
-  /// is left to chance and must not matter to the result. After an exception no further tasks begin; it is rethrown
-  /// here.
+  /// is left to chance and must not matter to the result. After an exception no later task begins; of the tasks that
+  /// throw, the exception of the lowest is rethrown here, whatever the number of threads. Throws invalid_argument while
+  /// another run is under way.
   template <class F>
   void run(Index tasks, const F& f) {
+    const Turn turn(*this);
+    next_ = 0;
+    run_round(tasks, f, &ThreadPool::work);
+  }
+
+  /// Does the same with the tasks dealt out evenly beforehand: task i is done by worker (i + shift) % size(). So that
+  /// every worker gets some, for instance to allocate what it needs.
+  template <class F>
+  void run_dealt(Index tasks, Index shift, const F& f) {
+    const Turn turn(*this);
+    shift_ = shift;
+    run_round(tasks, f, &ThreadPool::work_dealt);
+  }
+
+  /// Returns an object of the worker's own, made at its first call and kept as long as the pool, for instance memory
+  /// that the next round uses again. To be called by that worker inside a task.
+  template <class T>
+  T& local(int worker) {
+    static char key;  // its address stands for T
+    auto& objects = locals_[static_cast<std::size_t>(worker)];
+    for (const auto& [type, object] : objects)
+      if (type == &key) return *static_cast<T*>(object.get());
+    return *static_cast<T*>(objects.emplace_back(&key, std::make_shared<T>()).second.get());
+  }
+
+ private:
+  // Holds the pool for the length of a run.
+  class Turn {
+   public:
+    explicit Turn(ThreadPool& pool) : pool_(pool) {
+      require(!pool_.taken_.exchange(true, std::memory_order_acquire),
+              "thread pool: it is at work already; a pool serves one caller at a time, and none of its own tasks");
+    }
+    ~Turn() { pool_.taken_.store(false, std::memory_order_release); }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    ThreadPool& pool_;
+  };
+
+  template <class F>
+  void run_round(Index tasks, const F& f, void (ThreadPool::*share)(int)) {
     if (helpers_.empty() || tasks <= 1) {
       for (Index task = 0; task < tasks; ++task) f(task, 0);
       return;
     }
-    tasks_ = tasks;
-    next_ = 0;
+    end_ = tasks;
+    work_ = share;
     function_ = &f;
     call_ = [](const void* function, Index task, int worker) { (*static_cast<const F*>(function))(task, worker); };
     busy_ = static_cast<int>(helpers_.size());
     start_round();
-    work(0);
+    (this->*work_)(0);
     wait_while(busy_, [](int busy) { return busy != 0; });
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
- private:
   void start_round() {
     round_.fetch_add(1, std::memory_order_release);
     round_.notify_all();
@@ -104,18 +155,32 @@ class ThreadPool {
       wait_while(round_, [seen](unsigned round) { return round == seen; });
       ++seen;
       if (stopping_) return;
-      work(worker);
+      (this->*work_)(worker);
       if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
     }
   }
 
+  // Tasks are handed out in order: all before one that fails have begun, and end.
   void work(int worker) {
+    for (Index task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < end_.load(std::memory_order_relaxed);)
+      attempt(task, worker);
+  }
+
+  void work_dealt(int worker) {
+    const Index workers = size();
+    for (Index task = (worker + workers - shift_ % workers) % workers; task < end_.load(std::memory_order_relaxed);
+         task += workers)
+      attempt(task, worker);
+  }
+
+  void attempt(Index task, int worker) {
     try {
-      for (Index task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) call_(function_, task, worker);
+      call_(function_, task, worker);
     } catch (...) {
-      next_ = tasks_;
       const std::lock_guard lock(failure_guard_);
-      if (!failure_) failure_ = std::current_exception();
+      if (task >= end_) return;
+      end_ = task;
+      failure_ = std::current_exception();
     }
   }
 
@@ -132,23 +197,20 @@ class ThreadPool {
       value.wait(seen, std::memory_order_acquire);
   }
 
+  std::vector<std::vector<std::pair<const void*, std::shared_ptr<void>>>> locals_;  // of each worker
   std::vector<std::thread> helpers_;
+  std::atomic<bool> taken_ = false;
   std::atomic<unsigned> round_ = 0;
   std::atomic<int> busy_ = 0;
   std::atomic<Index> next_ = 0;
-  Index tasks_ = 0;
+  std::atomic<Index> end_ = 0;  // tasks that may begin: those before the lowest that failed
+  Index shift_ = 0;
+  void (ThreadPool::*work_)(int) = nullptr;
   const void* function_ = nullptr;
   void (*call_)(const void*, Index, int) = nullptr;
   std::exception_ptr failure_;
   std::mutex failure_guard_;
   bool stopping_ = false;
 };
-
-/// One round of work on at most `threads` threads (0: all), as ThreadPool::run does it.
-template <class F>
-void parallel_for(Index tasks, int threads, const F& f) {
-  const Index workers = std::min<Index>(thread_count(threads), tasks);
-  ThreadPool(static_cast<int>(std::max<Index>(1, workers))).run(tasks, f);
-}
 
 }  // namespace diffeo::inline DIFFEO_ISA

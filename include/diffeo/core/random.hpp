@@ -91,8 +91,7 @@ inline std::vector<Index> permutation(Index n, std::uint64_t seed, std::uint64_t
   std::vector<Index> order(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<Index>(i);
   PhiloxEngine engine(seed, stream);
-  for (std::size_t left = order.size(); left > 1; --left)
-    std::swap(order[left - 1], order[static_cast<std::size_t>(engine.below(left))]);
+  for (std::size_t left = order.size(); left > 1; --left) std::swap(order[left - 1], order[engine.below(left)]);
   return order;
 }
 

@@ -63,7 +63,7 @@ struct WeightedSample {
 template <class Base, class FlowType, class T>
   requires Target<T, Var<typename FlowType::Scalar>>
 auto importance_sample(const TransformedDistribution<Base, FlowType>& model, const T& target, Index n,
-                       std::uint64_t seed, int threads = 0, const ImportanceOptions& options = {}) {
+                       std::uint64_t seed, const Execution& execution = {}, const ImportanceOptions& options = {}) {
   using S = typename FlowType::Scalar;
   using Model = TransformedDistribution<Base, FlowType>;
   constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -75,7 +75,7 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
   const double log_share = std::log(options.wide_share), log_rest = std::log1p(-options.wide_share),
                log_volume = static_cast<double>(model.dim()) * std::log(options.wide_scale);
   WeightedSample<S> result{Array<S>(n, model.dim()), Array<double>(n, 1), Array<double>(n, 1)};
-  for_each_tile<S>(n, Model::tile_rows, threads, [&](Tape<S>& tape, Index first, Index count) {
+  for_each_tile<S>(n, Model::tile_rows, execution, [&](Tape<S>& tape, Index first, Index count) {
     const Var<S> z = tape.make(count, model.dim(), false);
     const View<S> drawn = tape.mutable_value(z);
     model.base.sample_into(drawn, seed, Model::latent_stream, first);
@@ -253,8 +253,9 @@ LogZEstimate estimate_log_z(const WeightedSample<S>& sample) {
 template <class Base, class FlowType, class T>
   requires Target<T, Var<typename FlowType::Scalar>>
 LogZEstimate estimate_log_z(const TransformedDistribution<Base, FlowType>& model, const T& target, Index n,
-                            std::uint64_t seed, int threads = 0, const ImportanceOptions& options = {}) {
-  return estimate_log_z(importance_sample(model, target, n, seed, threads, options));
+                            std::uint64_t seed, const Execution& execution = {},
+                            const ImportanceOptions& options = {}) {
+  return estimate_log_z(importance_sample(model, target, n, seed, execution, options));
 }
 
 /// Means and standard deviations of the columns of an array.

@@ -23,7 +23,7 @@ struct Draw {
 
 /// The distribution of x = flow.forward(z) for z from the base:
 /// log p(x) = log p_z(inverse(x)) + log|det d inverse / d x|. A plain value: copy it, assign it, move it to another
-/// thread. Methods that take arrays accept any Eigen expression and work in tiles on `threads` threads (0: all);
+/// thread. Methods that take arrays accept any Eigen expression and work in tiles on several threads (see Execution);
 /// results do not depend on the number of threads, nor a row's on the other rows.
 template <class Base, class FlowType>
 struct TransformedDistribution {
@@ -82,12 +82,12 @@ struct TransformedDistribution {
   /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
   /// or infinity. Far out the result may be -infinity.
   template <class Derived>
-  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), 1);
     detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
         result.middleRows(first, count) = as_eigen(log_prob(tape.copy(points.middleRows(first, count))).value());
       });
     });
@@ -97,13 +97,13 @@ struct TransformedDistribution {
   /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does. Where the log-density
   /// is -infinity the gradient need not be finite.
   template <class Derived>
-  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, int threads = 0) const {
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("score: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), x.cols());
     const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
     detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(x.rows(), tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
         const Var<Scalar> tile = tape.variable(points.middleRows(first, count));
         tape.backward(log_prob(tile), {ones.data(), count, 1, count});
         if (tile.has_grad())
@@ -116,11 +116,11 @@ struct TransformedDistribution {
   }
 
   /// n samples (n x D); sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
-  Array<Scalar> sample(Index n, std::uint64_t seed, int threads = 0) const {
+  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
     detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
         const Var<Scalar> z = latent(tape, first, count, seed), tile = generate(flow, z);
         require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
                 z.rows(), " x ", z.cols());
@@ -131,11 +131,11 @@ struct TransformedDistribution {
   }
 
   /// The same samples with their log-densities, in one pass; those of a solved flow are the same within its tolerance.
-  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, int threads = 0) const {
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
     require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
     detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(n, tile_rows, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+      for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
         const Var<Scalar> z = latent(tape, first, count, seed);
         const Transformed<Var<Scalar>> x = checked(call_forward(flow, z), z);
         result.sample.middleRows(first, count) = as_eigen(x.value.value());

@@ -20,14 +20,14 @@ void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index d
 
 template <class F, class Derived, class Direction>
 Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F& flow,
-                                                       const Eigen::DenseBase<Derived>& x, int threads,
+                                                       const Eigen::DenseBase<Derived>& x, const Execution& execution,
                                                        const Direction& direction) {
   using S = typename F::Scalar;
   const auto& points = evaluated(x);
   require_batch<S>(what, points, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
   evaluate_checked(flow, [&] {
-    for_each_tile<S>(x.rows(), tile_rows_of<F>, threads, [&](Tape<S>& tape, Index first, Index count) {
+    for_each_tile<S>(x.rows(), tile_rows_of<F>, execution, [&](Tape<S>& tape, Index first, Index count) {
       const Transformed<Var<S>> tile = direction(tape.copy(points.middleRows(first, count)));
       require(static_cast<bool>(tile.log_det), what, ": the flow gave no log-determinants");
       require_shapes(tile, count, x.cols(), what, ": the flow");
@@ -40,19 +40,19 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
 
 }  // namespace detail
 
-/// The generating direction for any Eigen expression z (N x D): values N x D and log-determinants N x 1, on `threads`
-/// threads (0: all). Throws invalid_argument for the wrong number of columns, NaN or infinity, and where the flow gives
-/// results of other shapes than these.
+/// The generating direction for any Eigen expression z (N x D): values N x D and log-determinants N x 1. Throws
+/// invalid_argument for the wrong number of columns, NaN or infinity, and where the flow gives results of other shapes
+/// than these.
 template <Flow F, class Derived>
-auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, int threads = 0) {
-  return detail::transform_batch("forward: z", flow, z, threads,
+auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, const Execution& execution = {}) {
+  return detail::transform_batch("forward: z", flow, z, execution,
                                  [&flow](const auto& v) { return call_forward(flow, v); });
 }
 
 /// The density direction for any Eigen expression x (N x D), likewise.
 template <Flow F, class Derived>
-auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, int threads = 0) {
-  return detail::transform_batch("inverse: x", flow, x, threads,
+auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) {
+  return detail::transform_batch("inverse: x", flow, x, execution,
                                  [&flow](const auto& v) { return call_inverse(flow, v); });
 }
 

@@ -5,7 +5,7 @@
 #include <diffeo/autodiff/ops/implicit.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/layers/flow.hpp>
-#include <diffeo/math/planar.hpp>
+#include <diffeo/layers/planar_kernels.hpp>
 #include <diffeo/math/random_fill.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -22,27 +22,26 @@ template <Real S>
 struct PlanarChain {
   Var<S> in, out, log_det;
   const PlanarParameters<S>* parameters;
-  const math::PlanarMap<S>* maps;
+  const PlanarMap<S>* maps;
   std::size_t count;
   const S* activations;
 
-  std::span<const math::PlanarMap<S>> all() const { return {maps, count}; }
+  std::span<const PlanarMap<S>> all() const { return {maps, count}; }
 
   // Calls f<Kind, Dim>() for the kernels that are compiled: the plane, and any dimension.
   template <class F>
-  static void dispatch(math::PlanarKind kind, Index dim, const F& f) {
-    if (kind == math::PlanarKind::tanh)
-      dim == 2 ? f.template operator()<math::PlanarKind::tanh, 2>()
-               : f.template operator()<math::PlanarKind::tanh, 0>();
+  static void dispatch(PlanarKind kind, Index dim, const F& f) {
+    if (kind == PlanarKind::tanh)
+      dim == 2 ? f.template operator()<PlanarKind::tanh, 2>() : f.template operator()<PlanarKind::tanh, 0>();
     else
-      f.template operator()<math::PlanarKind::leaky_relu, 0>();
+      f.template operator()<PlanarKind::leaky_relu, 0>();
   }
 
   // Registers of state per kernel call for `blocks` blocks of D columns.
-  static Index memory(Index blocks, Index dim) { return blocks * dim * math::detail::planar_rows<S>; }
+  static Index memory(Index blocks, Index dim) { return blocks * dim * planar_rows<S>; }
 
   template <bool Inverse>
-  void adjoint(math::PlanarKind kind) const {
+  void adjoint(PlanarKind kind) const {
     Tape<S>& tape = in.tape();
     const Index dim = in.cols(), per_map = 2 * dim + 2;
     // Whole groups of as many registers as can be summed at once.
@@ -52,10 +51,10 @@ struct PlanarChain {
     std::fill_n(sums, total, simd::Vec<S>{});
     const GradTarget<S> target = in.requires_grad() ? tape.grad_target(in) : GradTarget<S>{{}, false};
     const View<const S> g = out.has_grad() ? out.grad() : View<const S>{};
-    dispatch(kind, dim, [&]<math::PlanarKind Kind, Index Dim>() {
-      math::detail::planar_adjoint<S, Kind, Inverse, Dim>(all(), out.value(), activations, g,
-                                                          log_det.has_grad() ? log_det.grad().data : nullptr,
-                                                          target.grad, target.assign, sums, state.data());
+    dispatch(kind, dim, [&]<PlanarKind Kind, Index Dim>() {
+      planar_adjoint<S, Kind, Inverse, Dim>(all(), out.value(), activations, g,
+                                            log_det.has_grad() ? log_det.grad().data : nullptr, target.grad,
+                                            target.assign, sums, state.data());
     });
     S* const totals = sums_memory.data();
     for (Index i = 0; i < total; i += simd::lanes<S>) simd::store<S>(totals + i, simd::sum_lanes<S>(sums + i));
@@ -66,7 +65,7 @@ struct PlanarChain {
   // |w|^2, rise = softplus(a), a = w.u.
   void give(std::size_t k, const S* of) const {
     const Index dim = in.cols();
-    const math::PlanarMap<S>& map = maps[k];
+    const PlanarMap<S>& map = maps[k];
     const PlanarParameters<S>& p = parameters[k];
     const S *u = p.u.value().data, *w = p.w.value().data;
     const Index u_stride = p.u.value().stride, w_stride = p.w.value().stride;
@@ -93,12 +92,11 @@ struct PlanarChain {
 
 /// Planar maps one after another as one op with two outputs.
 template <bool Inverse, Real S>
-Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameters, std::size_t count,
-                                 math::PlanarKind kind) {
+Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameters, std::size_t count, PlanarKind kind) {
   Tape<S>& tape = in.tape();
   const Index dim = in.cols(), rows = in.rows();
   bool requires_grad = in.requires_grad();
-  auto* maps = tape.template storage<math::PlanarMap<S>>(count);
+  auto* maps = tape.template storage<PlanarMap<S>>(count);
   for (std::size_t k = 0; k < count; ++k) {
     const auto& [u, w, b] = parameters[k];
     requires_grad = requires_grad || u.requires_grad() || w.requires_grad() || b.requires_grad();
@@ -107,17 +105,16 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
       copies[j] = *u.value().col(j);
       copies[dim + j] = *w.value().col(j);
     }
-    maps[k] = math::planar_map<S>(copies, copies + dim, *b.value().data, dim, copies + 2 * dim);
+    maps[k] = planar_map<S>(copies, copies + dim, *b.value().data, dim, copies + 2 * dim);
   }
   const Var<S> out = tape.make(rows, dim, requires_grad), log_det = tape.make(rows, 1, requires_grad);
-  const Index groups = (rows + math::detail::planar_rows<S> - 1) / math::detail::planar_rows<S>;
-  S* const activations =
-      requires_grad ? tape.scratch(groups * math::detail::planar_rows<S> * static_cast<Index>(count)) : nullptr;
+  const Index groups = (rows + planar_rows<S> - 1) / planar_rows<S>;
+  S* const activations = requires_grad ? tape.scratch(groups * planar_rows<S> * static_cast<Index>(count)) : nullptr;
   const PlanarChain<S> chain{in, out, log_det, parameters, maps, count, activations};
   S* const state = tape.scratch(chain.memory(1, dim));
-  chain.dispatch(kind, dim, [&]<math::PlanarKind Kind, Index Dim>() {
-    math::detail::planar_apply<S, Kind, Inverse, Dim>(chain.all(), in.value(), tape.mutable_value(out),
-                                                      tape.mutable_value(log_det).data, activations, state);
+  chain.dispatch(kind, dim, [&]<PlanarKind Kind, Index Dim>() {
+    planar_apply<S, Kind, Inverse, Dim>(chain.all(), in.value(), tape.mutable_value(out),
+                                        tape.mutable_value(log_det).data, activations, state);
   });
   if (requires_grad) tape.on_backward({out, log_det}, [chain, kind] { chain.template adjoint<Inverse>(kind); });
   return {out, log_det};
@@ -204,10 +201,10 @@ struct Planar {
     Var<S> w, b, rise;
   };
 
-  math::PlanarKind kind() const {
+  detail::PlanarKind kind() const {
     require(activation == Activation::tanh || activation == Activation::leaky_relu, "planar: activation ",
             to_string(activation), ", expected tanh or leaky_relu");
-    return activation == Activation::tanh ? math::PlanarKind::tanh : math::PlanarKind::leaky_relu;
+    return activation == Activation::tanh ? detail::PlanarKind::tanh : detail::PlanarKind::leaky_relu;
   }
 
   template <Traced X>
@@ -260,7 +257,7 @@ struct Planar {
   }
   template <Real S>
   static Var<S> leaky(Var<S> s) {
-    constexpr S slope = static_cast<S>(math::planar_leaky_slope);
+    constexpr S slope = static_cast<S>(detail::planar_leaky_slope);
     return step(s) * (1 - slope) + slope;
   }
   template <Traced X, Real S>
@@ -282,16 +279,16 @@ struct Planar {
       const Var<S> slope = leaky(innermost(t));
       return t / (slope * rise + (1 - slope));
     }
-    math::PlanarMap<S> map{};
+    detail::PlanarMap<S> map{};
     map.root_rise = *rise.value().data;
     const View<S> s{t.tape().scratch(right.rows), right.rows, 1, right.rows};
-    for (Index first = 0; first < s.rows; first += math::detail::planar_rows<S>) {
-      math::detail::Registers<S> held;
-      for (Index r = 0; r < math::detail::planar_group; ++r)
-        held[r] = math::detail::load_rows<S>(right.data, first + r * simd::lanes<S>, s.rows);
-      math::detail::planar_root<S, math::PlanarKind::tanh>(held, map, first, s.rows);
-      for (Index r = 0; r < math::detail::planar_group; ++r)
-        math::detail::store_rows<S>(s.data, first + r * simd::lanes<S>, s.rows, held[r]);
+    for (Index first = 0; first < s.rows; first += detail::planar_rows<S>) {
+      detail::Registers<S> held;
+      for (Index r = 0; r < detail::planar_group; ++r)
+        held[r] = detail::load_rows<S>(right.data, first + r * simd::lanes<S>, s.rows);
+      detail::planar_root<S, detail::PlanarKind::tanh>(held, map, first, s.rows);
+      for (Index r = 0; r < detail::planar_group; ++r)
+        detail::store_rows<S>(s.data, first + r * simd::lanes<S>, s.rows, held[r]);
     }
     const auto residual = [](const auto& y, const auto& target, const auto& slope_at_0) {
       const auto h = tanh(y);

@@ -144,18 +144,6 @@ ResidualFlow<S> residual(Index dim, const ResidualFlowOptions& options = {}) {
   return ResidualFlow<S>(std::move(blocks), Standardize<S>::identity(dim));
 }
 
-/// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
-/// others work on coordinates of order 1 and densities are in data units. Throws as Standardize::fit does, and when the
-/// dimensions differ.
-template <class... Layers, class Derived>
-FlowSequence<Layers...> standardized(FlowSequence<Layers...> flow, const Eigen::DenseBase<Derived>& data) {
-  auto& last = std::get<sizeof...(Layers) - 1>(flow.layers);
-  require(data.cols() == last.dim(), "standardized: data has ", data.cols(), " columns, this flow has dimension ",
-          last.dim());
-  last = std::decay_t<decltype(last)>::fit(data);
-  return flow;
-}
-
 /// Recipes for data (N x D): the flow of its dimension, standardised to it.
 template <DenseExpression Data>
   requires Real<typename Data::Scalar>

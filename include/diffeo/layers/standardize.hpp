@@ -4,7 +4,7 @@
 #include <cmath>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
-#include <diffeo/layers/flow.hpp>
+#include <diffeo/layers/flow_sequence.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -107,5 +107,17 @@ struct Standardize {
     require(x.cols() == dim(), "standardize: x has ", x.cols(), " columns, this layer has dimension ", dim());
   }
 };
+
+/// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
+/// others work on coordinates of order 1 and densities are in data units. Throws as Standardize::fit does, and when the
+/// dimensions differ.
+template <class... Layers, class Derived>
+FlowSequence<Layers...> standardized(FlowSequence<Layers...> flow, const Eigen::DenseBase<Derived>& data) {
+  auto& last = std::get<sizeof...(Layers) - 1>(flow.layers);
+  require(data.cols() == last.dim(), "standardized: data has ", data.cols(), " columns, this flow has dimension ",
+          last.dim());
+  last = std::decay_t<decltype(last)>::fit(data);
+  return flow;
+}
 
 }  // namespace diffeo::inline DIFFEO_ISA

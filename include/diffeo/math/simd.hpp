@@ -129,7 +129,7 @@ inline Vec<S> from_bits(IntVec<S> i) {
 template <class S>
 inline IntVec<S> shift_right(IntVec<S> i, int count) {
   using Unsigned = typename detail::Register<std::make_unsigned_t<integer_t<S>>>::type;
-  return (IntVec<S>)((Unsigned)i >> count);
+  return reinterpret_cast<IntVec<S>>(reinterpret_cast<Unsigned>(i) >> count);
 }
 
 /// a * b + c, fused where the machine can. Written out, because compilers differ in which of several products they

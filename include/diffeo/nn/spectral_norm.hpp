@@ -4,8 +4,8 @@
 #include <cmath>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/autodiff/ops/affine.hpp>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/math/matmul.hpp>
+#include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
 

@@ -109,7 +109,7 @@ class StepLog {
     const Index before = every_;
     every_ *= 2;
     number_.assign(count_.size(), 0);
-    const auto width = static_cast<std::ptrdiff_t>(width_);
+    const std::ptrdiff_t width = width_;
     auto from = states_.begin(), to = states_.begin();
     for (const std::uint32_t sample : sample_) {
       const Index number = number_[sample]++;

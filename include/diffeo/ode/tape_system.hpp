@@ -22,7 +22,8 @@ namespace detail {
 template <class System>
 bool records_parameters(const System& system) {
   bool any = false;
-  for_each_parameter(system, [&any](const auto& p) { any = any || p.requires_grad(); });
+  if constexpr (has_leaves<System>)
+    for_each_parameter(system, [&any](const auto& p) { any = any || p.requires_grad(); });
   return any;
 }
 

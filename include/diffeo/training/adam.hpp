@@ -61,9 +61,13 @@ class Adam {
     simd::Vec<S> zero{};  // becomes NaN if a parameter is not finite
     const auto piece = [&](Index i, auto... n) {
       const auto g = simd::load<S>(grads + i, n...) * grad_scale;
-      const auto m = beta1 * simd::load<S>(first_.data() + i, n...) + (1 - beta1) * g;
-      const auto v = beta2 * simd::load<S>(second_.data() + i, n...) + (1 - beta2) * (g * g);
-      const auto moved = simd::load<S>(parameters + i, n...) * keep - size * m / (simd::sqrt<S>(v * root) + epsilon);
+      // Written out as multiply-adds, so that compilers do not differ in which products they fuse.
+      const auto m =
+          simd::mul_add<S>(simd::broadcast<S>(beta1), simd::load<S>(first_.data() + i, n...), (1 - beta1) * g);
+      const auto v =
+          simd::mul_add<S>(simd::broadcast<S>(beta2), simd::load<S>(second_.data() + i, n...), (1 - beta2) * (g * g));
+      const auto moved = simd::mul_add<S>(simd::load<S>(parameters + i, n...), simd::broadcast<S>(keep),
+                                          -(size * m / (simd::sqrt<S>(v * root) + epsilon)));
       simd::store<S>(first_.data() + i, m, n...);
       simd::store<S>(second_.data() + i, v, n...);
       simd::store<S>(parameters + i, moved, n...);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <diffeo/core/instruction_set.hpp>
 #include <string>
@@ -13,28 +12,39 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// One line on stderr that follows a training: share done, rate, loss, time left. Silent where stderr is not a
-/// terminal.
+/// What a callback of fit() is told after each step.
+struct FitProgress {
+  long step = 0;             ///< steps taken
+  long steps = 0;            ///< steps to take
+  double loss = 0;           ///< mean loss of the step's minibatch, before the step
+  double gradient_norm = 0;  ///< norm of its gradient, before clipping
+  double learning_rate = 0;  ///< rate of the step
+  double seconds = 0;        ///< wall-clock time since the training began
+};
+
+/// Callback that draws one line on stderr: share done, rate, loss, time left. Silent where stderr is not a terminal.
+/// `fit(model, data, {}, ProgressBar())`; FitOptions::progress asks for one too.
 class ProgressBar {
  public:
-  explicit ProgressBar(long steps, bool wanted = true) : steps_(steps), shown_(wanted && is_terminal()) {}
+  explicit ProgressBar(bool wanted = true) : shown_(wanted && is_terminal()) {}
   ~ProgressBar() {
-    if (shown_ && drawn_) std::fputc('\n', stderr);
+    if (open_) std::fputc('\n', stderr);
   }
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  void update(long done, double loss) {
+  void operator()(const FitProgress& progress) {
     if (!shown_) return;
-    const auto now = Clock::now();
-    if (done < steps_ && drawn_ && now - last_ < std::chrono::milliseconds(100)) return;
-    last_ = now;
-    drawn_ = true;
-    std::fputs(line(done, steps_, loss, std::chrono::duration<double>(now - start_).count()).c_str(), stderr);
+    const bool last = progress.step == progress.steps;
+    if (!last && open_ && progress.seconds - drawn_at_ < 0.1) return;
+    drawn_at_ = progress.seconds;
+    open_ = !last;
+    std::fputs(line(progress.step, progress.steps, progress.loss, progress.seconds).c_str(), stderr);
+    if (last) std::fputc('\n', stderr);
     std::fflush(stderr);
   }
 
-  /// The text of the bar after `done` of `steps` steps in `seconds`.
+  /// Returns the text of the bar after `done` of `steps` steps in `seconds`.
   static std::string line(long done, long steps, double loss, double seconds) {
     constexpr long width = 24;
     const double share = steps > 0 ? static_cast<double>(done) / static_cast<double>(steps) : 1;
@@ -49,8 +59,6 @@ class ProgressBar {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   static bool is_terminal() {
 #if __has_include(<unistd.h>)
     return isatty(fileno(stderr)) != 0;
@@ -59,10 +67,9 @@ class ProgressBar {
 #endif
   }
 
-  long steps_;
   bool shown_;
-  bool drawn_ = false;
-  Clock::time_point start_ = Clock::now(), last_ = start_;
+  bool open_ = false;    // a line was begun and not ended
+  double drawn_at_ = 0;  // seconds
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

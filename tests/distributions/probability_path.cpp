@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
-#include <diffeo/continuous/probability_path.hpp>
+#include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/probability_path.hpp>
 #include <limits>
 
-#include "../distributions/statistics.hpp"
 #include "../layers/laws.hpp"
+#include "statistics.hpp"
 
 using diffeo::Array;
 using diffeo::Cnf;

@@ -18,9 +18,9 @@ namespace diffeo::inline DIFFEO_ISA {
 /// A standardisation behind the flow takes part from 0 to 1 too: at time t the flow's points y are seen at
 /// x = t mean + scale^t y. So p_0 is the base and p_1 the model, in the units of the data.
 ///
-/// A plain value. Methods take any Eigen expression and work in tiles on `threads` threads (0: all); a row's result
-/// does not depend on the others. They throw invalid_argument for times outside [0, 1], the wrong number of columns,
-/// NaN or infinity, and integration_error as Cnf does.
+/// A plain value. Methods take any Eigen expression and work in tiles on several threads (see Execution); a row's
+/// result does not depend on the others. They throw invalid_argument for times outside [0, 1], the wrong number of
+/// columns, NaN or infinity, and integration_error as Cnf does.
 template <class Base, class Field>
 class ProbabilityPath {
  public:
@@ -39,14 +39,14 @@ class ProbabilityPath {
 
   /// Velocities at the points x (N x D) at time t: N x D. Throws invalid_argument where the field is not finite.
   template <class Derived>
-  Array<Scalar> velocity(double t, const Eigen::DenseBase<Derived>& x, int threads = 0) const {
+  Array<Scalar> velocity(double t, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     check("velocity", t);
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("velocity: x", points, dim(), "path");
     const Standardize<Scalar> frame = frame_at(t);
     const Array<Scalar> log_scale = frame_.scale.value.log();
     Array<Scalar> v(x.rows(), dim());
-    for_each_tile<Scalar>(x.rows(), threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    for_each_tile<Scalar>(x.rows(), execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Var<Scalar> y = frame.inverse(tape.copy(points.middleRows(first, count))).value;
       const Var<Scalar> flow = cnf_.field(zeros(y, 1) + static_cast<Scalar>(t), y);
       // d/dt (t mean + scale^t y)
@@ -58,13 +58,13 @@ class ProbabilityPath {
 
   /// log p_t in nats at the points x (N x D): N x 1. Far out the result may be -infinity.
   template <class Derived>
-  Array<Scalar> log_prob(double t, const Eigen::DenseBase<Derived>& x, int threads = 0) const {
+  Array<Scalar> log_prob(double t, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     check("log_prob", t);
     const auto& points = evaluated(x);
     detail::require_batch<Scalar>("log_prob: x", points, dim(), "path");
     const Standardize<Scalar> frame = frame_at(t);
     Array<Scalar> log_p(x.rows(), 1);
-    for_each_tile<Scalar>(x.rows(), tile, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    for_each_tile<Scalar>(x.rows(), tile, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Transformed<Var<Scalar>> y = frame.inverse(tape.copy(points.middleRows(first, count)));
       const Transformed<Var<Scalar>> z = cnf_.transport(y.value, t, 0);
       log_p.middleRows(first, count) = as_eigen((base_.log_prob(z.value) + (y.log_det + z.log_det)).value());
@@ -73,9 +73,9 @@ class ProbabilityPath {
   }
 
   /// n samples of p_t (n x D): those of the model on their way, sample i a function of (seed, i) alone.
-  Array<Scalar> sample(double t, Index n, std::uint64_t seed, int threads = 0) const {
+  Array<Scalar> sample(double t, Index n, std::uint64_t seed, const Execution& execution = {}) const {
     check("sample", t);
-    return trajectories(latent(n, seed), {t}, threads).front();
+    return trajectories(latent(n, seed), {t}, execution).front();
   }
 
   /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve,
@@ -84,7 +84,7 @@ class ProbabilityPath {
   /// dense output.
   template <class Derived>
   std::vector<Array<Scalar>> trajectories(const Eigen::DenseBase<Derived>& z, const std::vector<double>& times,
-                                          int threads = 0) const {
+                                          const Execution& execution = {}) const {
     detail::require_batch<Scalar>("trajectories: z", z, dim(), "path");
     std::vector<double> from_start = {0};
     for (std::size_t i = 0; i < times.size(); ++i) {
@@ -95,7 +95,7 @@ class ProbabilityPath {
     }
     cnf_.options.check();
     std::vector<Array<Scalar>> paths(times.size(), Array<Scalar>(z.rows(), dim()));
-    for_each_tile<Scalar>(z.rows(), tile, threads, [&](Tape<Scalar>& tape, Index first, Index count) {
+    for_each_tile<Scalar>(z.rows(), tile, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       const auto velocity = [&](const ode::Stage<Scalar>& in, View<Scalar> dy) {
         const auto mark = tape.mark();
         const Var<Scalar> t = tape.make(in.y.rows, 1, false);

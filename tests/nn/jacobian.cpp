@@ -2,11 +2,12 @@
 #include <Eigen/LU>
 #include <cmath>
 #include <cstring>
-#include <diffeo/autodiff/ops/multi_dual.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using namespace diffeo;
@@ -17,18 +18,6 @@ constexpr Activation smooth[] = {Activation::identity, Activation::tanh,      Ac
                                  Activation::silu,     Activation::lip_swish, Activation::sin};
 constexpr Activation kinked[] = {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::selu};
 constexpr Index batches[] = {0, 1, 7, 64, 65};
-
-template <Real S>
-Array<S> gaussian(Index rows, Index cols, std::uint64_t stream) {
-  Array<S> x(rows, cols);
-  fill_normal(view(x), 3, stream);
-  return x;
-}
-
-template <Real S>
-Array<S> to_array(Var<S> x) {
-  return as_eigen(x.value());
-}
 
 // A network with weights and biases of order 1.
 template <Real S>
@@ -71,16 +60,10 @@ Var<S> everything(const MultiDual<S>& g) {
 
 const std::vector<std::vector<Index>> depths = {{}, {6}, {5, 7}, {6, 3, 5}};
 
-template <Real S>
-bool same_bits(const Array<S>& a, const Array<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
-
 }  // namespace
 
-TEMPLATE_TEST_CASE("multi_dual: values are the network's, derivatives those of one Dual pass each", "[multi_dual]",
-                   float, double) {
+TEMPLATE_TEST_CASE("jacobian: values are the network's, derivatives those of one Dual pass each", "[jacobian]", float,
+                   double) {
   using S = TestType;
   constexpr S eps = 200 * std::numeric_limits<S>::epsilon();
   for (std::size_t a = 0; a < std::size(activation_names); ++a)
@@ -128,7 +111,7 @@ TEMPLATE_TEST_CASE("multi_dual: values are the network's, derivatives those of o
         }
 }
 
-TEST_CASE("multi_dual: gradients of value, derivatives and log-determinant are central differences", "[multi_dual]") {
+TEST_CASE("jacobian: gradients of value, derivatives and log-determinant are central differences", "[jacobian]") {
   const auto check = [](Activation a, const std::vector<Index>& hidden, Index dim, Index n) {
     CAPTURE(std::string(to_string(a)), hidden.size(), dim, n);
     const std::vector in{gaussian<double>(n, dim, 0)};
@@ -176,7 +159,7 @@ TEST_CASE("multi_dual: gradients of value, derivatives and log-determinant are c
         for (const Index n : {1, 7}) check(a, hidden, dim, n);
 }
 
-TEST_CASE("multi_dual: a network in the middle of others", "[multi_dual]") {
+TEST_CASE("jacobian: a network in the middle of others", "[jacobian]") {
   // The argument is itself recorded, and used again.
   const Mlp<double> net = network<double>(3, 3, {5, 4}, Activation::tanh);
   const auto f = [](const auto& model, auto x) {
@@ -189,7 +172,7 @@ TEST_CASE("multi_dual: a network in the middle of others", "[multi_dual]") {
   CHECK(check.max_error < 1e-6);
 }
 
-TEST_CASE("multi_dual: only what wants a gradient gets one", "[multi_dual]") {
+TEST_CASE("jacobian: only what wants a gradient gets one", "[jacobian]") {
   const Mlp<double> net = network<double>(3, 3, {5, 4}, Activation::tanh);
   const Array<double> x = gaussian<double>(19, 3, 0), seed = gaussian<double>(19, 1, 1);
   const auto run = [&](unsigned wanted, std::vector<Array<double>>& grads) {
@@ -224,7 +207,7 @@ TEST_CASE("multi_dual: only what wants a gradient gets one", "[multi_dual]") {
   }
 }
 
-TEST_CASE("multi_dual: float gradients are those in double", "[multi_dual]") {
+TEST_CASE("jacobian: float gradients are those in double", "[jacobian]") {
   const auto gradients = []<class S>(S, Activation a, const std::vector<Index>& hidden, Index dim, Index n) {
     const Mlp<float> single = network<float>(dim, dim, hidden, a);
     Mlp<S> net{{}, a};
@@ -254,7 +237,7 @@ TEST_CASE("multi_dual: float gradients are those in double", "[multi_dual]") {
         }
 }
 
-TEMPLATE_TEST_CASE("multi_dual: a row's bits do not depend on the other rows", "[multi_dual]", float, double) {
+TEMPLATE_TEST_CASE("jacobian: a row's bits do not depend on the other rows", "[jacobian]", float, double) {
   using S = TestType;
   for (const auto& hidden : depths)
     for (const Index dim : {1, 2, 5, 11}) {
@@ -274,7 +257,7 @@ TEMPLATE_TEST_CASE("multi_dual: a row's bits do not depend on the other rows", "
     }
 }
 
-TEST_CASE("multi_dual: trace and norm of the Jacobian in the first columns of the argument", "[multi_dual]") {
+TEST_CASE("jacobian: trace and norm of the Jacobian in the first columns of the argument", "[jacobian]") {
   const auto in_first = [](const auto& model, const auto& x, Index directions) {
     return diffeo::detail::dense_with_jacobian<double>(
         x, model.activation, model.layers.size(),
@@ -324,7 +307,7 @@ TEST_CASE("multi_dual: trace and norm of the Jacobian in the first columns of th
         }) == "trace_of: 2 columns and 3 directions");
 }
 
-TEST_CASE("multi_dual: scaled and shifted", "[multi_dual]") {
+TEST_CASE("jacobian: scaled and shifted", "[jacobian]") {
   for (const Index dim : {1, 2, 5})
     for (const Index n : batches) {
       CAPTURE(dim, n);
@@ -368,7 +351,7 @@ TEST_CASE("multi_dual: scaled and shifted", "[multi_dual]") {
         }) == "scale_shift: scale and shift must be 4 x 3");
 }
 
-TEST_CASE("multi_dual: what memory held before does not matter", "[multi_dual]") {
+TEST_CASE("jacobian: what memory held before does not matter", "[jacobian]") {
   for (const auto& hidden : depths)
     for (const Index n : {1, 3, 65}) {
       const Mlp<double> net = network<double>(5, 5, hidden, Activation::tanh);
@@ -397,7 +380,7 @@ TEST_CASE("multi_dual: what memory held before does not matter", "[multi_dual]")
     }
 }
 
-TEST_CASE("multi_dual: shapes that do not fit are refused", "[multi_dual]") {
+TEST_CASE("jacobian: shapes that do not fit are refused", "[jacobian]") {
   Mlp<double> net = network<double>(3, 3, {5}, Activation::tanh);
   Tape<double> tape;
   CHECK(thrown_message<invalid_argument>([&] { with_jacobian(net, tape.copy(gaussian<double>(4, 2, 0))); }) ==

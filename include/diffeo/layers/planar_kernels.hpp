@@ -10,7 +10,7 @@
 /// Planar maps x = z + u' h(w.z + b), one after another, on plain numbers: what layers/planar.hpp records as one op.
 /// A few registers of rows go through all the maps before the next ones do, so that memory is touched once whatever the
 /// depth. Every product that a sum follows is written as mul_add: a row's bits must not depend on its register.
-namespace diffeo::inline DIFFEO_ISA::math {
+namespace diffeo::inline DIFFEO_ISA::detail {
 
 enum class PlanarKind { tanh, leaky_relu };
 
@@ -71,8 +71,6 @@ PlanarMap<S> planar_map(const S* u, const S* w, S b, Index dim, S* u_hat) {
           shift,
           a < 0 ? e / (1 + e) : 1 / (1 + e)};
 }
-
-namespace detail {
 
 // Registers of rows that go together, to hide the latency of one behind the others.
 inline constexpr Index planar_group = simd::register_count / 8;
@@ -341,5 +339,4 @@ void planar_adjoint(std::span<const PlanarMap<S>> maps, View<const S> out, const
   }
 }
 
-}  // namespace detail
-}  // namespace diffeo::inline DIFFEO_ISA::math
+}  // namespace diffeo::inline DIFFEO_ISA::detail

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <diffeo/core/parallel.hpp>
+#include <diffeo/training/adam.hpp>
+#include <diffeo/training/schedule.hpp>
+
+namespace diffeo::inline DIFFEO_ISA {
+
+/// Settings of a training, for fit() and, as far as single steps go, for Trainer.
+///
+/// | option              | type          | default                                                               |
+/// |---------------------|---------------|-----------------------------------------------------------------------|
+/// | steps               | long          | 2000                                                                  |
+/// | batch               | Index         | 512 rows a step, at most the rows there are                           |
+/// | rate                | LearningRate  | 2e-3, cosine                                                          |
+/// | adam                | AdamOptions   |                                                                       |
+/// | clip_norm           | double        | 0: off; else gradients are scaled down to this norm over all parameters |
+/// | clip_ratio          | double        | 0: off; else to this multiple of the running mean of the norms before |
+/// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps   |
+/// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out     |
+/// | validation_every    | long          | 100 steps                                                             |
+/// | patience            | long          | 0: off; else stop after so many validations without improvement       |
+/// | seed                | std::uint64_t | 0, of the split, the order of rows and noise                          |
+/// | threads             | int           | 0: one per processor; a step uses at most Trainer::shards()           |
+/// | progress            | bool          | false; true: a bar on stderr, if that is a terminal                   |
+struct FitOptions {
+  long steps = 2000;
+  Index batch = 512;
+  LearningRate rate = {};
+  AdamOptions adam = {};
+  double clip_norm = 0;
+  double clip_ratio = 0;
+  double ema_decay = 0;
+  double validation_fraction = 0;
+  long validation_every = 100;
+  long patience = 0;
+  std::uint64_t seed = 0;
+  int threads = 0;
+  bool progress = false;
+
+  /// Throws invalid_argument for an option out of range.
+  void check() const {
+    require(steps >= 0, "fit: steps is ", steps, ", expected at least 0");
+    require(batch >= 1, "fit: batch is ", batch, ", expected at least 1");
+    rate.check();
+    adam.check();
+    require(clip_norm >= 0 && std::isfinite(clip_norm), "fit: clip_norm is ", clip_norm, ", expected >= 0");
+    require(clip_ratio == 0 || (clip_ratio >= 1 && std::isfinite(clip_ratio)), "fit: clip_ratio is ", clip_ratio,
+            ", expected 0 or >= 1");
+    require(ema_decay >= 0 && ema_decay < 1, "fit: ema_decay is ", ema_decay, ", expected 0 <= ema_decay < 1");
+    require(validation_fraction >= 0 && validation_fraction < 1, "fit: validation_fraction is ", validation_fraction,
+            ", expected 0 <= validation_fraction < 1");
+    require(validation_every >= 1, "fit: validation_every is ", validation_every, ", expected at least 1");
+    require(patience >= 0, "fit: patience is ", patience, ", expected at least 0");
+    require(patience == 0 || validation_fraction > 0, "fit: patience needs validation_fraction > 0");
+    require(threads >= 0 && threads <= max_threads, "fit: threads is ", threads,
+            ", expected 0 (all) or a positive number up to ", max_threads);
+  }
+};
+
+}  // namespace diffeo::inline DIFFEO_ISA

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// The fragments of README.md, by their number there, each in a function that has what the fragment speaks of.
+#include <cmath>
+#include <cstdlib>
+#include <diffeo/diffeo.hpp>
+#include <fstream>
+#include <iostream>
+
+#include "6.cpp"  // a layer: Stretch
+
+namespace {
+
+void expect(bool condition, const char* what) {
+  if (condition) return;
+  std::cerr << what << '\n';
+  std::exit(1);
+}
+
+void own_data() {
+  std::ofstream csv("points.csv");
+  const diffeo::Array<double> points = diffeo::toy2d::sample<double>("moons", 500, /*seed=*/1);
+  for (diffeo::Index i = 0; i < points.rows(); ++i) csv << points(i, 0) << ',' << points(i, 1) << '\n';
+  csv.close();
+#include "2_short.cpp"
+  const auto samples = diffeo::read_npy<double>("samples.npy");
+  expect(samples.rows() == 100000 && samples.cols() == 2 && samples.allFinite(), "samples.npy");
+}
+
+void known_density() {
+#include "3_short.cpp"
+}
+
+void continuous_flow() {
+  const diffeo::Array<float> data = diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/1), x = data.topRows(10);
+#include "4_short.cpp"
+  expect(log_p.rows() == 10 && log_p.allFinite(), "path.log_prob");
+}
+
+void own_layer() {
+  const diffeo::FlowSequence flow(Stretch<float>{diffeo::Array<float>::Constant(1, 2, std::log(2.0F))});
+  const diffeo::Array<float> z = diffeo::toy2d::sample<float>("moons", 10, /*seed=*/1);
+  expect((diffeo::forward(flow, z).value / z - 2).abs().maxCoeff() < 1e-5F, "Stretch");
+}
+
+}  // namespace
+
+int main() {
+  own_data();
+  known_density();
+  continuous_flow();
+  own_layer();
+}
