@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-/// What the workloads share: names, registration and the clock.
+/// Functions that the workloads share: names, registration and time measurement.
 namespace diffeo::bench {
 
 using Clock = std::chrono::steady_clock;
@@ -19,8 +19,8 @@ inline double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Calls f for every iteration of the benchmark; seconds per call. By the wall clock, as the benchmark's own real time:
-/// Google Benchmark's rates would divide by the time of the first thread's processor.
+/// Calls f in every iteration of the benchmark and returns the wall-clock seconds per call. Google Benchmark's own
+/// rates are not used, because they divide by the processor time of the first thread.
 template <class F>
 double time_iterations(benchmark::State& state, const F& f) {
   const auto start = Clock::now();
@@ -28,13 +28,15 @@ double time_iterations(benchmark::State& state, const F& f) {
   return seconds_since(start) / static_cast<double>(state.iterations());
 }
 
-/// `<workload>/<f32|f64>/<threads>`, without the suffixes that Google Benchmark adds for options such as UseRealTime.
+/// Returns the name `<workload>/<f32|f64>/<threads>`, without the suffixes that Google Benchmark adds for options such
+/// as UseRealTime.
 template <Real S>
 std::string benchmark_name(const std::string& workload, int threads) {
   return workload + (std::is_same_v<S, float> ? "/f32/" : "/f64/") + std::to_string(threads);
 }
 
-/// Registers run(state), a benchmark in S on that many threads. On a machine with fewer it says so and does not run.
+/// Registers run(state), a benchmark in S on `threads` threads. On a machine with fewer threads it is reported as
+/// skipped.
 template <Real S, class F>
 void add_benchmark(const std::string& workload, int threads, benchmark::TimeUnit unit, F run) {
   const auto guarded = [run = std::move(run), threads](benchmark::State& state) {

@@ -8,20 +8,20 @@
 
 #include "harness.hpp"
 
-/// What one core of this machine can do, measured in the same run as the workloads: the peak that `peak_fraction`
-/// refers to, and the rates that `limit_fraction` is made of. Each is measured once per process and scalar type.
+/// Speed of one core of this machine, measured in the same run as the workloads: the peak that `peak_fraction` refers
+/// to, and the rates that `limit_fraction` is computed from. Each is measured once per process and scalar type.
 namespace diffeo::bench {
 
-/// Floating-point operations of a product N x K times K x M: two per multiply-add.
+/// Returns the number of floating-point operations of a product N x K times K x M: two per multiply-add.
 inline double product_flops(Index rows, Index inner, Index outer) {
   return 2.0 * static_cast<double>(rows) * static_cast<double>(inner) * static_cast<double>(outer);
 }
 
-/// Makes the compiler believe that the memory behind p is read and written here.
+/// Compiler barrier: the compiler must assume that the memory behind p is read and written here.
 inline void touch(void* p) { asm volatile("" : : "r"(p) : "memory"); }
 
-/// Seconds of one f(): the best of several runs of about a millisecond, so that other programs on the machine disturb
-/// little.
+/// Returns the seconds of one f(): the best of several runs of about a millisecond, to reduce the influence of other
+/// programs.
 template <class F>
 double best_seconds(const F& f) {
   constexpr int runs = 40;
@@ -43,8 +43,8 @@ double best_seconds(const F& f) {
   return best;
 }
 
-/// Flops per second of fused multiply-adds in registers, independent chains enough to hide their latency. Where the
-/// machine has no fused multiply-add, of a product and a sum.
+/// Returns the flops per second of fused multiply-adds in registers, with enough independent chains to hide their
+/// latency. On machines without fused multiply-add a product and a sum take its place.
 template <Real S>
 double fma_peak() {
   static const double peak = [] {
@@ -75,7 +75,7 @@ double fma_peak() {
 }
 
 /// The three products of a dense layer on one tile, rows x inner -> rows x outer, by the library and by Eigen. Values
-/// lie as they do on a tape.
+/// are stored as on a tape.
 template <Real S>
 class LayerProducts {
  public:
@@ -95,12 +95,12 @@ class LayerProducts {
     math::product<S>(view(y), in(x), {weight.data(), weight.rows(), 1}, bias.data(), math::Start::bias);
     touch(y.data());
   }
-  // g W, for the gradient g of the result; here y stands for g
+  // g W, for the gradient g of the result; y is used as g
   void input_gradient() {
     math::product<S>(view(x_grad), in(y), {weight.data(), 1, weight.rows()}, nullptr, math::Start::zero);
     touch(x_grad.data());
   }
-  // g' x; the library turns g over beforehand, which is not counted here
+  // g' x; the library transposes g beforehand, which is not measured here
   void weight_gradient() {
     math::product<S>(view(weight_grad), in(y_transposed), {x.data(), 1, x.rows()}, nullptr, math::Start::zero);
     touch(weight_grad.data());
@@ -125,14 +125,14 @@ class LayerProducts {
   Array<S> x, weight, bias, y, y_transposed, x_grad, weight_grad;
 };
 
-/// Seconds per flop of a layer's products, and per element of its activation, on one core.
+/// Seconds per flop of a layer's products, and seconds per element of its activation, on one core.
 struct LayerRates {
   double eigen_forward, eigen_gradients;
   double own_forward, own_gradients;
   double tanh;
 };
 
-/// Those of a tile of a layer 64 -> 64 with tanh.
+/// Returns the costs measured on one tile of a layer 64 -> 64 with tanh.
 template <Real S>
 const LayerRates& layer_rates() {
   static const LayerRates rates = [] {
@@ -157,7 +157,7 @@ const LayerRates& layer_rates() {
   return rates;
 }
 
-/// The work of one point: flops of the products in one direction, and activations.
+/// Work for one point: flops of the products in one direction, and number of activations.
 struct Work {
   double flops = 0;
   double activations = 0;
@@ -168,8 +168,8 @@ struct Work {
 /// - peak_fraction: flops per second, over the peak of one core times the threads. The gradients count twice the flops
 ///   of the values;
 /// - limit_fraction: the time of the products at Eigen's rate and of the activations at the library's, divided evenly
-///   among the threads, over the time measured. It may exceed 1, since the library's products are its own;
-/// - own_limit_fraction: the same with the rate of the library's products.
+///   among the threads, over the measured time. It may exceed 1, because the library's own products are faster;
+/// - own_limit_fraction: limit_fraction with the rate of the library's products.
 template <Real S>
 void set_counters(benchmark::State& state, const Work& per_point, Index points, bool gradients, int threads,
                   double seconds) {

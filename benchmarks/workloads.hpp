@@ -6,10 +6,11 @@
 
 #include "machine.hpp"
 
-/// What the benchmarks of flows do, all through the interface a user has.
+/// Workloads of the benchmarks of flows, which use only the library's public interface.
 namespace diffeo::bench {
 
-/// A step of fit() by maximum likelihood: the choice of a minibatch, loss, gradient and Adam. Returns its seconds.
+/// Measures a step of fit() by maximum likelihood: the choice of a minibatch, loss, gradient and Adam. Returns the
+/// seconds per step.
 template <Real S, class Model>
 double time_train_step(benchmark::State& state, const Model& model, const Array<S>& data, Index batch, int threads,
                        double rate) {
@@ -17,11 +18,11 @@ double time_train_step(benchmark::State& state, const Model& model, const Array<
   std::vector<Index> rows(static_cast<std::size_t>(data.rows()));
   std::iota(rows.begin(), rows.end(), Index{0});
   Trainer trainer(model, objective, rows, {.batch = batch, .threads = threads});
-  for (int i = 0; i < 3; ++i) trainer.step(rate);  // allocate
+  for (int i = 0; i < 3; ++i) trainer.step(rate);  // allocates all memory before the measurement
   return time_iterations(state, [&] { benchmark::DoNotOptimize(trainer.step(rate)); });
 }
 
-/// Seconds for the densities of the points x.
+/// Returns the seconds per evaluation of the densities of the points x.
 template <Real S, class Model>
 double time_log_prob(benchmark::State& state, const Model& model, const Array<S>& x, int threads) {
   return time_iterations(state, [&] {
@@ -30,7 +31,7 @@ double time_log_prob(benchmark::State& state, const Model& model, const Array<S>
   });
 }
 
-/// Seconds for that many samples, other ones each time.
+/// Returns the seconds for drawing `points` samples, with a new seed in each call.
 template <Real S, class Model>
 double time_sample(benchmark::State& state, const Model& model, Index points, int threads) {
   std::uint64_t seed = 0;

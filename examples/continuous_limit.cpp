@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Residual blocks whose steps become smaller and smaller turn into a continuous flow: the map, and log p with it.
+// Shows that residual blocks with ever smaller steps converge to a continuous flow, in both the map and log p.
 
 #include <CLI/CLI.hpp>
 #include <array>
@@ -45,9 +45,9 @@ constexpr std::array<Index, 3> shown = {1, 4, 16};
 // ---------------------------------------------------------------------------------------------------------------------
 // The flow as residual blocks.
 
-// `count` residual blocks y + g(t, y) with g = -v / count at t = 1, 1 - 1 / count, ..., 1 / count: Euler's steps from
-// the data at time 1 to the latent at time 0. Each has the exact log-determinant of a residual flow's block. As
-// log|det(I - J / count)| = -tr J / count + O(1 / count^2), their sum goes to minus the integral of the trace.
+// A chain of `count` residual blocks y + g(t, y) with g = -v / count at t = 1, 1 - 1 / count, ..., 1 / count: the steps
+// of Euler's method from the data at time 1 to the latent point at time 0. Each block has its exact log-determinant.
+// Because log|det(I - J / count)| = -tr J / count + O(1 / count^2), their sum tends to minus the integral of the trace.
 struct ResidualBlocks {
   using Scalar = double;
 
@@ -73,7 +73,7 @@ struct ResidualBlocks {
   }
 };
 
-// Where a flow takes data to.
+// Returns the latent points that a flow maps the data x to.
 template <class Flow>
 Array<double> latent(const Flow& flow, const Array<double>& x, int threads) {
   Array<double> z(x.rows(), x.cols());
@@ -83,7 +83,7 @@ Array<double> latent(const Flow& flow, const Array<double>& x, int threads) {
   return z;
 }
 
-// The model in double, its equations solved to ten digits.
+// Returns the model in double, with its equations solved to tolerances of 1e-10.
 auto refined(const diffeo::CnfFlow<float>& flow) {
   const auto& [cnf, standardize] = flow.layers;
   diffeo::CnfOptions options;
@@ -100,18 +100,19 @@ auto refined(const diffeo::CnfFlow<float>& flow) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// What is compared.
+// Comparison with the continuous flow.
 
 struct Comparison {
   Index count;
-  double map_error;    // root of the mean square of the distance of latents
-  double log_p_error;  // mean
+  double map_error;    // root mean square distance of latent points
+  double log_p_error;  // mean absolute difference of log p
   double mass;         // integral of the density over the picture
 };
 
 double order(double before, double after) { return std::log2(before / after); }
 
-// Least squares slope of log2 error against log2 of the number of blocks, over the last half.
+// Returns the order of convergence: minus the least-squares slope of log2 error against log2 of the number of blocks,
+// over the last half of the chains.
 double order_of(const std::vector<Comparison>& all, double Comparison::*error) {
   const auto n = all.size() / 2;
   double sum = 0, weights = 0;
@@ -192,12 +193,12 @@ void write_limit_picture(const std::filesystem::path& folder, const std::string&
 // ---------------------------------------------------------------------------------------------------------------------
 // The program.
 
-// Fits, compares, draws; returns the line for --json.
+// Fits the flow, compares the chains of blocks with it and draws the picture; returns the line for --json.
 std::string study(const Options& options) {
   const std::filesystem::path folder = options.out;
   const std::string name = "limit_" + options.toy;
   support::create_folder(folder);
-  support::write_file(folder / (name + ".gp"), "");  // a folder that cannot be written is found before the training
+  support::write_file(folder / (name + ".gp"), "");  // fails before the training if the folder cannot be written
 
   const Array<float> data = diffeo::toy2d::sample<float>(options.toy, training_points, options.seed);
   diffeo::TransformedDistribution fitted(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-// Fits a flow to points in the plane, scores it on points it has not seen, and draws what it learned.
+// Fits a flow to points in the plane, scores it on held-out points, and draws what it learned.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -115,16 +115,15 @@ Settings file_settings(Index rows, std::string_view flow) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// What is fitted.
-
+// Data sets.
 struct Problem {
-  std::string data;  // the toy's name, or the file's path
-  std::string name;  // of the files that are written
+  std::string data;  // name of the toy density, or path of the file
+  std::string name;  // prefix of the names of the files that are written
   std::array<std::string, 2> columns;
   Points train, test, shown;
-  std::optional<double> best;     // mean log-density of the truth, for toys
-  std::optional<double> on_test;  // its mean on the test points
-  bool geographic = false;        // latitude and longitude in degrees
+  std::optional<double> best;     // toys only: mean of the true log-density, the best possible score
+  std::optional<double> on_test;  // toys only: mean of the true log-density over the test points
+  bool geographic = false;        // whether the columns are latitude and longitude in degrees
   Settings settings;
 };
 
@@ -141,13 +140,13 @@ Problem toy_problem(const std::string& toy, std::string_view flow, std::uint64_t
   return problem;
 }
 
-// Small letters; latitude and longitude are known by the first three.
+// Returns whether `name`, in lower case, begins with `start`: "lat" and "lon" stand for latitude and longitude.
 bool begins_like(std::string name, std::string_view start) {
   std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
   return name.starts_with(start);
 }
 
-// File names are made of the letters that need no quoting anywhere.
+// Replaces all characters except letters, digits, '-' and '_' by '_', so that file names need no quoting.
 std::string plain_name(std::string text) {
   for (char& c : text)
     if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(c >= '0' && c <= '9') && c != '-' && c != '_') c = '_';
@@ -208,7 +207,7 @@ struct Run {
   Points cells;  // of the heat map
 };
 
-// Evaluations of the velocity that the log-density of a point takes.
+// Number of evaluations of the velocity for the log-density of a point.
 struct Evaluations {
   double mean = 0;
   Index most = 0;
@@ -226,7 +225,7 @@ struct Outcome {
 
 constexpr Index timed_points = 20'000;
 
-// Calls per second of f, over a quarter of a second after a first call.
+// Returns the number of calls of f per second, measured for a quarter of a second after a first call.
 template <class F>
 double rate(const F& f) {
   using Clock = std::chrono::steady_clock;
@@ -351,7 +350,7 @@ struct Options {
 
 Points columns(const Points& points, bool swapped) { return swapped ? Points(points.rowwise().reverse()) : points; }
 
-// Longitude goes horizontally, as on maps.
+// Returns whether the columns are swapped in the picture; longitude is the horizontal axis, as on maps.
 bool swapped_axes(const Problem& problem, const Options& options) {
   return options.swap != (problem.geographic && begins_like(problem.columns[0], "lat"));
 }
@@ -377,7 +376,7 @@ support::Frame picture_frame(const Problem& problem, const Options& options) {
   return {x, y, picture_style(problem, options)};
 }
 
-// Fits, reports, draws; returns the line for --json.
+// Fits the flow, prints the results and draws the picture; returns the line for --json.
 std::string study(Problem problem, const Options& options) {
   Settings& settings = problem.settings;
   if (options.steps) settings.steps = *options.steps;
@@ -386,7 +385,7 @@ std::string study(Problem problem, const Options& options) {
   const auto& flow = *std::find_if(std::begin(flows), std::end(flows),
                                    [&](const FlowChoice& choice) { return options.flow == choice.name; });
 
-  // A folder that cannot be written is found before the training, not after.
+  // Fails before the training if the folder cannot be written.
   const std::filesystem::path folder = options.out;
   support::create_folder(folder);
   const std::string name = problem.name + "_" + flow.name;
@@ -432,7 +431,7 @@ std::string study(Problem problem, const Options& options) {
   support::JsonObject json;
   json.add("data", problem.data).add("flow", flow.name).add("parameters", outcome.parameters);
   json.add("steps", report.steps).add("seconds", report.seconds);
-  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
+  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null if there were no steps
   json.add("test_log_prob", score);
   if (problem.best) json.add("gap", *problem.best - score).add("kl", *problem.on_test - score);
   json.add("log_prob_per_s", outcome.log_prob_per_s).add("samples_per_s", outcome.samples_per_s);

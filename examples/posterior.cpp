@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// The posterior of the eight schools by variational inference with a flow, beside draws of a long Markov chain.
+// Fits a flow to the posterior of the eight schools model by variational inference and compares it with draws of a long
+// Markov chain.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -33,7 +34,7 @@ struct Options {
   Index layers = 8;
   long steps = 5000;
   Index batch = 512;
-  double learning_rate = 2e-3;  // falling to 0 as half a cosine wave
+  double learning_rate = 2e-3;  // at the start; it decreases to 0 as half a cosine wave
   std::uint64_t seed = 0;
   int threads = 0;
   bool json = false;
@@ -43,7 +44,8 @@ std::string parameter_name(Index j) {
   return j < Schools::schools ? "theta_" + std::to_string(j + 1) : j == Schools::schools ? "mu" : "tau";
 }
 
-// Draws of theta_1 ... theta_8, mu and tau (N x 10), where there are any. `path` is a file or the folder of draws.npy.
+// Returns draws of theta_1 ... theta_8, mu and tau (N x 10), or none if there is no such file. `path` is the file, or
+// the folder of draws.npy.
 std::optional<Array<double>> reference_draws(const std::string& path) {
   if (path.empty()) return std::nullopt;
   const std::filesystem::path given = path;
@@ -60,7 +62,7 @@ diffeo::Moments moments(const Array<double>& x) {
   return diffeo::weighted_moments(x, Array<double>::Zero(x.rows(), 1));
 }
 
-// Fits and reports; returns the line for --json.
+// Fits the flow and prints the results; returns the line for --json.
 std::string study(const Options& options) {
   const std::optional<Array<double>> draws = reference_draws(options.reference);
   if (!draws)
@@ -72,7 +74,7 @@ std::string study(const Options& options) {
   diffeo::TransformedDistribution model(
       diffeo::StandardNormal<float>(dim),
       diffeo::real_nvp<float>(dim, {.layers = options.layers, .network = {.hidden = {32, 32}}, .seed = options.seed}));
-  // A flow comes close to this posterior, where the path derivative has hardly any noise.
+  // The path derivative has little noise when the flow is close to the target, and here it comes close.
   const diffeo::FitReport report = diffeo::fit(model, diffeo::ReverseKl(target, {.path_derivative = true}),
                                                {.steps = options.steps,
                                                 .batch = options.batch,
@@ -82,7 +84,7 @@ std::string study(const Options& options) {
                                                 .progress = true});
   const diffeo::LogZEstimate evidence =
       diffeo::estimate_log_z(model, target, posterior_samples, options.seed, options.threads);
-  // The flow itself is the answer: its samples are not weighted.
+  // The means below are those of the flow itself, so its samples are not weighted.
   const diffeo::Moments flow = moments(
       Schools::constrained(model.sample(posterior_samples, options.seed, options.threads)).template cast<double>());
 
@@ -98,7 +100,7 @@ std::string study(const Options& options) {
   support::JsonObject json;
   json.add("target", "eight_schools").add("flow", "realnvp").add("layers", options.layers);
   json.add("steps", report.steps).add("seconds", report.seconds);
-  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
+  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null if there were no steps
   json.add("loss", report.final_loss()).add("elbo", evidence.elbo).add("kl", target.log_z() - evidence.elbo);
   json.add("log_z", evidence.log_z).add("log_z_error", evidence.log_z_error);
   json.add("ess", evidence.ess).add("samples", evidence.samples).add("k_hat", evidence.k_hat);

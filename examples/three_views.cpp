@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-// Three views of a continuous flow on its way from a Gaussian to the data: the density p_t, the velocity field that
-// moves it, and particles that the velocity carries along; as a picture and as an animation.
+// Draws three views of a continuous flow from a Gaussian to the data: the density p_t, the velocity field that
+// transports it, and particles that move with the velocity; as a picture and as an animation.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -55,31 +55,31 @@ std::vector<double> frame_times() {
   return times;
 }
 
-// Where a script begins, with what all its panels share.
+// Returns the beginning of a script, with the settings that all its panels share.
 std::string begin(const std::string& script, const std::string& picture, const Sheet& sheet, bool animated) {
   return support::script_begin(
       script, picture,
       animated ? "gif animate delay 7 loop 0 optimize font 'Sans,10'" : "pngcairo font 'Sans,11' noenhanced", sheet);
 }
 
-// A GIF has one palette, of which other colours must leave something.
+// The heat map uses only part of the single palette that a GIF has, because lines and text need colours as well.
 std::string viridis(bool animated) {
   return support::gnuplot::viridis + std::string(animated ? "; set palette maxcolors 64\n" : "\n");
 }
 
-// The velocity's palette: blue against the axis, red along it.
+// Palette of the velocity: blue for motion against the axis, red for motion along it.
 constexpr const char* blue_red =
     "set palette defined (-3 '#2166ac', -2 '#67a9cf', -1 '#d1e5f0', 0 '#f7f7f7', 1 '#fddbc7', 2 '#ef8a62', 3 "
     "'#b2182b')";
 
-// Goes through the frames, i, and back again at twice the speed: a flow has two directions.
+// Loops over the frames i forward, and back at twice the speed, to show both directions of the flow.
 std::string animation_loop() {
   const std::string last = std::to_string(frames - 1);
   return "do for [n = 0:" + std::to_string(frames - 1 + (frames - 2) / 2) + "] {\ni = n <= " + last + " ? n : 3 * " +
          last + " - 2 * n\n";
 }
 
-// Every frame's mass.
+// Returns the largest deviation of the integral of p_t from 1 over all frames.
 double mass_error(const Array<float>& density, double cell) {
   double worst = 0;
   for (Index i = 0; i < density.cols(); ++i)
@@ -94,7 +94,7 @@ Array<float> densities(const Path& path, const Array<float>& x, int threads) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// In one dimension, from one mode to two: time goes from left to right.
+// One dimension, from one mode to two, with time from left to right.
 
 constexpr Index cells_1d = 320, bins = 48, particles_1d = 20'000, threads_shown = 25;
 
@@ -142,7 +142,7 @@ double draw_1d(const Path& path, const std::filesystem::path& folder, const std:
   curve << x, density;
   write(folder, name + "_density.csv", {"x"}, curve);
 
-  // Every so many per cent of the base a line.
+  // Trajectories start at equally spaced quantiles of the base distribution.
   Array<float> start = path.latent(threads_shown * 400, latent_seed);
   std::sort(start.data(), start.data() + start.size());
   Array<float> quantiles(threads_shown, 1);
@@ -219,14 +219,14 @@ double draw_1d(const Path& path, const std::filesystem::path& folder, const std:
              << "_density.csv' skip 1 using (" << v << "):1 with lines lw 2 lc rgb '#8b1a1a'\n"
              << "set xtics autofreq\nunset multiplot\n}\nset output\n";
     } else {
-      // An arrow goes from where a particle is to where its velocity would take it in a twentieth of the time.
+      // An arrow shows the displacement of a particle at constant velocity during a twentieth of the time.
       const std::string quarter = std::to_string((frames - 1) / 4), column = "column(2 + k * " + quarter + ")";
       script << "set colorbox\n"
              << sheet.colour_bar(panel(1)) << blue_red << "\nset cbrange " << range({-top_velocity, top_velocity})
              << "\nplot '" << name << "_field.csv' skip 1 using 1:2:4 with image, '" << name
              << "_arrows.csv' skip 1 using 1:2:(0.055):(0.055 * $3) with vectors filled head size 0.016,20,60 lw 1 lc "
                 "rgb '#303030'\n\n"
-             // Five times side by side, each density drawn to the right of its time.
+             // Densities at five times, each drawn to the right of its time.
              << sheet.place(panel(2)) << "set title 'particles and density'; s = " << number(0.22 / top_density)
              << "\nset xrange [-0.03:1.27]; set xtics 0, 0.25, 1\n"
              << "plot for [k = 0:4] '" << name << "_particles.csv' skip 1 using (0.25 * k + s * " << column
@@ -242,7 +242,7 @@ double draw_1d(const Path& path, const std::filesystem::path& folder, const std:
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// In two dimensions: time is that of the frame.
+// Two dimensions, with one time per frame.
 
 constexpr Index particles_2d = 3000, arrows_across = 15;
 
@@ -297,13 +297,13 @@ double draw_2d(const Path& path, const std::string& toy, const std::filesystem::
   write(folder, name + "_arrows.csv", arrow_columns, arrows);
   write(folder, name + "_particles.csv", point_columns, points);
 
-  // The longest arrows reach to the next; those of faster places are no longer.
+  // The longest arrows reach to the next grid point; larger velocities are drawn at that length.
   const double length = 1.3 * x.length() / arrows_across / fastest;
   const std::string scaled = "l = " + number(length) + "; m = " + number(fastest) +
                              "; speed(u, v) = sqrt(u * u + v * v); arrow(u, v) = l * (speed(u, v) > m ? m / speed(u, "
                              "v) : 1)\n";
-  // Every time has colours of its own: the modes are far higher than the base.
-  // Arrows are pale where there are hardly any particles: there the training has no say.
+  // Every time has its own colour range, because the modes are far higher than the base density.
+  // Arrows are pale where there are hardly any particles, because the training does not determine the velocity there.
   const auto views = [&](const std::string& i, const std::array<std::string, 3>& places, double point) {
     const std::string u = "column(3 + 3 * " + i + ")", v = "column(4 + 3 * " + i + ")", p = "column(5 + 3 * " + i + ")",
                       a = "arrow(" + u + ", " + v + ")";
@@ -404,12 +404,13 @@ Problem problem_2d(const Options& options) {
   return problem;
 }
 
-// Fits and draws; returns the line for --json.
+// Fits the flow and draws the pictures; returns the line for --json.
 std::string study(const Options& options) {
   const Problem problem = options.dim == 1 ? problem_1d(options) : problem_2d(options);
   const std::filesystem::path folder = options.out;
   support::create_folder(folder);
-  support::write_file(folder / (problem.name + ".gp"), "");  // found before the training where it cannot be written
+  support::write_file(folder / (problem.name + ".gp"),
+                      "");  // fails before the training if the folder cannot be written
 
   Model model(
       diffeo::StandardNormal<float>(options.dim),
@@ -437,7 +438,7 @@ std::string study(const Options& options) {
   support::JsonObject json;
   json.add("data", problem.data).add("dim", options.dim).add("parameters", diffeo::parameter_count(model));
   json.add("steps", report.steps).add("seconds", report.seconds);
-  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
+  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null if there were no steps
   json.add("test_log_prob", score).add("gap", problem.best - score).add("mass_error", mass);
   return json.text();
 }

@@ -43,13 +43,13 @@ struct Options {
   bool json = false;
 };
 
-// How a flow is fitted unless the command line says otherwise.
+// Default settings of a flow and its training; the command line may change them.
 struct Settings {
   Index layers = 16;
   long steps = 10000;
-  double learning_rate = 2e-3;   // falling to 0 as half a cosine wave
+  double learning_rate = 2e-3;   // at the start; it decreases to 0 as half a cosine wave
   bool path_derivative = false;  // see diffeo::ReverseKl
-  int tries = 1;                 // trainings from different weights, of which the one with the highest ELBO counts
+  int tries = 1;                 // number of trainings with different initial weights; the highest ELBO is kept
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -62,8 +62,8 @@ struct FlowChoice {
   FlowKind kind;
   Settings settings;
 };
-// A step of planar or radial layers takes microseconds, and where it ends depends on where it starts, the more the
-// fewer layers there are.
+// The result of planar and radial layers depends on the initial weights, more so with few layers; as their steps take
+// microseconds, several trainings are affordable.
 constexpr FlowChoice flows[] = {
     {"planar", FlowKind::planar, {.layers = 32, .steps = 30000, .learning_rate = 5e-3, .tries = 8}},
     {"radial", FlowKind::radial, {.layers = 32, .learning_rate = 5e-3, .tries = 2}},
@@ -71,7 +71,7 @@ constexpr FlowChoice flows[] = {
     {"realnvp", FlowKind::real_nvp, {.path_derivative = true}},
 };
 
-// Calls f with a fresh flow.
+// Calls f with a newly initialised flow.
 template <class F>
 auto with_flow(FlowKind kind, Index layers, std::uint64_t seed, const F& f) {
   const auto stream = [](Index i) { return static_cast<std::uint64_t>(i); };
@@ -135,7 +135,7 @@ Outcome fit_flow(Flow flow, const TargetChoice& target, const Settings& settings
   Outcome outcome;
   outcome.parameters = diffeo::parameter_count(model);
 
-  // The target comes up slowly over the first half, so that the flow spreads over all of it before it settles.
+  // The weight of the target grows over the first half of the training, so that the flow spreads over all modes first.
   const diffeo::ReverseKl objective(
       target.log_density,
       {.beta_start = 0.01, .anneal_steps = settings.steps / 2, .path_derivative = settings.path_derivative});
@@ -183,7 +183,7 @@ const auto& chosen(const Choices& choices, const std::string& name) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The program.
 
-// Fits, reports, draws; returns the line for --json.
+// Fits the flow, prints the results and draws the picture; returns the line for --json.
 std::string study(const Options& options) {
   const TargetChoice& target = chosen(targets, options.target);
   const FlowChoice& flow = chosen(flows, options.flow);
@@ -192,7 +192,7 @@ std::string study(const Options& options) {
   settings.steps = options.steps.value_or(settings.steps);
   settings.tries = options.tries.value_or(settings.tries);
   const Index layers = settings.layers;
-  // A folder that cannot be written is found before the training, not after.
+  // Fails before the training if the folder cannot be written.
   const std::filesystem::path folder = options.out;
   support::create_folder(folder);
   const std::string name = options.target + "_" + flow.name + std::to_string(layers);
@@ -230,7 +230,7 @@ std::string study(const Options& options) {
   support::JsonObject json;
   json.add("target", options.target).add("flow", flow.name).add("layers", layers);
   json.add("parameters", outcome.parameters).add("steps", report.steps).add("seconds", report.seconds);
-  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null without steps
+  json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null if there were no steps
   json.add("tries", settings.tries).add("loss", report.final_loss()).add("elbo", estimate.elbo).add("kl", kl);
   json.add("log_z", estimate.log_z).add("log_z_error", estimate.log_z_error).add("log_z_exact", target.log_z);
   json.add("ess", estimate.ess).add("samples", estimate.samples).add("k_hat", estimate.k_hat);

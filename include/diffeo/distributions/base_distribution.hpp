@@ -30,7 +30,7 @@ concept BaseDistributionOf =
       b.template rebind<Var<S>>();
     };
 
-/// BaseDistributionOf<B, S> with S = B::Scalar.
+/// Base distribution whose scalar type is B::Scalar; see BaseDistributionOf.
 template <class B>
 concept BaseDistribution = requires { typename B::Scalar; } && BaseDistributionOf<B, typename B::Scalar>;
 

@@ -248,8 +248,8 @@ LogZEstimate estimate_log_z(const WeightedSample<S>& sample) {
   return estimate_log_z(sample.log_weight, sample.log_ratio);
 }
 
-/// Draws n samples of the model by importance_sample() and returns the estimates from them. Throws as
-/// importance_sample() and the overloads above.
+/// Draws n samples of the model by importance_sample() and returns the estimates from them. Throws what
+/// importance_sample() throws, and invalid_argument for n < 2 and when all weights are 0.
 template <class Base, class FlowType, class T>
   requires Target<T, Var<typename FlowType::Scalar>>
 LogZEstimate estimate_log_z(const TransformedDistribution<Base, FlowType>& model, const T& target, Index n,

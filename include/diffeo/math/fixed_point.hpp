@@ -119,7 +119,7 @@ int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double
   if (progress.open > 0) throw convergence_error(what, workspace.row[0], workspace.step[0], options.max_iterations);
   return progress.evaluations;
 }
-/// Solves y = x - g(y) for each row as the overload above, with memory of its own.
+/// Solves y = x - g(y) for each row like the overload with a workspace, and allocates the workspace itself.
 template <Real S, class G>
 int fixed_point(const char* what, View<S> y, View<const S> x, const G& g, double lipschitz,
                 const FixedPointOptions& options = {}) {

@@ -27,7 +27,7 @@ inline constexpr Index random_run = 16;
 template <class S>
 inline constexpr Index random_group = random_run * (sizeof(S) == 4 ? 4 : 2);
 
-// The high bits of the index of a block are the column.
+// Number of high bits of a block's index that hold the column.
 inline constexpr int random_column_bits = 20;
 inline constexpr Index max_random_columns = Index{1} << random_column_bits;
 inline constexpr std::int64_t max_random_rows = std::int64_t{1} << (64 - random_column_bits);
@@ -51,8 +51,8 @@ inline Words multiply_low(Words a, std::uint32_t b) {
 #endif
 }
 
-// The four words of the 16 blocks of a group: words[w][r] holds word w of the blocks from r * word_lanes on. The high
-// halves of the lanes are unspecified.
+// Words of the 16 blocks of a group: words[w][r] holds word w of the blocks from r * word_lanes on. The high halves of
+// the lanes are unspecified.
 struct GroupWords {
   Words words[4][run_registers];
 };

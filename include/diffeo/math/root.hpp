@@ -138,8 +138,8 @@ void find_root(const F& f, const Bracket<S> (&bracket)[R], S tolerance, int max_
       s.active &= ~(narrow | is_nan);
       any_active |= s.active;
 
-      // Newton's step is lengthened by tolerance / 2 or two neighbours, so that it lands beyond the root and the other
-      // end of the bracket comes close as well.
+      // Newton's step is made at least tolerance / 2 long and extended by two floating-point numbers: near the root it
+      // then lands beyond it, and the other end of the bracket comes close as well.
       const V step = copy_sign<S>(max<S>(broadcast<S>(tolerance / 2), abs<S>(y.value / y.slope)), y.value);
       const I newton = detail::ordinal<S>(x - step) + (y.value > S(0) ? I{} - 2 : I{} + 2);
       const I middle = (s.low & s.high) + ((s.low ^ s.high) >> 1);

@@ -29,7 +29,7 @@ struct ConcatSquash {
     return {};
   }
 
-  /// Throws invalid_argument where the parts do not fit.
+  /// Throws invalid_argument unless the shapes of the parts agree.
   void check() const {
     require(
         gate.inputs() == 1 && gate.outputs() == dense.outputs() && shift.rows() == dense.outputs() && shift.cols() == 1,

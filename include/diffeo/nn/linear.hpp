@@ -31,7 +31,7 @@ struct Linear {
   Index inputs() const { return weight.cols(); }
   Index outputs() const { return weight.rows(); }
 
-  /// Throws invalid_argument where the shapes of weight and bias do not fit.
+  /// Throws invalid_argument unless the shapes of weight and bias agree.
   void check() const {
     require(weight.rows() > 0 && weight.cols() > 0 && bias.rows() == 1 && bias.cols() == weight.rows(),
             "dense layer: weight is ", weight.rows(), " x ", weight.cols(), ", bias is ", bias.rows(), " x ",

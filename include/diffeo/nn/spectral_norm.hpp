@@ -33,7 +33,7 @@ S length_of(const Array<S>& x) {
   return largest > 0 && std::isfinite(largest) ? largest * std::sqrt((x / largest).square().sum()) : length;
 }
 
-// The product of matrices a and b.
+// Returns the matrix product a b.
 inline Array<double> multiplied(const Array<double>& a, const Array<double>& b) {
   Array<double> out(a.rows(), b.cols());
   math::product<double>(view(out), view(a), {b.data(), 1, b.rows()}, nullptr, math::Start::zero);
@@ -163,7 +163,7 @@ struct SpectralLinear {
     return {{}, {}, {}, {}, {}, bound, step_tolerance, step_iterations, last};
   }
 
-  /// Throws invalid_argument where the shapes of the arrays do not fit.
+  /// Throws invalid_argument unless the shapes of the arrays agree.
   void check() const {
     const Index outputs = weight.rows(), inputs = weight.cols();
     const auto fits = [](const auto& x, Index rows, Index cols) { return x.rows() == rows && x.cols() == cols; };
@@ -260,7 +260,8 @@ struct SpectralMlp {
   Index inputs() const { return layers.front().weight.cols(); }
   Index outputs() const { return layers.back().weight.rows(); }
 
-  /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
+  /// Throws invalid_argument if there is no layer, or a layer's number of inputs differs from the outputs of the layer
+  /// before it.
   void check() const {
     require(!layers.empty(), "spectral perceptron: no layers, expected at least one");
     for (std::size_t i = 1; i < layers.size(); ++i)

@@ -51,7 +51,7 @@ void with_count(std::size_t count, const F& f) {
   f(std::integral_constant<std::size_t, Count>{});
 }
 
-// The terms of a Combination with its number of stages known at compile time; at() returns one register of the sum.
+// Terms of a Combination whose number of stages is known at compile time; at() returns one register of the sum.
 template <Real S, std::size_t Count>
 struct Terms {
   std::array<const S*, Count> k;

@@ -18,6 +18,7 @@ namespace diffeo::inline DIFFEO_ISA::ode {
 /// IV.2).
 enum class Controller { integral, proportional_integral };
 
+/// Returns the name of the controller.
 inline const char* to_string(Controller controller) {
   return controller == Controller::integral ? "integral" : "proportional_integral";
 }

@@ -124,9 +124,9 @@ struct FlowUnderTest {
     Array<S> centre, spread, unit;
   };
   virtual GradientCheck check(const Place& at, bool of_tangents, const GradientCheckOptions& options) const = 0;
-  // Recorded in training, as rows of a minibatch from first_row on.
+  // Evaluates and records in training, with the rows of x as rows first_row ... of a minibatch.
   virtual Transformed<Array<S>> train(bool forwards, const Array<S>& x, Index first_row) const = 0;
-  // How the flow over other scalars and over variables differs in settings and paths; empty where it does not.
+  // Returns how the flow over other scalars or over variables differs in settings and paths; empty if it does not.
   virtual std::string rebind_difference() const = 0;
   // Returns the gradients of sum(weights * function) for the input and each parameter array, computed in S or in
   // double.
@@ -234,7 +234,7 @@ class FlowUnderTestOf final : public FlowUnderTest<typename F::Scalar> {
   static Transformed<X> traced(const Model& model, bool forwards, const X& x, const Pass<typename X::Scalar>& pass) {
     return forwards ? call_forward(model, x, pass) : call_inverse(model, x, pass);
   }
-  // Returns the function in the form that gradient_check.hpp expects.
+  // Returns the function in the form that gradient_check.hpp expects, evaluated in training with one draw of the noise.
   static auto function(const Place& at) {
     return [&at](const auto& model, const auto& unit) {
       using X = typename std::remove_cvref_t<decltype(unit)>::value_type;
@@ -273,7 +273,7 @@ class FlowLawCheck {
     law("parameters", 0, [this] { parameters(); });
     law("rebind keeps the structure", 0, [this] {
       const std::string difference = flow_.rebind_difference();
-      if (!difference.empty()) note(infinity, difference);
+      if (!difference.empty()) record_error(infinity, difference);
     });
     for (const bool forwards : {true, false}) {
       const std::string name = forwards ? "forward" : "inverse", other = forwards ? "inverse" : "forward";
@@ -305,13 +305,13 @@ class FlowLawCheck {
     try {
       check();
     } catch (const std::exception& e) {
-      note(infinity, "an exception: ", e.what());
+      record_error(infinity, "an exception: ", e.what());
     }
   }
 
   // Records an error of the current law if it is the largest so far.
   template <class... Where>
-  void note(double error, const Where&... where) {
+  void record_error(double error, const Where&... where) {
     if (!std::isfinite(error)) error = infinity;
     FlowLaw& law = report_.laws.back();
     if (!(error > law.error)) return;
@@ -326,14 +326,14 @@ class FlowLawCheck {
     const double largest = overall ? expected.abs().maxCoeff() : 0;
     for (Index j = 0; j < found.cols(); ++j)
       for (Index i = 0; i < found.rows(); ++i)
-        note(std::abs(found(i, j) - expected(i, j)) / std::max({1.0, largest, std::abs(expected(i, j))}), what,
-             " (row ", i, ", column ", j, "): ", found(i, j), ", expected ", expected(i, j));
+        record_error(std::abs(found(i, j) - expected(i, j)) / std::max({1.0, largest, std::abs(expected(i, j))}), what,
+                     " (row ", i, ", column ", j, "): ", found(i, j), ", expected ", expected(i, j));
   }
   template <class T>
   bool same_shape(const Array<T>& found, const Array<T>& expected, const char* what) {
     if (found.rows() == expected.rows() && found.cols() == expected.cols()) return true;
-    note(infinity, what, " is ", found.rows(), " x ", found.cols(), ", expected ", expected.rows(), " x ",
-         expected.cols());
+    record_error(infinity, what, " is ", found.rows(), " x ", found.cols(), ", expected ", expected.rows(), " x ",
+                 expected.cols());
     return false;
   }
 
@@ -343,9 +343,9 @@ class FlowLawCheck {
     for (Index j = 0; j < found.cols(); ++j)
       for (Index i = 0; i < found.rows(); ++i)
         if (std::memcmp(&found(i, j), &expected(i, j), sizeof(S)) != 0)
-          note(std::max(std::abs(static_cast<double>(found(i, j)) - static_cast<double>(expected(i, j))),
-                        std::numeric_limits<double>::min()),
-               what, " (row ", i, ", column ", j, "): ", found(i, j), " and ", expected(i, j), where...);
+          record_error(std::max(std::abs(static_cast<double>(found(i, j)) - static_cast<double>(expected(i, j))),
+                                std::numeric_limits<double>::min()),
+                       what, " (row ", i, ", column ", j, "): ", found(i, j), " and ", expected(i, j), where...);
   }
   template <class... Where>
   void expect_same_bits(const Transformed<Array<S>>& found, const Transformed<Array<S>>& expected,
@@ -369,7 +369,8 @@ class FlowLawCheck {
     spread_[0] = (sample - centre_[0].replicate(sample.rows(), 1)).square().colwise().mean().sqrt();
     points_[0] = placed(false, normal_array<S>(options_.rows, dim_, options_.seed, 2));
     if (!centre_[0].allFinite() || !spread_[0].allFinite() || !(spread_[0] > 0).all())
-      note(infinity, "samples have the standard deviations ", spread_[0]);
+      record_error(infinity, "samples have standard deviations from ", spread_[0].minCoeff(), " to ",
+                   spread_[0].maxCoeff());
   }
   Array<S> placed(bool forwards, const Array<S>& unit) const {
     return unit * spread_[forwards].replicate(unit.rows(), 1) + centre_[forwards].replicate(unit.rows(), 1);
@@ -396,9 +397,9 @@ class FlowLawCheck {
       }
       for (Index j = 0; j < dim_; ++j)  // relative to the spread of x, whatever its unit
         for (Index i = 0; i < x.rows(); ++i)
-          note(static_cast<double>(std::abs(back.value(i, j) - x(i, j))) /
-                   static_cast<double>(std::max(spread_[forwards](0, j), std::abs(x(i, j)))),
-               what, " (row ", i, ", column ", j, "): ", back.value(i, j), ", expected ", x(i, j));
+          record_error(static_cast<double>(std::abs(back.value(i, j) - x(i, j))) /
+                           static_cast<double>(std::max(spread_[forwards](0, j), std::abs(x(i, j)))),
+                       what, " (row ", i, ", column ", j, "): ", back.value(i, j), ", expected ", x(i, j));
     }
   }
 
@@ -449,7 +450,7 @@ class FlowLawCheck {
   void dense_jacobian(bool forwards, bool by_dual) {
     const Array<S> points = points_[forwards].topRows(std::min<Index>(points_[forwards].rows(), 16));
     const Transformed<Array<S>> y = apply(forwards, points);
-    // Row D r + j yields column j of the Jacobian at point r, in units of the spread.
+    // Row D r + j of the points gives column j of the Jacobian at point r, in units of the spread.
     Array<S> x(points.rows() * dim_, dim_), direction = Array<S>::Zero(x.rows(), dim_);
     for (Index i = 0; i < x.rows(); ++i) {
       x.row(i) = points.row(i / dim_);
@@ -469,8 +470,8 @@ class FlowLawCheck {
     for (Index r = 0; r < points.rows(); ++r) {
       Array<double> jacobian = columns.middleRows(r * dim_, dim_);  // transposed, which does not change the determinant
       const double expected = math::detail::factor(jacobian.data(), order.data(), dim_) - log_unit;
-      note(std::abs(static_cast<double>(y.log_det(r, 0)) - expected) / std::max(1.0, std::abs(expected)), "row ", r,
-           ": ", y.log_det(r, 0), ", expected ", expected);
+      record_error(std::abs(static_cast<double>(y.log_det(r, 0)) - expected) / std::max(1.0, std::abs(expected)),
+                   "row ", r, ": ", y.log_det(r, 0), ", expected ", expected);
     }
   }
 
@@ -482,7 +483,7 @@ class FlowLawCheck {
       if (of_tangents && !flow_.takes_dual()) continue;
       law((of_tangents ? "tangents of " : "gradients of ") + what, options_.gradient, [&] {
         const GradientCheck check = flow_.check(at, of_tangents, {2, options_.step, options_.seed});
-        note(check.max_error, check.where);
+        record_error(check.max_error, check.where);
       });
     }
     if constexpr (!std::is_same_v<S, double>)
@@ -520,7 +521,7 @@ class FlowLawCheck {
                                 0.5 * z.value.template cast<double>().square().rowwise().sum() -
                                 0.5 * static_cast<double>(dim_) * std::log(2 * pi);
     const double total = cell * log_p.exp().sum();
-    note(std::abs(total - 1), "a grid of ", x.rows(), " points: ", total);
+    record_error(std::abs(total - 1), "a grid of ", x.rows(), " points: ", total);
   }
 
   const FlowUnderTest<S>& flow_;

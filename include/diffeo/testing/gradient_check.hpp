@@ -59,11 +59,11 @@ struct Leaves {
   }
 };
 
-// Source of arrays of normal random numbers, each from a different stream.
+// Generator of arrays of normal random numbers, each from a different stream.
 template <Real S>
-class Source {
+class RandomArrays {
  public:
-  explicit Source(std::uint64_t seed) : seed_(seed) {}
+  explicit RandomArrays(std::uint64_t seed) : seed_(seed) {}
   Array<S> like(const Array<S>& x) {
     Array<S> r(x.rows(), x.cols());
     fill_normal(view(r), seed_, stream_++);
@@ -84,7 +84,7 @@ S step_of(const GradientCheckOptions& options) {
 
 // Records the error of a derivative if it is the largest so far.
 template <class... Where>
-void note(GradientCheck& result, double automatic, double expected, double size, const Where&... where) {
+void record_error(GradientCheck& result, double automatic, double expected, double size, const Where&... where) {
   double error = std::abs(automatic - expected) / std::max(1.0, size);
   if (!std::isfinite(error)) error = std::numeric_limits<double>::infinity();
   if (error <= result.max_error) return;
@@ -117,7 +117,7 @@ GradientCheck compare(const Leaves<S>& leaves, const ValueOf<S>& value,
                       const std::function<Gradients<S>(const WeightsFor<S>&)>& gradients,
                       const GradientCheckOptions& options) {
   const S h = step_of<S>(options);
-  Source<S> random(options.seed);
+  RandomArrays<S> random(options.seed);
   GradientCheck result;
   Array<S> weights;
   const Gradients<S> automatic = gradients([&](const Array<S>& y) { return weights = random.like(y); });
@@ -126,8 +126,8 @@ GradientCheck compare(const Leaves<S>& leaves, const ValueOf<S>& value,
   for (Index j = 0; j < plain.cols(); ++j)
     for (Index i = 0; i < plain.rows(); ++i)
       if (!(automatic.value(i, j) == plain(i, j)))
-        note(result, static_cast<double>(automatic.value(i, j)), static_cast<double>(plain(i, j)), 1,
-             "recorded value at (row ", i, ", column ", j, "), not the unrecorded one");
+        record_error(result, static_cast<double>(automatic.value(i, j)), static_cast<double>(plain(i, j)), 1,
+                     "recorded value at (row ", i, ", column ", j, "), not the unrecorded one");
   for (std::size_t k = 0; k < leaves.arrays.size(); ++k) {
     const Array<S>& at = leaves.arrays[k];
     require_same_shape(automatic.of[k], at, "a gradient");
@@ -141,8 +141,8 @@ GradientCheck compare(const Leaves<S>& leaves, const ValueOf<S>& value,
       const double expected =
           (difference.template cast<double>() * weights.template cast<double>()).sum() / (2 * static_cast<double>(h));
       const Array<double> terms = automatic.of[k].template cast<double>() * direction.template cast<double>();
-      note(result, terms.sum(), expected, std::max(std::abs(expected), terms.abs().sum()), "gradient of ",
-           leaves.names[k], " along direction ", n);
+      record_error(result, terms.sum(), expected, std::max(std::abs(expected), terms.abs().sum()), "gradient of ",
+                   leaves.names[k], " along direction ", n);
     }
   }
   return result;
@@ -269,7 +269,7 @@ template <class Model, class F, Real S>
 GradientCheck check_tangents(const Model& model, const F& f, const std::vector<Array<S>>& inputs,
                              const GradientCheckOptions& options = {}) {
   const S h = detail::step_of<S>(options);
-  detail::Source<S> random(options.seed);
+  detail::RandomArrays<S> random(options.seed);
   const auto value = [&](const std::vector<Array<S>>& at) {
     Tape<S> tape;
     const auto x = detail::constants(tape, at, at.size());
@@ -294,10 +294,10 @@ GradientCheck check_tangents(const Model& model, const F& f, const std::vector<A
     for (Index j = 0; j < plain.cols(); ++j)
       for (Index i = 0; i < plain.rows(); ++i) {
         const auto p = static_cast<double>(plain(i, j)), e = static_cast<double>(expected(i, j));
-        detail::note(result, static_cast<double>(got(i, j)), p, std::abs(p), "value of a dual number at (row ", i,
-                     ", column ", j, "), not that without tangents");
-        detail::note(result, static_cast<double>(tangent(i, j)), e, std::abs(e), "tangent at (row ", i, ", column ", j,
-                     ")");
+        detail::record_error(result, static_cast<double>(got(i, j)), p, std::abs(p), "value of a dual number at (row ",
+                             i, ", column ", j, "), not that without tangents");
+        detail::record_error(result, static_cast<double>(tangent(i, j)), e, std::abs(e), "tangent at (row ", i,
+                             ", column ", j, ")");
       }
   }
   return result;
@@ -319,7 +319,7 @@ GradientCheck check_tangent_gradients(const Model& model, const F& f, const std:
                                       const GradientCheckOptions& options = {}) {
   const std::size_t count = inputs.size();
   detail::Leaves<S> leaves = detail::leaves_of(inputs);
-  detail::Source<S> random(~options.seed);
+  detail::RandomArrays<S> random(~options.seed);
   for (std::size_t k = 0; k < count; ++k)
     leaves.add(random.like(inputs[k]), diffeo::concat_message("the tangent of input ", k));
   const std::vector<Array<S>> variables = leaves.arrays;
