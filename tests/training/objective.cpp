@@ -219,7 +219,7 @@ struct Cusp {
   Index size() const { return 10; }
   template <class Model>
   Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
-    return zeros(tape.copy(Array<float>::Ones(batch.count, 1)), 1) + sqrt(square(model.bias));
+    return zeros(tape.copy(Array<float>::Ones(batch.count, 1)), 1) + sqrt(square(as_var(tape, model.bias)));
   }
 };
 
