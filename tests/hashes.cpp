@@ -26,12 +26,12 @@
 
 #include "catch.hpp"
 
-    // Hashes of results, kept in tests/hashes.txt with a column for each instruction set. Where two columns hold the
-    // same hash, results have the same bits on both; that the compilers agree is tested by compiling this file with
-    // each of them. After a change of results that is meant, `cmake --build build/test --target hashes` writes the file
-    // anew.
+// Hashes of results, kept in tests/hashes.txt with a column for each instruction set. Where two columns hold the
+// same hash, results have the same bits on both; that the compilers agree is tested by compiling this file with
+// each of them. After a change of results that is meant, `cmake --build build/test --target hashes` writes the file
+// anew.
 
-    using namespace diffeo;
+using namespace diffeo;
 
 namespace {
 

@@ -7,9 +7,7 @@
 
 using namespace diffeo;
 
-namespace {
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("sample_engine: the bits follow from seed, row and weights", "[sample_engine]") {
   const Array<double> z = gaussian<double>(5, 3, 0), w = gaussian<double>(6, 2, 1);

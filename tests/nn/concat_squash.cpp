@@ -9,9 +9,7 @@
 
 using namespace diffeo;
 
-namespace {
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("concat_squash: the formula of FFJORD", "[concat_squash]") {
   ConcatSquash<double> layer = make_concat_squash<double>(3, 2, Initialisation::lecun_normal, 1, 5);
