@@ -5,7 +5,6 @@
 // Eigen comes after the checks of the compiler.
 #include <Eigen/Core>
 #include <cstddef>
-#include <initializer_list>
 #include <type_traits>
 
 /// The array vocabulary. A batch is N x D: rows are samples, columns are coordinates, stored column-major, so that one
@@ -20,83 +19,12 @@ static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
 template <class S>
 concept Real = std::is_same_v<S, float> || std::is_same_v<S, double>;
 
+/// An owning N x D batch or a parameter: Eigen's array, whose memory comes from malloc. Eigen would else align it, and
+/// free it, in a way that depends on the instruction set, and objects of one program that are compiled with different
+/// -m flags must be able to free each other's arrays. The library owns no other type of Eigen's for this reason.
 template <Real S>
-class Array;
-
-}  // namespace diffeo::inline DIFFEO_ISA
-
-/// What Eigen asks of a type that owns its coefficients.
-namespace Eigen::internal {
-
-template <class S>
-struct traits<diffeo::Array<S>> : traits<Eigen::Array<S, Dynamic, Dynamic, static_cast<int>(ColMajor) | DontAlign>> {
-  using XprBase = ArrayBase<diffeo::Array<S>>;
-};
-template <class S>
-struct evaluator<diffeo::Array<S>> : evaluator<PlainObjectBase<diffeo::Array<S>>> {
-  using XprType = diffeo::Array<S>;
-  evaluator() = default;
-  explicit evaluator(const diffeo::Array<S>& x) : evaluator<PlainObjectBase<diffeo::Array<S>>>(x) {}
-};
-template <class S>
-struct plain_matrix_type<diffeo::Array<S>, Dense> {
-  using type = diffeo::Array<S>;
-};
-template <class S>
-struct eval<diffeo::Array<S>, Dense> {
-  using type = const diffeo::Array<S>&;
-};
-
-}  // namespace Eigen::internal
-
-namespace diffeo::inline DIFFEO_ISA {
-
-/// An owning N x D batch or a parameter: an array of Eigen's with all that Eigen offers, of a type of its own for each
-/// instruction set. What Eigen makes of it (loops, sums) is then machine code of this instruction set alone, while
-/// that of Eigen::Array has one name for all. Its memory comes from malloc, aligned as any, because how Eigen aligns
-/// depends on the instruction set too, and objects that differ there must be able to free each other's.
-template <Real S>
-class Array : public Eigen::PlainObjectBase<Array<S>> {
- public:
-  using Base = Eigen::PlainObjectBase<Array>;
-  using Scalar = S;
-  using PlainObject = Array;
-  using Nested = const Array&;
-  enum { Options = static_cast<int>(Eigen::ColMajor) | Eigen::DontAlign };
-
-  Array() = default;
-  Array(const Array&) = default;
-  Array(Array&&) noexcept = default;
-  Array& operator=(const Array& x) { return Base::_set(x); }
-  Array& operator=(Array&&) noexcept = default;
-
-  /// Leaves the entries unset.
-  Array(Index rows, Index cols) : Base(rows * cols, rows, cols) {}
-  /// Takes rows, as nested lists of one length.
-  Array(const std::initializer_list<std::initializer_list<S>>& rows) : Base(rows) {}
-  template <class Derived>
-  Array(const Eigen::EigenBase<Derived>& x) : Base(x.derived()) {}
-
-  template <class Derived>
-  Array& operator=(const Eigen::EigenBase<Derived>& x) {
-    return Base::operator=(x);
-  }
-  template <class Derived>
-  Array& operator=(const Eigen::DenseBase<Derived>& x) {
-    return Base::_set(x);
-  }
-  Array& operator=(const S& value) {
-    Base::setConstant(value);
-    return *this;
-  }
-
-  Index innerStride() const { return 1; }
-  Index outerStride() const { return Base::rows(); }
-
- private:
-  template <class Derived, class Other, bool is_vector>
-  friend struct Eigen::internal::conservative_resize_like_impl;
-};
+using Array = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic,
+                           static_cast<int>(Eigen::ColMajor) | static_cast<int>(Eigen::DontAlign)>;
 
 /// Any Eigen array, matrix or expression of them.
 template <class D>
