@@ -148,6 +148,16 @@ TEST_CASE("tiles are as long as the model allows, and what is computed stays the
   CHECK(trainer.gradient_norm() == Approx(norm).epsilon(1e-9));
 }
 
+namespace {
+
+// A small model that asks for long tiles, as solvers do.
+template <class T>
+struct Solved : DiagonalNormal<T> {
+  static constexpr Index tile_rows = 256;
+};
+
+}  // namespace
+
 TEST_CASE("shards follow the batch, and the threads share them out", "[training]") {
   const Array<float> data = some_data<float>(8192);
   const MaximumLikelihood<float> objective(data);
@@ -181,6 +191,10 @@ TEST_CASE("shards follow the batch, and the threads share them out", "[training]
   check(large, 256, 4, 64);
   check(large, 100, 2, 64);
   check(large, 7, 1, 7);
+  // So do those of a solver, whatever tiles it asks for.
+  const Solved<float> solved{DiagonalNormal<float>::standard(2)};
+  check(solved, 4096, 32, 128);
+  check(solved, 512, 4, 128);
   // One that takes little: long ones.
   const auto small = DiagonalNormal<float>::standard(2);
   check(small, 8192, 16, 512);

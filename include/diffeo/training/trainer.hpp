@@ -175,7 +175,9 @@ class Trainer {
   // Cuts the minibatch into shards and these into tiles, the first time without knowing the model's memory, and again
   // after the first step. There are then no more shards than before, nor threads.
   void choose_sharding() {
-    const Index suitable = step_ == 0 ? tile_rows<S> : tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2);
+    // The memory on the tape says nothing of a model that asks for long tiles, a solver: its rows are dear.
+    const bool measured = step_ > 0 && detail::asked_tile_rows<Model>() == 0;
+    const Index suitable = measured ? tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2) : tile_rows<S>;
     const Index fair = (batch_ + wanted_shards - 1) / wanted_shards;
     const Index rows = std::max(
         {suitable, std::clamp(fair, least_shard_rows, most_shard_rows), (batch_ + most_shards() - 1) / most_shards()});
