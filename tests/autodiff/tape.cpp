@@ -361,3 +361,52 @@ TEST_CASE("tape: rewound to a mark", "[tape]") {
     CHECK((value(kept) == x0).all());
   }
 }
+
+TEST_CASE("tape: rows at the end of a caller's array are read no further than they reach", "[tape]") {
+  // Rows 990 to 999 of 1000: what follows the last of them is not the array's. The address sanitizer sees reads there.
+  constexpr Index rows = 10, stride = 1000, inputs = 9;
+  const Array<double> x = Array<double>::Random(stride, inputs), w = Array<double>::Random(7, inputs),
+                      b = Array<double>::Random(1, 7);
+  Tape<double> tape;
+  const View<const double> block{x.data() + (stride - rows), rows, inputs, stride};
+  const Array<double> expected = (as_eigen(block).matrix() * w.matrix().transpose()).array() + b.replicate(rows, 1);
+  for (const bool recorded : {false, true}) {
+    const Var<double> in = recorded ? tape.alias(block, true) : tape.constant(block);
+    CHECK_FALSE(in.padded());
+    CHECK_FALSE(cols(in, 1, 5).padded());
+    const Var<double> y = affine(in, w, b, Activation::identity);
+    CHECK((value(y) - expected).abs().maxCoeff() < 1e-12);
+    const Var<double> part = linear(cols(in, 0, inputs), tape.variable(w));
+    CHECK((value(part) + b.replicate(rows, 1) - expected).abs().maxCoeff() < 1e-12);
+    backward(sum(part));
+  }
+  CHECK(tape.make(rows, 2, false).padded());
+  CHECK(cols(tape.copy(x), 2, 3).padded());
+}
+
+TEST_CASE("tape: only values that the tape has allocated are written", "[tape]") {
+  const Array<double> x = ones(4, 3);
+  Array<double> w = ones(1, 3), dw(1, 3);
+  Tape<double> tape;
+  const Var<double> made = tape.make(4, 3, false);
+  CHECK(tape.mutable_value(made).data == made.value().data);
+  CHECK(tape.mutable_value(cols(made, 1, 1)).data == made.value().col(1));
+  const std::string message = "Tape::mutable_value: the value lies in memory of the caller, which is read only";
+  const auto refused = [&](const Var<double>& v) {
+    return thrown_message<invalid_argument>([&] { tape.mutable_value(v); }) == message;
+  };
+  CHECK(refused(tape.constant(x)));
+  CHECK(refused(cols(tape.constant(x), 1, 2)));
+  CHECK(refused(tape.alias(view(x), true)));
+  CHECK(refused(tape.persistent_constant(view(x))));
+  CHECK(refused(tape.parameter(view(w), dw.data())));
+}
+
+TEST_CASE("tape: an operation has at most two outputs", "[tape]") {
+  Tape<double> tape;
+  const Var<double> a = tape.make(2, 2, true), b = tape.make(2, 2, true), c = tape.make(2, 2, true);
+  CHECK(thrown_message<invalid_argument>([&] {
+          tape.on_backward({a, b, c}, [] {});
+        }) == "Tape::on_backward: 3 outputs, expected at most 2");
+  CHECK(tape.size() == 0);
+}

@@ -148,3 +148,9 @@ TEMPLATE_TEST_CASE("a log of steps: none", "[ode]", float, double) {
   for (Index i = 0; i < 3; ++i) CHECK(record.steps(i) == 0);
   CHECK(kept_states(record) == 0);
 }
+
+TEST_CASE("step log: samples that 32 bits do not number are refused", "[step_log]") {
+  diffeo::ode::StepLog<double> log;
+  CHECK(thrown_message<diffeo::invalid_argument>([&] { log.begin(diffeo::Index{1} << 32, 2, 0); }) ==
+        "StepLog: 4294967296 samples, expected at most 4294967295");
+}

@@ -46,6 +46,10 @@ class Var {
   /// The adjoint; only where has_grad(). Of an intermediate value it exists only while its own adjoint runs.
   View<const S> grad() const { return {node_->grad, rows(), cols(), node_->value.stride}; }
 
+  /// Whether whole registers may be read past the last row: the memory of each column reaches as far as the stride.
+  /// True of values that a tape has allocated; a block of rows in a caller's array ends with its last row.
+  bool padded() const { return node_->padded; }
+
  private:
   friend class Tape<S>;
 
@@ -57,6 +61,8 @@ class Var {
     bool leaf = false;        // keeps its adjoint after the sweep
     bool persistent = false;  // outlives reset()
     Node* whole = nullptr;    // of which this is a block of columns
+    bool padded = false;      // each column's memory reaches as far as the stride
+    bool writable = false;    // lies in memory of the tape
   };
 
   Var(Tape<S>* tape, Node* node) : tape_(tape), node_(node) {}
@@ -85,9 +91,17 @@ class Tape {
   /// An uninitialised value, for ops.
   Var<S> make(Index rows, Index cols, bool requires_grad) {
     const Index stride = stride_for(rows);
-    return node({scratch(stride * cols), rows, cols, stride}, requires_grad);
+    const Var<S> v = node({scratch(stride * cols), rows, cols, stride}, requires_grad);
+    v.node_->padded = v.node_->writable = true;
+    return v;
   }
-  View<S> mutable_value(Var<S> x) { return x.node_->value; }
+
+  /// The memory of a value that make() returned, for the op that computes it. Throws invalid_argument for values that
+  /// lie in memory of the caller: constants, parameters and aliases.
+  View<S> mutable_value(Var<S> x) {
+    require(x.node_->writable, "Tape::mutable_value: the value lies in memory of the caller, which is read only");
+    return x.node_->value;
+  }
 
   /// The adjoint of an op's output, for the op's own adjoint to work in: nobody reads it afterwards.
   View<S> mutable_grad(Var<S> x) { return {x.node_->grad, x.rows(), x.cols(), x.node_->value.stride}; }
@@ -96,6 +110,8 @@ class Tape {
   Var<S> column_view(Var<S> x, Index first, Index count) {
     Var<S> v = node(x.node_->value.cols_block(first, count), x.requires_grad());
     v.node_->whole = x.node_->whole ? x.node_->whole : x.node_;
+    v.node_->padded = x.node_->padded;
+    v.node_->writable = x.node_->writable;
     return v;
   }
 
@@ -130,7 +146,7 @@ class Tape {
   /// brought since the last redirect_parameter_grads(); it is written only where something was brought.
   Var<S> parameter(View<S> value, S* grad) {
     require(value.contiguous(), "Tape::parameter: expected contiguous values");
-    parameters_.push_back({value, grad, true, false, true, true, nullptr});
+    parameters_.push_back({value, grad, true, false, true, true});
     return {this, &parameters_.back()};
   }
 
@@ -140,6 +156,7 @@ class Tape {
     const GradTarget<S> target = other.tape().grad_target(other);
     if (target.assign) math::map(target.grad, [] { return simd::Vec<S>{}; });
     const Var<S> v = node(other.node_->value, true);
+    v.node_->padded = other.node_->padded;
     v.node_->grad = target.grad.data;
     v.node_->has_grad = v.node_->leaf = true;
     return v;
@@ -147,8 +164,7 @@ class Tape {
 
   /// A constant of the caller's memory that outlives reset().
   Var<S> persistent_constant(View<const S> x) {
-    parameters_.push_back(
-        {{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true, true, nullptr});
+    parameters_.push_back({{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true, true});
     return {this, &parameters_.back()};
   }
 
@@ -173,10 +189,13 @@ class Tape {
   }
 
   /// Registers the adjoint of an op with the given outputs. `adjoint()` is called during backward() when any output
-  /// has a gradient; it reads out.grad() (check out.has_grad() where there are several) and calls add_grad.
+  /// has a gradient; it reads out.grad() (check out.has_grad() where there are several) and calls add_grad. Throws
+  /// invalid_argument for more than two outputs.
   template <class F>
   void on_backward(std::initializer_list<Var<S>> outputs, const F& adjoint) {
     static_assert(std::is_trivially_destructible_v<F>, "an adjoint must not own anything: the tape never destroys it");
+    require(outputs.size() <= max_outputs, "Tape::on_backward: ", outputs.size(), " outputs, expected at most ",
+            max_outputs);
     F* stored = new (arena_.allocate<F>(1)) F(adjoint);
     Record record{[](void* f) { (*static_cast<F*>(f))(); }, stored, {}};
     std::size_t k = 0;
@@ -312,10 +331,11 @@ class Tape {
  private:
   using Node = typename Var<S>::Node;
 
+  static constexpr std::size_t max_outputs = 2;
   struct Record {
     void (*adjoint)(void*);
     void* closure;
-    Node* outputs[2];
+    Node* outputs[max_outputs];
   };
   struct FreeBlock {
     Index size;
@@ -350,7 +370,7 @@ class Tape {
   }
 
   Var<S> node(View<S> value, bool requires_grad) {
-    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad, false, false, false, nullptr}};
+    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad}};
   }
 
   template <class Derived>

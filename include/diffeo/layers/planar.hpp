@@ -46,8 +46,9 @@ struct PlanarChain {
     const Index dim = in.cols(), per_map = 2 * dim + 2;
     // Whole groups of as many registers as can be summed at once.
     const Index total = (static_cast<Index>(count) * per_map + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>;
-    const typename Tape<S>::Temporary sums_memory(tape, total * simd::lanes<S>), state(tape, memory(2, dim));
-    auto* const sums = reinterpret_cast<simd::Vec<S>*>(sums_memory.data());
+    const typename Tape<S>::Temporary sums_memory(tape, total * simd::lanes<S>), state(tape, memory(2, dim)),
+        totals(tape, total);
+    auto* const sums = ::new (static_cast<void*>(sums_memory.data())) simd::Vec<S>[static_cast<std::size_t>(total)];
     std::fill_n(sums, total, simd::Vec<S>{});
     const GradTarget<S> target = in.requires_grad() ? tape.grad_target(in) : GradTarget<S>{{}, false};
     const View<const S> g = out.has_grad() ? out.grad() : View<const S>{};
@@ -56,14 +57,13 @@ struct PlanarChain {
                                             log_det.has_grad() ? log_det.grad().data : nullptr, target.grad,
                                             target.assign, sums, state.data());
     });
-    S* const totals = sums_memory.data();
-    for (Index i = 0; i < total; i += simd::lanes<S>) simd::store<S>(totals + i, simd::sum_lanes<S>(sums + i));
-    for (std::size_t k = 0; k < count; ++k) give(k, totals + static_cast<Index>(k) * per_map);
+    for (Index i = 0; i < total; i += simd::lanes<S>) simd::store<S>(totals.data() + i, simd::sum_lanes<S>(sums + i));
+    for (std::size_t k = 0; k < count; ++k) add_parameter_gradients(k, totals.data() + static_cast<Index>(k) * per_map);
   }
 
-  // From the gradients of u', w, b and rise to those of the parameters: u' = u + shift w, shift = (softplus(-a) - 1) /
-  // |w|^2, rise = softplus(a), a = w.u.
-  void give(std::size_t k, const S* of) const {
+  // Adds the gradients of the parameters of map k, given those of u', w, b and rise: u' = u + shift w, shift =
+  // (softplus(-a) - 1) / |w|^2, rise = softplus(a), a = w.u.
+  void add_parameter_gradients(std::size_t k, const S* of) const {
     const Index dim = in.cols();
     const PlanarMap<S>& map = maps[k];
     const PlanarParameters<S>& p = parameters[k];

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/root.hpp>
+#include <new>
 #include <numbers>
 #include <span>
 
@@ -79,6 +80,12 @@ inline constexpr Index planar_rows = planar_group * simd::lanes<S>;
 
 template <class S>
 using Registers = simd::Vec<S>[static_cast<std::size_t>(planar_group)];
+
+// Begins the lifetime of `count` groups of registers in memory that holds nothing yet.
+template <class S>
+Registers<S>* registers_in(S* memory, Index count) {
+  return ::new (static_cast<void*>(memory)) Registers<S>[static_cast<std::size_t>(count)];
+}
 
 template <class S>
 inline simd::Vec<S> load_rows(const S* column, Index first, Index rows) {
@@ -210,7 +217,7 @@ void planar_apply(std::span<const PlanarMap<S>> maps, View<const S> in, View<S> 
   constexpr Index lanes = simd::lanes<S>, group = planar_group;
   const Index dim = Dim > 0 ? Dim : in.cols;
   Registers<S> held[std::size_t{Dim > 0 ? Dim : 1}];
-  Registers<S>* const z = Dim > 0 ? held : reinterpret_cast<Registers<S>*>(memory);
+  Registers<S>* const z = Dim > 0 ? held : registers_in<S>(memory, dim);
   for (Index first = 0; first < in.rows; first += planar_rows<S>) {
     for (Index j = 0; j < dim; ++j)
       for (Index r = 0; r < group; ++r) z[j][r] = load_rows<S>(in.col(j), first + r * lanes, in.rows);
@@ -271,7 +278,7 @@ void planar_adjoint(std::span<const PlanarMap<S>> maps, View<const S> out, const
   const Index dim = Dim > 0 ? Dim : out.cols;
   const std::size_t per_map = static_cast<std::size_t>(2 * dim + 2);
   Registers<S> held[std::size_t{Dim > 0 ? 2 * Dim : 1}];
-  Registers<S>* const z = Dim > 0 ? held : reinterpret_cast<Registers<S>*>(memory);
+  Registers<S>* const z = Dim > 0 ? held : registers_in<S>(memory, 2 * dim);
   Registers<S>* const g = z + dim;
   for (Index first = 0; first < out.rows; first += planar_rows<S>) {
     Registers<S> g_log_det;

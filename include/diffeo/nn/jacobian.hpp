@@ -149,8 +149,9 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
     const View<S> a{tape.scratch(padded_stride * in.cols()), (directions + 1) * pitch, in.cols(), padded_stride};
     activate_stack(act, in, a, pitch);
     for (Index k = 0; k <= directions; ++k)
-      math::product<S>(stacked(out, y, k, pitch), stacked(View<const S>(a), y, k, pitch), forth(w.value(), true),
-                       k == 0 ? b.value().data : nullptr, k == 0 ? math::Start::bias : math::Start::zero);
+      math::product<S>(stacked(out, y, k, pitch), stacked(View<const S>(a), y, k, pitch),
+                       right_operand(w.value(), true), k == 0 ? b.value().data : nullptr,
+                       k == 0 ? math::Start::bias : math::Start::zero);
     tape.release(mark);
   }
   if (!y.blocks.requires_grad()) return y;
@@ -169,7 +170,8 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
     }
     if (!in.requires_grad()) return;
     for (Index k = 0; k <= n; ++k)
-      math::product<S>(stacked(a, y, k, at), stacked(g, y, k, at), back(w.value(), true), nullptr, math::Start::zero);
+      math::product<S>(stacked(a, y, k, at), stacked(g, y, k, at), transposed_operand(w.value(), true), nullptr,
+                       math::Start::zero);
     activate_stack_backward(act, in, View<const S>(a), at);
   });
   return y;

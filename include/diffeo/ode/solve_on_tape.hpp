@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <diffeo/ode/adjoint.hpp>
 #include <diffeo/ode/discrete_gradient.hpp>
 
@@ -41,11 +43,16 @@ struct GradientOptions {
 /// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may be times of each sample, and t1
 /// may lie before t0. Each row is solved by steps of its own. The statistics of the solve are those of
 /// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved
-/// (`what` names the caller), and invalid_argument for options out of range.
+/// (`caller` names the caller in messages, also in those of the backward pass; it is copied), and invalid_argument for
+/// options out of range.
 template <Real S, TapeSystem<S> System, class Norm>
 Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
-                     const ErrorControl<Norm>& control, const GradientOptions& gradient, const char* what = "ode") {
+                     const ErrorControl<Norm>& control, const GradientOptions& gradient, const char* caller = "ode") {
   Tape<S>& tape = y0.tape();
+  // The adjoint names the caller too, when its string may be gone.
+  const std::size_t length = std::strlen(caller) + 1;
+  char* const what = tape.template storage<char>(length);
+  std::copy_n(caller, length, what);
   const Index rows = y0.rows();
   auto& companion = tape.template companion<detail::SolverCompanion<S>>();
   const bool recorded = y0.requires_grad() || detail::records_parameters(system);

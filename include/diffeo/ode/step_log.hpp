@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/ode/integrate.hpp>
+#include <limits>
 #include <vector>
 
 namespace diffeo::inline DIFFEO_ISA::ode {
@@ -36,8 +37,10 @@ struct StepRecord {
 template <Real S>
 class StepLog {
  public:
-  /// `budget` is in bytes, of states.
+  /// Forgets all steps. `budget` bounds the bytes of kept states. Throws invalid_argument for more samples than 32 bits
+  /// number.
   void begin(Index samples, Index width, std::size_t budget) {
+    require(samples <= max_samples, "StepLog: ", samples, " samples, expected at most ", max_samples);
     width_ = width;
     every_ = 1;
     budget_ = budget;
@@ -101,6 +104,8 @@ class StepLog {
   }
 
  private:
+  static constexpr Index max_samples = Index{std::numeric_limits<std::uint32_t>::max()};
+
   // Steps between kept states: those of a segment are in memory together when it is computed again.
   static constexpr Index longest_segment = 64;
 

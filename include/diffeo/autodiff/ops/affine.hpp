@@ -9,11 +9,11 @@ namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
-// A block with its padding rows, so that a product needs no tail, if the left operand has them too. Values made by a
-// tape do; constants and parameters in the caller's memory do not.
+// Extends a block of the tape's memory to its padding rows, so that a product needs no tail, if the columns of the left
+// operand are padded as far. Those of values in the caller's memory need not be, however large their stride.
 template <class S>
-View<S> with_padding(View<S> x, View<const S> left) {
-  if (x.rows > 1 && left.stride >= x.stride) x.rows = x.stride;
+View<S> with_padding(View<S> x, View<const S> left, bool left_is_padded) {
+  if (x.rows > 1 && left_is_padded && left.stride >= x.stride) x.rows = x.stride;
   return x;
 }
 
@@ -84,14 +84,14 @@ void add_weight_gradients(Tape<S>& t, Var<S> w, Var<S> b, bool out_by_in, View<c
     as_eigen(target.grad) += as_eigen(grad).transpose();
 }
 
-// The weights as right operand of x W', and of the product back, g W.
+// The weights as right operand of x W', and of the product g W of the backward pass.
 template <Real S>
-math::Strided<S> forth(View<const S> w, bool out_by_in) {
+math::Strided<S> right_operand(View<const S> w, bool out_by_in) {
   return out_by_in ? math::Strided<S>{w.data, w.stride, 1} : math::Strided<S>{w.data, 1, w.stride};
 }
 template <Real S>
-math::Strided<S> back(View<const S> w, bool out_by_in) {
-  return forth(w, !out_by_in);
+math::Strided<S> transposed_operand(View<const S> w, bool out_by_in) {
+  return right_operand(w, !out_by_in);
 }
 
 // x (N x K) times the weights: w is M x K where `out_by_in`, else K x M. Bias 1 x M or none.
@@ -105,8 +105,8 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
   const bool parameters = w.requires_grad() || (b && b.requires_grad());
   const Var<S> y = tape.make(x.rows(), outer, x.requires_grad() || parameters);
   const View<S> out = tape.mutable_value(y);
-  math::product(with_padding(out, x.value()), x.value(), forth(w.value(), out_by_in), b ? b.value().data : nullptr,
-                b ? math::Start::bias : math::Start::zero);
+  math::product(with_padding(out, x.value(), x.padded()), x.value(), right_operand(w.value(), out_by_in),
+                b ? b.value().data : nullptr, b ? math::Start::bias : math::Start::zero);
   if (act != Activation::identity)
     with_activation<S>(act, [&](auto kernel) {
       math::map(
@@ -126,7 +126,8 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
     if (parameters) add_weight_gradients(t, w, b, out_by_in, View<const S>(pre), x.value());
     if (x.requires_grad()) {
       const GradTarget<S> target = t.grad_target(x);
-      math::product<S>(with_padding(target.grad, View<const S>(pre)), pre, back(w.value(), out_by_in), nullptr,
+      math::product<S>(with_padding(target.grad, View<const S>(pre), true), pre,
+                       transposed_operand(w.value(), out_by_in), nullptr,
                        target.assign ? math::Start::zero : math::Start::accumulate);
     }
   });

@@ -34,9 +34,9 @@ GradTarget<S> zeroed_target(Var<S> x) {
   return target;
 }
 
-// An index list that lives as long as the tape's values.
+// Copies an index list into memory of the tape, which lives until reset().
 template <Real S>
-std::span<const Index> keep(Tape<S>& tape, std::span<const Index> columns) {
+std::span<const Index> copied_columns(Tape<S>& tape, std::span<const Index> columns) {
   Index* stored = tape.template storage<Index>(columns.size());
   std::copy(columns.begin(), columns.end(), stored);
   return {stored, columns.size()};
@@ -83,7 +83,7 @@ Var<S> take(Var<S> x, std::span<const Index> columns) {
   for (std::size_t k = 0; k < columns.size(); ++k)
     detail::copy_column(tape.mutable_value(y), static_cast<Index>(k), x.value(), columns[k]);
   if (y.requires_grad())
-    tape.on_backward({y}, [x, y, kept = detail::keep(tape, columns)] {
+    tape.on_backward({y}, [x, y, kept = detail::copied_columns(tape, columns)] {
       const GradTarget<S> target = detail::zeroed_target(x);
       for (std::size_t k = 0; k < kept.size(); ++k)
         detail::add_column(target, kept[k], y.grad(), static_cast<Index>(k));
@@ -115,17 +115,18 @@ Var<S> merge(Var<S> a, std::span<const Index> a_columns, Var<S> b, std::span<con
   for (std::size_t k = 0; k < b_columns.size(); ++k)
     detail::copy_column(out, b_columns[k], b.value(), static_cast<Index>(k));
   if (y.requires_grad())
-    tape.on_backward({y}, [a, b, y, of_a = detail::keep(tape, a_columns), of_b = detail::keep(tape, b_columns)] {
-      const auto give = [&y](Var<S> part, std::span<const Index> columns) {
-        if (!part.requires_grad()) return;
-        const GradTarget<S> target = y.tape().grad_target(part);
-        for (std::size_t k = 0; k < columns.size(); ++k)
-          math::sum_to(target.grad.cols_block(static_cast<Index>(k), 1), target.assign,
-                       y.grad().cols_block(columns[k], 1));
-      };
-      give(a, of_a);
-      give(b, of_b);
-    });
+    tape.on_backward(
+        {y}, [a, b, y, of_a = detail::copied_columns(tape, a_columns), of_b = detail::copied_columns(tape, b_columns)] {
+          const auto add_columns = [&y](Var<S> part, std::span<const Index> columns) {
+            if (!part.requires_grad()) return;
+            const GradTarget<S> target = y.tape().grad_target(part);
+            for (std::size_t k = 0; k < columns.size(); ++k)
+              math::sum_to(target.grad.cols_block(static_cast<Index>(k), 1), target.assign,
+                           y.grad().cols_block(columns[k], 1));
+          };
+          add_columns(a, of_a);
+          add_columns(b, of_b);
+        });
   return y;
 }
 template <class X>

@@ -94,8 +94,8 @@ WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activa
   const View<S> value = tape.mutable_value(y);
   View<S> argument = value;
   if (recorded && detail::curvature_needs_argument(act)) argument.data = tape.scratch(value.stride * value.cols);
-  math::product(detail::with_padding(argument, x.value()), x.value(), detail::forth(w.value(), true), b.value().data,
-                math::Start::bias);
+  math::product(detail::with_padding(argument, x.value(), x.padded()), x.value(),
+                detail::right_operand(w.value(), true), b.value().data, math::Start::bias);
   detail::activate_with_slope(act, View<const S>(argument), value, tape.mutable_value(d));
   if (!recorded) return {y, d};
 
@@ -105,8 +105,8 @@ WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activa
     if (w.requires_grad() || b.requires_grad()) detail::add_weight_gradients(t, w, b, true, g, x.value());
     if (!x.requires_grad()) return;
     const GradTarget<S> target = t.grad_target(x);
-    math::product<S>(detail::with_padding(target.grad, g), g, detail::back(w.value(), true), nullptr,
-                     target.assign ? math::Start::zero : math::Start::accumulate);
+    math::product<S>(detail::with_padding(target.grad, g, true), g, detail::transposed_operand(w.value(), true),
+                     nullptr, target.assign ? math::Start::zero : math::Start::accumulate);
   });
   return {y, d};
 }
