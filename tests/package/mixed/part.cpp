@@ -29,9 +29,10 @@ struct Run {
     const Array<S> x = model.sample(100, /*seed=*/3);
     note(x);
     note(model.score(x));
-    const Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic> plain = data;  // the user's own
-    note(model.log_prob(plain));
-    note(model.log_prob(plain.topRows(5).matrix()));
+    // A buffer of the user's. Arrays of Eigen's own, Eigen::ArrayXXf and the like, need one set of flags everywhere.
+    const Array<S> rows = data.transpose();
+    using RowMajor = Eigen::Array<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    note(model.log_prob(Eigen::Map<const RowMajor>(rows.data(), data.rows(), data.cols())));
   }
 
   template <class Flow>
