@@ -56,72 +56,119 @@ bool same_layout(View<A> a, View<B> b) {
 
 namespace detail {
 
-inline constexpr std::size_t max_operands = 8;
-
-// y[k][i] = f(x[0][i], x[1][i], ...), for i < n, a multiple of lanes<S>; f returns one register or a pair of them.
-template <class S>
-using Loop = void (*)(Index n, S* const* y, const S* const* x, const void* f);
-
-template <class S, class F, std::size_t... I>
-Loop<S> loop_of(std::index_sequence<I...>) {
-  return [](Index n, S* const* y, [[maybe_unused]] const S* const* x, const void* f) {
-    // Copies, which the stores to y cannot change.
-    const auto run = [n, y0 = y[0], y1 = y[1], f = *static_cast<const F*>(f)](const auto*... from) {
-      static_cast<void>(y1);
-      for (Index i = 0; i < n; i += simd::lanes<S>) {
-        const auto v = f(simd::load<S>(from + i)...);
-        if constexpr (std::is_same_v<decltype(v), const simd::Vec<S>>) {
-          simd::store<S>(y0 + i, v);
-        } else {
-          simd::store<S>(y0 + i, v.first);
-          simd::store<S>(y1 + i, v.second);
-        }
-      }
-    };
-    run(x[I]...);
-  };
-}
+// What a loop does with the results of its function: assigns them, assigns pairs of them to two blocks, or adds them.
+enum class Results { one, two, sum };
 
 template <class S>
-struct Blocks {
-  View<S> out[2];  // the second may be empty
-  const View<const S>* in;
-  std::size_t inputs;
+struct alignas(simd::register_bytes) Staged {
+  S lanes[std::size_t{simd::lanes<S>}];
+};
+template <class S>
+inline constexpr Staged<S> negative_zeros = [] {
+  Staged<S> zeros{};
+  for (S& zero : zeros.lanes) zero = S(-0.0);
+  return zeros;
+}();
+
+// Cuts blocks of one shape into pieces of whole registers, of which only the loop over a function has to be compiled
+// for each function: the part-filled register at the end of a column is a piece of its own, by way of copies.
+template <class S, std::size_t N, Results R>
+class Pieces {
+ public:
+  // The piece: y[i] = f(x[0][i], x[1][i], ...) for i < n, a multiple of lanes<S>. `other` is the second result of
+  // pairs; where sums are wanted it is y itself, or a register of -0 to assign.
+  Index n = 0;
+  S *y = nullptr, *other = nullptr;
+  const S* x[N + 1];
+
+  [[gnu::noinline]] Pieces(const View<S>& out, const View<S>& second, bool assign, const View<const S>* in)
+      : out_(out), second_(second), in_(in), assign_(assign) {
+    bool flat = R != Results::two || same_layout(out, second);
+    for (std::size_t k = 0; k < N; ++k) flat = flat && same_layout(out, in[k]);
+    const Index rows = flat ? extent(out) : out.cols > 0 ? out.rows : 0;
+    columns_ = flat ? 1 : out.cols;
+    rest_ = rows % simd::lanes<S>;
+    whole_ = rows - rest_;
+    more_ = rest_ > 0 || columns_ > 1;
+    begin_column();
+  }
+
+  // Moves on to the next piece, if there is one.
+  bool next() { return more_ && advance(); }
+
+ private:
+  void begin_column() {
+    for (std::size_t k = 0; k < N; ++k) x[k] = in_[k].col(column_);
+    n = whole_;
+    y = out_.col(column_);
+    other = R == Results::two ? second_.col(column_) : assign_ ? zeros() : y;
+    if (whole_ == 0 && rest_ > 0) stage();
+  }
+
+  void stage() {
+    for (std::size_t k = 0; k < N; ++k) {
+      simd::store<S>(staged_[k].lanes, simd::load<S>(x[k] + whole_, rest_));
+      x[k] = staged_[k].lanes;
+    }
+    n = simd::lanes<S>;
+    S* const end = staged_[N].lanes;
+    if (R == Results::sum && !assign_) simd::store<S>(end, simd::load<S>(y + whole_, rest_));
+    y = end;
+    other = R == Results::two ? staged_[N + 1].lanes : assign_ ? zeros() : end;
+  }
+
+  [[gnu::noinline]] bool advance() {
+    if (rest_ > 0 && y != staged_[N].lanes) {
+      stage();
+      return true;
+    }
+    if (rest_ > 0) {
+      simd::store<S>(out_.col(column_) + whole_, simd::load<S>(y), rest_);
+      if (R == Results::two) simd::store<S>(second_.col(column_) + whole_, simd::load<S>(other), rest_);
+    }
+    if (++column_ >= columns_) return false;
+    begin_column();
+    return true;
+  }
+
+  static S* zeros() { return const_cast<S*>(negative_zeros<S>.lanes); }  // never written
+
+  const View<S>&out_, &second_;  // not copies: they were written a word at a time just now
+  const View<const S>* in_;
+  bool assign_, more_;
+  Index whole_, rest_, columns_, column_ = 0;
+  Staged<S> staged_[N + 2];
 };
 
-// Runs the loop over blocks of one shape. It is compiled once for all functions, of each of which there is the loop
-// alone: the part-filled register at the end of a column goes through it by way of copies.
-template <class S>
-[[gnu::noinline]] void run_loop(const Blocks<S>& blocks, Loop<S> loop, const void* f) {
-  constexpr Index lanes = simd::lanes<S>;
-  const View<S> first = blocks.out[0], second = blocks.out[1];
-  bool flat = !second.data || same_layout(first, second);
-  for (std::size_t k = 0; k < blocks.inputs; ++k) flat = flat && same_layout(first, blocks.in[k]);
-  const Index rows = flat ? extent(first) : first.rows, cols = flat ? 1 : first.cols;
-  const Index whole = rows / lanes * lanes, rest = rows - whole;
-  for (Index j = 0; j < cols; ++j) {
-    const S* x[max_operands];
-    S* y[2] = {first.col(j), second.data ? second.col(j) : nullptr};
-    for (std::size_t k = 0; k < blocks.inputs; ++k) x[k] = blocks.in[k].col(j);
-    if (whole > 0) loop(whole, y, x, f);
-    if (rest == 0) continue;
-    S staged[max_operands + 2][std::size_t{lanes}];
-    for (std::size_t k = 0; k < blocks.inputs; ++k) {
-      simd::store<S>(staged[k], simd::load<S>(x[k] + whole, rest));
-      x[k] = staged[k];
+template <class S, Results R, class F, std::size_t... I>
+void run(const View<S>& out, const View<S>& second, bool assign, const F& f, std::index_sequence<I...>,
+         const View<const S>* in) {
+  const auto loop = [f](Index n, S* y, [[maybe_unused]] S* other, const auto*... x) {
+    [[maybe_unused]] const Index advance = other == y ? ~Index{0} : 0;
+    for (Index i = 0; i < n; i += simd::lanes<S>) {
+      if constexpr (R == Results::sum) {
+        // One loop sums and assigns: -0 + v is v for every v, bit for bit, and unlike a choice between v and y + v
+        // leaves it to the compiler to fuse the sum with a product at the end of f.
+        const simd::Vec<S> start = simd::load<S>(other + (i & advance));
+        simd::store<S>(y + i, start + f(simd::load<S>(x + i)...));
+      } else if constexpr (R == Results::two) {
+        const auto v = f(simd::load<S>(x + i)...);
+        simd::store<S>(y + i, v.first);
+        simd::store<S>(other + i, v.second);
+      } else {
+        simd::store<S>(y + i, f(simd::load<S>(x + i)...));
+      }
     }
-    S* const results[2] = {staged[max_operands], staged[max_operands + 1]};
-    loop(lanes, results, x, f);
-    for (int k = 0; k < 2; ++k)
-      if (y[k]) simd::store<S>(y[k] + whole, simd::load<S>(results[k]), rest);
-  }
+  };
+  Pieces<S, sizeof...(I), R> piece(out, second, assign, in);
+  do loop(piece.n, piece.y, piece.other, piece.x[I]...);
+  while (piece.next());
 }
 
-template <class S, class F, class... In>
-void map_to(View<S> first, View<S> second, const F& f, In... in) {
-  static_assert(sizeof...(In) <= max_operands);
+template <class S, Results R, class F, class... In>
+void run_on(const View<S>& out, const View<S>& second, bool assign, const F& f, In... in) {
   const View<const S> inputs[sizeof...(In) + 1] = {View<const S>(in)...};
-  run_loop<S>({{first, second}, inputs, sizeof...(In)}, loop_of<S, F>(std::index_sequence_for<In...>{}), &f);
+  run<S, R>(out, second, assign, f, std::index_sequence_for<In...>{}, inputs);
 }
 
 }  // namespace detail
@@ -130,28 +177,19 @@ void map_to(View<S> first, View<S> second, const F& f, In... in) {
 /// between columns (padding) may be written too.
 template <class S, class F, class... In>
 void map(View<S> out, const F& f, In... in) {
-  detail::map_to<S>(out, View<S>{}, f, in...);
+  detail::run_on<S, detail::Results::one>(out, View<S>{}, true, f, in...);
 }
 
 /// Assigns (first, second) = f(in...) elementwise; f returns a pair of registers.
 template <class S, class F, class... In>
 void map_pair(View<S> first, View<S> second, const F& f, In... in) {
-  detail::map_to<S>(first, second, f, in...);
+  detail::run_on<S, detail::Results::two>(first, second, true, f, in...);
 }
 
 /// Adds f(in...) to `out`, or assigns it where `assign`.
 template <class S, class F, class... In>
 void map_add(View<S> out, bool assign, const F& f, In... in) {
-  // One loop does both: -0 + v is v for every v, bit for bit, and unlike a choice between v and y + v leaves it to the
-  // compiler to fuse the sum with a product at the end of f.
-  const simd::IntVec<S> zero{}, kept = assign ? zero : ~zero;
-  const simd::IntVec<S> start = ~kept & simd::bits<S>(simd::broadcast<S>(S(-0.0)));
-  map(
-      out,
-      [f, kept, start](simd::Vec<S> y, auto... x) {
-        return simd::from_bits<S>((simd::bits<S>(y) & kept) | start) + f(x...);
-      },
-      static_cast<View<const S>>(out), in...);
+  detail::run_on<S, detail::Results::sum>(out, View<S>{}, assign, f, in...);
 }
 
 /// Copies x, of the shape of `out`.

@@ -39,15 +39,19 @@ Dual<X> spread(const Dual<X>& x, math::Shape shape) {
 }
 
 // Spreads the operands to their common shape and makes the result. Compiled once for all ops.
-template <Real S>
-[[gnu::noinline]] Var<S> make_result(const char* name, std::span<Var<S>> operands) {
-  math::Shape shapes[math::detail::max_operands];
-  bool recorded = false;
-  for (std::size_t k = 0; k < operands.size(); ++k) {
-    shapes[k] = operands[k].shape();
+template <Real S, std::size_t N>
+[[gnu::noinline]] Var<S> make_result(const char* name, std::array<Var<S>, N>& operands) {
+  math::Shape shape = operands[0].shape();
+  bool recorded = operands[0].requires_grad(), same = true;
+  for (std::size_t k = 1; k < N; ++k) {
+    same = same && operands[k].shape() == shape;
     recorded = recorded || operands[k].requires_grad();
   }
-  const math::Shape shape = math::broadcast_shape(name, std::span<const math::Shape>(shapes, operands.size()));
+  if (!same) {
+    math::Shape shapes[N];
+    for (std::size_t k = 0; k < N; ++k) shapes[k] = operands[k].shape();
+    shape = math::broadcast_shape(name, std::span<const math::Shape>(shapes));
+  }
   for (Var<S>& operand : operands) operand = spread(operand, shape);
   return operands[0].tape().make(shape.rows, shape.cols, recorded);
 }
