@@ -26,7 +26,7 @@ struct Run {
   template <class Model>
   void use(Model& model, const Array<S>& data) {
     note(model.log_prob(data));
-    const Array<S> x = model.sample(100, /*seed=*/3);
+    const Array<S> x = model.sample(20, /*seed=*/3);
     note(x);
     note(model.score(x));
     // A buffer of the user's. Arrays of Eigen's own, Eigen::ArrayXXf and the like, need one set of flags everywhere.
@@ -39,20 +39,20 @@ struct Run {
   void fit(const Array<S>& data, Flow flow) {
     diffeo::TransformedDistribution model(diffeo::StandardNormal<S>(data.cols()), std::move(flow));
     const diffeo::FitReport report =
-        diffeo::fit(model, data, {.steps = 4, .batch = 128, .validation_fraction = 0.1, .progress = false});
+        diffeo::fit(model, data, {.steps = 2, .batch = 64, .validation_fraction = 0.1, .progress = false});
     results.push_back(report.best_validation_loss);
     use(model, data);
   }
 
   void all() {
-    const Array<S> data = diffeo::toy2d::sample<S>("moons", 500, /*seed=*/1);
+    const Array<S> data = diffeo::toy2d::sample<S>("moons", 200, /*seed=*/1);
     fit(data, diffeo::real_nvp(data, {.layers = 3}));
     fit(data, diffeo::nice(data, {.layers = 3}));
     fit(data, diffeo::planar(data, {.layers = 4}));
     fit(data, diffeo::radial(data, {.layers = 4}));
     fit(data, diffeo::cnf(data));
     fit(data, diffeo::residual(data, {.layers = 2}));
-    Array<S> wide(200, 6);
+    Array<S> wide(100, 6);
     diffeo::fill_normal(diffeo::view(wide), /*seed=*/5, /*stream=*/0);
     fit(wide, diffeo::residual(wide, {.layers = 1}));
 
@@ -61,11 +61,11 @@ struct Run {
       return square(r - S(2)) * S(-8);
     };
     diffeo::TransformedDistribution model(diffeo::StandardNormal<S>(2), diffeo::planar<S>(2, {.layers = 4}));
-    diffeo::fit(model, diffeo::ReverseKl(target), {.steps = 4, .batch = 128});
-    results.push_back(diffeo::estimate_log_z(model, target, 1000, /*seed=*/1).elbo);
+    diffeo::fit(model, diffeo::ReverseKl(target), {.steps = 2, .batch = 64});
+    results.push_back(diffeo::estimate_log_z(model, target, 200, /*seed=*/1).elbo);
     note(diffeo::ProbabilityPath(
              diffeo::TransformedDistribution(diffeo::GaussianMixture<S>::random(3, 2, /*seed=*/1), diffeo::cnf(data)))
-             .log_prob(0.5, data.topRows(50)));
+             .log_prob(0.5, data.topRows(10)));
 
     diffeo::write_npy(path + ".npy", data);
     note(diffeo::read_npy<S>(path + ".npy"));
