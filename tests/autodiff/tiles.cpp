@@ -150,7 +150,7 @@ struct Modest {
   Buffer<float> buffer;
   template <class Self>
   static auto fields(Self& self) {
-    return std::tie(self.weight, self.buffer);
+    return diffeo::fields("weight", self.weight, "buffer", self.buffer);
   }
 };
 template <class... P>

@@ -27,6 +27,8 @@ constexpr Index asked_tile_rows() {
     return []<class... P>(std::type_identity<std::tuple<P...>>) {
       return std::max({Index{0}, asked_tile_rows<std::remove_cvref_t<P>>()...});
     }(std::type_identity<M>{});
+  else if constexpr (is_named<M>)
+    return asked_tile_rows<decltype(M::values)>();
   else if constexpr (requires(M& m) { M::fields(m); })
     return asked_tile_rows<decltype(M::fields(std::declval<M&>()))>();
   else

@@ -43,12 +43,12 @@ namespace detail {
 
 // The number of elements from the first to the last, the gaps between columns included.
 template <class S>
-Index extent(View<S> x) {
+Index extent(const View<S>& x) {
   return x.cols == 0 || x.rows == 0 ? 0 : x.stride * (x.cols - 1) + x.rows;
 }
 
 template <class A, class B>
-bool same_layout(View<A> a, View<B> b) {
+bool same_layout(const View<A>& a, const View<B>& b) {
   return a.rows == b.rows && a.cols == b.cols && (a.stride == b.stride || a.cols == 1);
 }
 
@@ -69,6 +69,11 @@ inline constexpr Staged<S> negative_zeros = [] {
   for (S& zero : zeros.lanes) zero = S(-0.0);
   return zeros;
 }();
+
+template <class S>
+S* negative_zeros_of() {
+  return const_cast<S*>(negative_zeros<S>.lanes);  // never written
+}
 
 // Cuts blocks of one shape into pieces of whole registers, of which only the loop over a function has to be compiled
 // for each function: the part-filled register at the end of a column is a piece of its own, by way of copies.
@@ -131,7 +136,7 @@ class Pieces {
     return true;
   }
 
-  static S* zeros() { return const_cast<S*>(negative_zeros<S>.lanes); }  // never written
+  static S* zeros() { return negative_zeros_of<S>(); }
 
   const View<S>&out_, &second_;  // not copies: they were written a word at a time just now
   const View<const S>* in_;
@@ -140,35 +145,46 @@ class Pieces {
   Staged<S> staged_[N + 2];
 };
 
-template <class S, Results R, class F, std::size_t... I>
-void run(const View<S>& out, const View<S>& second, bool assign, const F& f, std::index_sequence<I...>,
-         const View<const S>* in) {
-  const auto loop = [f](Index n, S* y, [[maybe_unused]] S* other, const auto*... x) {
-    [[maybe_unused]] const Index advance = other == y ? ~Index{0} : 0;
-    for (Index i = 0; i < n; i += simd::lanes<S>) {
-      if constexpr (R == Results::sum) {
-        // One loop sums and assigns: -0 + v is v for every v, bit for bit, and unlike a choice between v and y + v
-        // leaves it to the compiler to fuse the sum with a product at the end of f.
-        const simd::Vec<S> start = simd::load<S>(other + (i & advance));
-        simd::store<S>(y + i, start + f(simd::load<S>(x + i)...));
-      } else if constexpr (R == Results::two) {
-        const auto v = f(simd::load<S>(x + i)...);
-        simd::store<S>(y + i, v.first);
-        simd::store<S>(other + i, v.second);
-      } else {
-        simd::store<S>(y + i, f(simd::load<S>(x + i)...));
-      }
+// The loop over whole registers, compiled once for each function.
+template <Results R, class S, class F, class... X>
+[[gnu::noinline]] void loop_over(const F& function, Index n, S* y, [[maybe_unused]] S* other, const X*... x) {
+  const F f = function;  // whose captures stay in registers
+  [[maybe_unused]] const Index advance = other == y ? ~Index{0} : 0;
+  for (Index i = 0; i < n; i += simd::lanes<S>) {
+    if constexpr (R == Results::sum) {
+      // One loop sums and assigns: -0 + v is v for every v, bit for bit, and unlike a choice between v and y + v
+      // leaves it to the compiler to fuse the sum with a product at the end of f.
+      const simd::Vec<S> start = simd::load<S>(other + (i & advance));
+      simd::store<S>(y + i, start + f(simd::load<S>(x + i)...));
+    } else if constexpr (R == Results::two) {
+      const auto v = f(simd::load<S>(x + i)...);
+      simd::store<S>(y + i, v.first);
+      simd::store<S>(other + i, v.second);
+    } else {
+      simd::store<S>(y + i, f(simd::load<S>(x + i)...));
     }
-  };
+  }
+}
+
+template <class S, Results R, class F, std::size_t... I>
+void run_in_pieces(const View<S>& out, const View<S>& second, bool assign, const F& f, std::index_sequence<I...>,
+                   const View<const S>* in) {
   Pieces<S, sizeof...(I), R> piece(out, second, assign, in);
-  do loop(piece.n, piece.y, piece.other, piece.x[I]...);
+  do loop_over<R, S>(f, piece.n, piece.y, piece.other, piece.x[I]...);
   while (piece.next());
 }
 
 template <class S, Results R, class F, class... In>
-void run_on(const View<S>& out, const View<S>& second, bool assign, const F& f, In... in) {
+void run_on(const View<S>& out, const View<S>& second, bool assign, const F& f, const In&... in) {
+  // Most blocks are one run of whole registers, whose set-up must not cost more than the work on a single row.
+  const bool flat = (same_layout(out, in) && ...) && (R != Results::two || same_layout(out, second));
+  const Index n = extent(out);
+  if (flat && n % simd::lanes<S> == 0) {
+    S* const other = R == Results::two ? second.data : assign ? negative_zeros_of<S>() : out.data;
+    return loop_over<R, S>(f, n, out.data, other, static_cast<const S*>(in.data)...);
+  }
   const View<const S> inputs[sizeof...(In) + 1] = {View<const S>(in)...};
-  run<S, R>(out, second, assign, f, std::index_sequence_for<In...>{}, inputs);
+  run_in_pieces<S, R>(out, second, assign, f, std::index_sequence_for<In...>{}, inputs);
 }
 
 }  // namespace detail

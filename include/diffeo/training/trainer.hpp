@@ -176,7 +176,7 @@ class Trainer {
   // after the first step. There are then no more shards than before, nor threads.
   void choose_sharding() {
     // The memory on the tape says nothing of a model that asks for long tiles, a solver: its rows are dear.
-    const bool measured = step_ > 0 && detail::asked_tile_rows<Model>() == 0;
+    const bool measured = step_ > 0 && tile_rows_of<Model> == tile_rows<S>;
     const Index suitable = measured ? tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2) : tile_rows<S>;
     const Index fair = (batch_ + wanted_shards - 1) / wanted_shards;
     const Index rows = std::max(
