@@ -317,32 +317,12 @@ inline S sum(Vec<S> v) {
   return part[0];
 }
 
-namespace detail {
-
-// Copies the first n < lanes elements of x into `staged`, the other lanes are 0; moves x there.
-template <class S>
-inline void stage(S* staged, const S*& x, Index n) {
-  store<S>(staged, load<S>(x, n));
-  x = staged;
-}
-
-}  // namespace detail
-
-/// Assigns y[i] = f(x[i]...) for i < n, a register at a time. f maps registers to a register. The part-filled register
-/// at the end goes through the same loop by way of copies, so that f, which may be long, is compiled once.
+/// Assigns y[i] = f(x[i]...) for i < n, a register at a time. f maps registers to a register.
 template <class S, class F, class... In>
 inline void transform(Index n, S* y, const F& f, const In*... x) {
-  const Index whole = n / lanes<S> * lanes<S>, rest = n - whole;
-  S staged[sizeof...(In) + 1][std::size_t{lanes<S>}];
-  S* to = y;
-  for (Index end = whole;; end = lanes<S>) {
-    for (Index i = 0; i < end; i += lanes<S>) store<S>(to + i, f(load<S>(x + i)...));
-    if (to == staged[0]) return store<S>(y + whole, load<S>(to), rest);
-    if (rest == 0) return;
-    to = staged[0];
-    [[maybe_unused]] std::size_t k = 0;
-    (detail::stage<S>(staged[++k], x += whole, rest), ...);
-  }
+  Index i = 0;
+  for (; i + lanes<S> <= n; i += lanes<S>) store<S>(y + i, f(load<S>(x + i)...));
+  if (i < n) store<S>(y + i, f(load<S>(x + i, n - i)...), n - i);
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA::simd

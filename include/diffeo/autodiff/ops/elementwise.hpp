@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <array>
 #include <concepts>
 #include <diffeo/autodiff/parameter.hpp>
 #include <diffeo/math/activation.hpp>
-#include <span>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -38,50 +36,34 @@ Dual<X> spread(const Dual<X>& x, math::Shape shape) {
   return {spread(x.value, shape), spread(x.tangent, shape)};
 }
 
-// Spreads the operands to their common shape and makes the result. Compiled once for all ops.
-template <Real S, std::size_t N>
-[[gnu::noinline]] Var<S> make_result(const char* name, std::array<Var<S>, N>& operands) {
-  math::Shape shape = operands[0].shape();
-  bool recorded = operands[0].requires_grad(), same = true;
-  for (std::size_t k = 1; k < N; ++k) {
-    same = same && operands[k].shape() == shape;
-    recorded = recorded || operands[k].requires_grad();
-  }
-  if (!same) {
-    math::Shape shapes[N];
-    for (std::size_t k = 0; k < N; ++k) shapes[k] = operands[k].shape();
-    shape = math::broadcast_shape(name, std::span<const math::Shape>(shapes));
-  }
-  for (Var<S>& operand : operands) operand = spread(operand, shape);
-  return operands[0].tape().make(shape.rows, shape.cols, recorded);
-}
-
 // Adds the contribution of one operand to its adjoint: g, or a function of g, the result and all operands.
-template <Real S, std::size_t N, class Partial>
-void add_partial(Var<S> x, const Partial& partial, Var<S> y, const std::array<Var<S>, N>& operands) {
-  if (!x.requires_grad()) return;
-  const GradTarget<S> target = x.tape().grad_target(x);
+template <Real S, class Partial, class... X>
+void add_partial(Var<S> x, const Partial& partial, Var<S> y, X... operands) {
   if constexpr (std::is_same_v<Partial, PassOn>)
-    math::sum_to(target.grad, target.assign, y.grad());
+    add_grad_sum(x, y.grad());
   else
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      math::map_add(target.grad, target.assign, partial, y.grad(), y.value(), operands[I].value()...);
-    }(std::make_index_sequence<N>{});
+    add_grad(x, partial, y.grad(), y.value(), operands.value()...);
 }
 
 /// Makes the op y = value(x...), whose I-th operand's adjoint receives partials<I>(g, y, x...), all functions of
 /// registers. Operands that broadcast are spread first, so that the op itself runs over plain memory.
 template <Real S, class Value, class... Partials, class... X>
 Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, X... x) {
-  std::array<Var<S>, sizeof...(X)> operands{x...};
-  const Var<S> y = make_result<S>(name, operands);
-  Tape<S>& tape = y.tape();
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    math::map(tape.mutable_value(y), value, operands[I].value()...);
-    if (y.requires_grad())
-      tape.on_backward(
-          {y}, [y, partials, operands] { (add_partial<S>(operands[I], std::get<I>(partials), y, operands), ...); });
-  }(std::index_sequence_for<X...>{});
+  const math::Shape shape = math::broadcast_shape(name, {x.shape()...});
+  const std::tuple operands(spread(x, shape)...);
+  Tape<S>& tape = std::get<0>(operands).tape();
+  const Var<S> y = tape.make(shape.rows, shape.cols, (x.requires_grad() || ...));
+  std::apply([&](auto... operand) { math::map(tape.mutable_value(y), value, operand.value()...); }, operands);
+  if (y.requires_grad())
+    tape.on_backward({y}, [y, partials, operands] {
+      std::apply(
+          [&](auto... operand) {
+            [&]<std::size_t... I>(std::index_sequence<I...>) {
+              (add_partial<S>(std::get<I>(operands), std::get<I>(partials), y, operand...), ...);
+            }(std::index_sequence_for<Partials...>{});
+          },
+          operands);
+    });
   return y;
 }
 
