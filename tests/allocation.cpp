@@ -322,7 +322,7 @@ TEMPLATE_TEST_CASE("a training step of a continuous flow allocates nothing once 
       // Where a solve makes more steps than any before it, it takes the memory that these need: in 360 training steps
       // that happened up to six times, and no more than twice in these 72. What allocates every thirteenth step would
       // do so five times.
-      Trainer adapting(adaptive, objective, rows, TrainerOptions{.batch = 280, .threads = threads});
+      Trainer adapting(adaptive, objective, rows, FitOptions{.batch = 280, .threads = threads});
       check_steady(adapting, 72, 3);
     }
     const targets::Funnel target(2);

@@ -10,8 +10,8 @@ struct Stretch {    // x = z exp(s)
   diffeo::Index dim() const { return log_scale.cols(); }
 
   template <class Self>
-  static auto fields(Self& self) {  // what is trained and saved
-    return std::tie(self.log_scale);
+  static auto fields(Self& self) {  // what is trained and saved, with names
+    return diffeo::fields("log_scale", self.log_scale);
   }
   template <class U>
   Stretch<U> rebind() const {  // the same layer over other parameters

@@ -49,6 +49,11 @@ template <Real S>
 Var<S> as_var(Tape<S>& tape, const Array<S>&& x) {
   return tape.copy(x);
 }
+/// Returns a copy of an array of Eigen's own as a constant.
+template <Real S, int Rows, int Cols, int Options, int MaxRows, int MaxCols>
+Var<S> as_var(Tape<S>& tape, const Eigen::Array<S, Rows, Cols, Options, MaxRows, MaxCols>& x) {
+  return tape.copy(x);
+}
 template <Real S, class T>
 Var<S> as_var(Tape<S>& tape, const Buffer<T>& x) {
   return as_var(tape, x.value);
@@ -63,6 +68,10 @@ template <class P>
 struct ScalarOfOperand {};
 template <Real S>
 struct ScalarOfOperand<Array<S>> {
+  using type = S;
+};
+template <Real S, int Rows, int Cols, int Options, int MaxRows, int MaxCols>
+struct ScalarOfOperand<Eigen::Array<S, Rows, Cols, Options, MaxRows, MaxCols>> {
   using type = S;
 };
 template <Real S>

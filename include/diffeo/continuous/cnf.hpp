@@ -27,7 +27,7 @@ struct CnfSolver {
 
   void check(const char* what) const {
     solver.check(what);
-    if (log_det) log_det->check((std::string(what) + ": log_det").c_str());
+    if (log_det) log_det->check(concat_message(what, ": log_det").c_str());
     std::visit([](const auto& of) { of.check(); }, divergence);
   }
 };
