@@ -243,7 +243,7 @@ TEST_CASE("results have the bits of the instruction set's column, whatever the c
     WARN("there is no column for " << instruction_set);
     return;
   }
-  const std::string path = std::string(DIFFEO_TESTS_DIR) + "/hashes.txt";
+  const std::string path = DIFFEO_TESTS_DIR "/hashes.txt";
   const Hashes hashes = computed();
   if (std::getenv("DIFFEO_WRITE_HASHES")) return write_table(path, hashes, column);
   Table table = read_table(path);

@@ -95,7 +95,7 @@ struct Scale {
     const auto s = as_var(z.tape(), log_scale);
     X v = z;
     if (fault == Fault::noise_by_tile && pass.training && z.rows() > 0)
-      v = v + S(pass.noise(1, diffeo::innermost(z).value(), -pass.first_row)() % 100);
+      v = v + S(pass.noise(1, diffeo::innermost(z).value(), 0)() % 100);
     if (fault == Fault::wrong_adjoint) v = bent(v);
     if (fault == Fault::wrong_tangent) v = leaning(v);
     if (fault == Fault::rows_mixed) v = v + sum_rows(v) * S(1e-6);

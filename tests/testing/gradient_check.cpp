@@ -65,7 +65,7 @@ TEST_CASE("gradient check: parameters of a model", "[gradient_check]") {
   model.factor = 1.01;
   const auto bad = check_gradients(model, f, x);
   CHECK(bad.max_error > 3e-3);
-  CHECK(contains(bad.where, "gradient of parameter array 1 along direction "));
+  CHECK(contains(bad.where, "gradient of parameter 1 along direction "));
 }
 
 TEST_CASE("gradient check: a recorded value that differs from the plain one", "[gradient_check]") {

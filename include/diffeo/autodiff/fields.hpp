@@ -41,7 +41,11 @@ namespace detail {
 // How a value is held: by reference where it was an lvalue. A text literal is a value, not a variable of the structure.
 template <class T>
 struct NamedType {
-  using type = T;  // T& for lvalues, T for others
+  using type = T;  // T& for lvalues
+};
+template <class T>
+struct NamedType<T&&> {
+  using type = T;
 };
 template <std::size_t N>
 struct NamedType<const char (&)[N]> {

@@ -149,7 +149,7 @@ void for_each_leaf_pair(From& from, To& to, Pointer* memory, const F& f) {
     std::size_t count = 0, at = 0;
     for_each_leaf(from, [&](const Path&, LeafKind, auto& leaf) { memory[count++] = &leaf; });
     for_each_leaf(to, [&](const Path& path, LeafKind kind, auto& leaf) {
-      require(at < count, "for_each_leaf_pair: ", path.str(), " has no counterpart");
+      if (at == count) throw invalid_argument("for_each_leaf_pair: " + path.str() + " has no counterpart");
       f(kind, *memory[at++], leaf);
     });
   }

@@ -123,7 +123,11 @@ struct Coupling {
   Transformed<X> apply(const X& x, const F& move) const {
     require(x.cols() == dim(), "coupling: x has ", x.cols(), " columns, this layer has dimension ", dim());
     const X kept = take(x, std::span(mask.kept));
-    const Transformed<X> moved = move(take(x, std::span(mask.moved)), conditioner(kept));
+    const X parameters = conditioner(kept);
+    const Index wanted = Transform::parameters_per_coordinate * static_cast<Index>(mask.moved.size());
+    require(parameters.cols() == wanted, "coupling: the conditioner gave ", parameters.cols(),
+            " values for each row, expected ", wanted);
+    const Transformed<X> moved = move(take(x, std::span(mask.moved)), parameters);
     return {merge(kept, std::span(mask.kept), moved.value, std::span(mask.moved)), moved.log_det};
   }
 };

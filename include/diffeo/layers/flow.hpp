@@ -59,7 +59,7 @@ concept HasGenerate = detail::TakesPassGenerate<F, X> || requires(const F& f, co
 /// Calls flow.forward, with the pass where it takes one.
 template <class F, class X>
   requires HasForward<F, X>
-Transformed<X> call_forward(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {}) {
+auto call_forward(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {}) {
   if constexpr (detail::TakesPassForward<F, X>)
     return flow.forward(z, pass);
   else
@@ -69,7 +69,7 @@ Transformed<X> call_forward(const F& flow, const X& z, const Pass<typename X::Sc
 /// Calls flow.inverse, with the pass where it takes one.
 template <class F, class X>
   requires HasInverse<F, X>
-Transformed<X> call_inverse(const F& flow, const X& x, const Pass<typename X::Scalar>& pass = {}) {
+auto call_inverse(const F& flow, const X& x, const Pass<typename X::Scalar>& pass = {}) {
   if constexpr (detail::TakesPassInverse<F, X>)
     return flow.inverse(x, pass);
   else
