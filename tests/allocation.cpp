@@ -202,7 +202,7 @@ namespace {
 
 // Of the 72 steps that follow a warm-up, at most `allowed` allocate.
 template <class Trainer>
-void check_steady(Trainer& trainer, int warm_up = 4, std::size_t allowed = 0) {
+void check_steady(Trainer& trainer, int warm_up = 6, std::size_t allowed = 0) {
 #ifdef DIFFEO_TEST_SANITIZED
   constexpr int steps = 4;  // nothing is counted
 #else
