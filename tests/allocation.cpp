@@ -39,8 +39,8 @@ namespace {
 
 std::atomic<bool> counting = false;
 std::atomic<long> allocations = 0;
-std::atomic<std::size_t> allocated_bytes = 0;  // that were asked for; twice where new asks malloc
-std::atomic<long> news_left = -1;              // that may succeed; negative: any number
+std::atomic<std::size_t> allocated_bytes = 0;       // that were asked for; twice where new asks malloc
+[[maybe_unused]] std::atomic<long> news_left = -1;  // that may succeed; negative: any number
 
 // Allocations while f runs.
 template <class F>
