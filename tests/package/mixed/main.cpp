@@ -8,6 +8,7 @@
 #include <string>
 
 #include "part.hpp"
+#include "parts.hpp"
 
 #define DECLARE(part) extern const Part part;
 PARTS(DECLARE)
