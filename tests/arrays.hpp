@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/math/random_fill.hpp>
 
@@ -37,4 +38,10 @@ bool same_bits(const S* a, const S* b, diffeo::Index size) {
 template <diffeo::Real S>
 bool same_bits(const diffeo::Array<S>& a, const diffeo::Array<S>& b) {
   return a.rows() == b.rows() && a.cols() == b.cols() && same_bits(a.data(), b.data(), a.size());
+}
+
+/// Whether two models of one structure have equal parameters.
+template <class Model>
+bool same_parameters(const Model& a, const Model& b) {
+  return (diffeo::parameters(a) == diffeo::parameters(b)).all();
 }

@@ -13,7 +13,7 @@ using namespace diffeo;
 
 namespace {
 
-constexpr Index batches[] = {0, 1, 7, 64, 65};
+constexpr Index row_counts[] = {0, 1, 7, 64, 65};
 
 }  // namespace
 
@@ -21,7 +21,7 @@ TEMPLATE_TEST_CASE("slope: values are the activation's, slopes the tangents'", "
   using S = TestType;
   constexpr S eps = 20 * std::numeric_limits<S>::epsilon();
   for (std::size_t i = 0; i < std::size(activation_names); ++i)
-    for (const Index n : batches) {
+    for (const Index n : row_counts) {
       const auto a = static_cast<Activation>(i);
       CAPTURE(std::string(to_string(a)), n);
       Tape<S> tape;
@@ -41,7 +41,7 @@ TEMPLATE_TEST_CASE("slope: values are the activation's, slopes the tangents'", "
 
 TEST_CASE("slope: gradients are central differences", "[slope]") {
   for (std::size_t i = 0; i < std::size(activation_names); ++i)
-    for (const Index n : batches) {
+    for (const Index n : row_counts) {
       const auto a = static_cast<Activation>(i);
       CAPTURE(std::string(to_string(a)), n);
       const std::vector in{gaussian<double>(n, 5, 0), gaussian<double>(6, 5, 1), gaussian<double>(1, 6, 2)};

@@ -22,7 +22,7 @@ Array<S> value(Var<S> x) {
 Array<double> ones(Index n, Index m) { return Array<double>::Ones(n, m); }
 
 // Sweeps back from y with a seed of ones.
-void backward(Var<double> y) {
+void sweep_from(Var<double> y) {
   const Array<double> seed = ones(y.rows(), y.cols());
   y.tape().backward(y, view(seed));
 }
@@ -71,7 +71,7 @@ TEST_CASE("tape: a variable has no gradient until one is brought", "[tape]") {
   const Var<double> x = tape.variable(ones(4, 2)), unused = tape.variable(ones(4, 2));
   const Var<double> y = sum(x * 3.0);
   CHECK_FALSE(x.has_grad());
-  backward(y);
+  sweep_from(y);
   CHECK(x.has_grad());
   CHECK((grad(x) == 3).all());
   CHECK_FALSE(unused.has_grad());
@@ -82,7 +82,7 @@ TEST_CASE("tape: the first contribution assigns", "[tape]") {
   const Array<double> values = ones(1, 3);
   Array<double> w = values, dw = Array<double>::Constant(1, 3, std::nan(""));  // never read
   const Var<double> p = tape.parameter(view(w), dw.data());
-  backward(sum(p * 2.0));
+  sweep_from(sum(p * 2.0));
   CHECK((dw == 2).all());
   CHECK(tape.grad_target(p).assign == false);
 
@@ -97,14 +97,14 @@ TEST_CASE("tape: gradients add up over several sweeps until reset", "[tape]") {
   const Var<double> p = tape.parameter(view(w), dw.data());
   const Var<double> x = tape.variable(Array<double>::Constant(3, 2, 2.0));
   const Var<double> y = square(x) * p, z = x * p;
-  backward(y);
+  sweep_from(y);
   CHECK((grad(x) == 4).all());
   CHECK((dw == 12).all());
   CHECK_FALSE(y.has_grad());  // of intermediate values nothing stays
-  backward(y);
+  sweep_from(y);
   CHECK((grad(x) == 8).all());
   CHECK((dw == 24).all());
-  backward(z);
+  sweep_from(z);
   CHECK((grad(x) == 9).all());
   CHECK((dw == 30).all());
 
@@ -114,7 +114,7 @@ TEST_CASE("tape: gradients add up over several sweeps until reset", "[tape]") {
   CHECK(p.has_grad());
   const Var<double> again = tape.variable(Array<double>::Constant(3, 2, 2.0));
   CHECK_FALSE(again.has_grad());
-  backward(again * p);
+  sweep_from(again * p);
   CHECK((grad(again) == 1).all());
   CHECK((dw == 36).all());
 }
@@ -124,17 +124,17 @@ TEST_CASE("tape: sweeps start anywhere", "[tape]") {
   const Var<double> x = tape.variable(Array<double>::Constant(2, 3, 2.0));
   const Var<double> a = square(x);
   const Var<double> b = exp(a);  // recorded later, not reached
-  backward(a);
+  sweep_from(a);
   CHECK((grad(x) == 4).all());
   CHECK_FALSE(b.has_grad());
 
   // From an input itself, from a block of columns, and from a constant.
-  backward(x);
+  sweep_from(x);
   CHECK((grad(x) == 5).all());
-  backward(cols(x, 1, 1));
+  sweep_from(cols(x, 1, 1));
   CHECK((grad(x) == (Array<double>(2, 3) << 5, 6, 5, 5, 6, 5).finished()).all());
-  CHECK_NOTHROW(backward(tape.copy(ones(2, 3))));
-  backward(cols(a, 2, 1));
+  CHECK_NOTHROW(sweep_from(tape.copy(ones(2, 3))));
+  sweep_from(cols(a, 2, 1));
   CHECK((grad(x) == (Array<double>(2, 3) << 5, 6, 9, 5, 6, 9).finished()).all());
 
   const Array<double> wrong = ones(3, 2);
@@ -147,7 +147,7 @@ TEST_CASE("tape: blocks of columns share one gradient", "[tape]") {
   const Array<double> x0 = Array<double>::Random(19, 5);
   const Var<double> x = tape.variable(x0);
   const Var<double> left = cols(x, 0, 3), right = cols(x, 2, 3), inner = cols(right, 1, 1);  // overlapping, nested
-  backward(sum(square(left)) + sum(right * 3.0) + sum(inner * 10.0) + sum(x));
+  sweep_from(sum(square(left)) + sum(right * 3.0) + sum(inner * 10.0) + sum(x));
   Array<double> expected = ones(19, 5);
   expected.leftCols(3) += 2 * x0.leftCols(3);
   expected.rightCols(3) += 3;
@@ -158,7 +158,7 @@ TEST_CASE("tape: blocks of columns share one gradient", "[tape]") {
   tape.reset();
   const Var<double> v = tape.variable(x0);
   const Var<double> y = exp(v * 1.0);
-  backward(sum(cols(y, 1, 1)) + sum(square(cols(y, 3, 2))));
+  sweep_from(sum(cols(y, 1, 1)) + sum(square(cols(y, 3, 2))));
   expected.setZero();
   expected.col(1) = x0.col(1).exp();
   expected.rightCols(2) = 2 * (2 * x0.rightCols(2)).exp();
@@ -167,7 +167,7 @@ TEST_CASE("tape: blocks of columns share one gradient", "[tape]") {
   // Of a parameter.
   Array<double> w = ones(2, 3), dw = Array<double>::Constant(2, 3, std::nan(""));
   const Var<double> p = tape.parameter(view(w), dw.data());
-  backward(sum(cols(p, 1, 1) * 4.0));
+  sweep_from(sum(cols(p, 1, 1) * 4.0));
   CHECK((dw == (Array<double>(2, 3) << 0, 4, 0, 0, 4, 0).finished()).all());
 }
 
@@ -179,7 +179,7 @@ TEST_CASE("tape: a long chain needs no stack", "[tape]") {
     Var<double> y = x;
     for (int k = 0; k < 10000; ++k) y = y * 1.0001 + 0.5;
     CHECK(tape.size() == 20000);
-    backward(y);
+    sweep_from(y);
     CHECK(grad(x)(2, 1) == Approx(std::pow(1.0001, 10000)).epsilon(1e-10));
   }
 }
@@ -191,7 +191,7 @@ TEST_CASE("tape: reset keeps the memory", "[tape]") {
     const Var<double> x = tape.variable(ones(64, 8));
     Var<double> y = x;
     for (int k = 0; k < 100; ++k) y = tanh(y) + y;
-    backward(y);
+    sweep_from(y);
     return x.value().data;
   };
   work();
@@ -231,11 +231,11 @@ TEST_CASE("tape: an op of one's own with two outputs", "[tape]") {
   const Array<double> x0 = Array<double>::Random(7, 2);
   const Var<double> x = tape.variable(x0);
   const auto [s, c] = sin_cos(x);
-  backward(c);
+  sweep_from(c);
   CHECK((grad(x) + x0.sin()).abs().maxCoeff() < 1e-15);
-  backward(s);
+  sweep_from(s);
   CHECK((grad(x) + x0.sin() - x0.cos()).abs().maxCoeff() < 1e-15);
-  backward(s * c);  // derivative cos 2x
+  sweep_from(s * c);  // derivative cos 2x
   CHECK((grad(x) + x0.sin() - x0.cos() - (2 * x0).cos()).abs().maxCoeff() < 1e-14);
 }
 
@@ -312,13 +312,13 @@ TEST_CASE("tape: a variable shared with another tape", "[tape]") {
   CHECK(same_x.value().data == x.value().data);
   CHECK((grad(x) == 0).all());
   CHECK((dw == 0).all());
-  backward(sum(same_x * same_p));
+  sweep_from(sum(same_x * same_p));
   CHECK((grad(x) - w.replicate(19, 1)).abs().maxCoeff() < 1e-15);
   CHECK((dw - x0.colwise().sum()).abs().maxCoeff() < 1e-14);
   // Both tapes add to it, in any order, and a second handle does not begin anew.
-  backward(sum(x * 2.0));
+  sweep_from(sum(x * 2.0));
   other.reset();
-  backward(sum(other.shared(x) * 3.0));
+  sweep_from(sum(other.shared(x) * 3.0));
   CHECK((grad(x) - w.replicate(19, 1) - 5).abs().maxCoeff() < 1e-14);
 
   // Of a value computed there, while its own adjoint still has to run; of a block of columns.
@@ -328,10 +328,10 @@ TEST_CASE("tape: a variable shared with another tape", "[tape]") {
   const Var<double> out = tape.make(19, 1, true);
   as_eigen(tape.mutable_value(out)).setZero();
   tape.on_backward({out}, [&other, e, block] {
-    backward(sum_cols(square(other.shared(e))));
-    backward(sum_cols(other.shared(block)));
+    sweep_from(sum_cols(square(other.shared(e))));
+    sweep_from(sum_cols(other.shared(block)));
   });
-  backward(out);
+  sweep_from(out);
   Array<double> expected = 2 * (2 * x0).exp();
   expected.rightCols(2) += x0.rightCols(2).exp();
   CHECK((grad(v) - expected).abs().maxCoeff() < 1e-13);
@@ -352,7 +352,7 @@ TEST_CASE("tape: rewound to a mark", "[tape]") {
     as_eigen(tape.mutable_value(x)) = x0;
     const Var<double> y = tanh(x * p) * kept;
     CHECK(tape.size() > 0);
-    backward(sum(y));
+    sweep_from(sum(y));
     const Array<double> slope = (1 - (x0 * w.replicate(30, 1)).tanh().square()) * x0;
     CHECK((grad(x) - slope * w.replicate(30, 1)).abs().maxCoeff() < 1e-14);
     CHECK((dw - round * (slope * x0).colwise().sum()).abs().maxCoeff() < 1e-13);  // of parameters gradients stay
@@ -378,7 +378,7 @@ TEST_CASE("tape: rows at the end of a caller's array are read no further than th
     CHECK((value(y) - expected).abs().maxCoeff() < 1e-12);
     const Var<double> part = linear(cols(in, 0, inputs), tape.variable(w));
     CHECK((value(part) + b.replicate(rows, 1) - expected).abs().maxCoeff() < 1e-12);
-    backward(sum(part));
+    sweep_from(sum(part));
   }
   CHECK(tape.make(rows, 2, false).padded());
   CHECK(cols(tape.copy(x), 2, 3).padded());

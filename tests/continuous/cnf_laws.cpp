@@ -27,7 +27,7 @@ static_assert(!diffeo::HasForward<Cnf<diffeo::MlpField<float>>, diffeo::Dual<dif
 
 namespace {
 
-CnfOptions solved_by(Method method, double tolerance) {
+CnfOptions both_solved_by(Method method, double tolerance) {
   CnfOptions options;
   options.training.solver.method = method;
   options.training.solver.relative_tolerance = options.training.solver.absolute_tolerance = tolerance;
@@ -35,7 +35,7 @@ CnfOptions solved_by(Method method, double tolerance) {
   return options;
 }
 
-CnfOptions equal_steps(Method method, Index steps) {
+CnfOptions both_equal_steps(Method method, Index steps) {
   CnfOptions options;
   options.training.solver.method = method;
   options.training.solver.steps = steps;
@@ -57,8 +57,8 @@ FlowLawOptions<S> law_options(Index dim = 2) {
 }
 
 // Equal steps: the law's differences, taken in double, are then those of the very map that float approximates.
-CnfOptions options_for(float) { return equal_steps(Method::dopri5, 12); }
-CnfOptions options_for(double) { return solved_by(Method::dopri8, 1e-12); }
+CnfOptions options_for(float) { return both_equal_steps(Method::dopri5, 12); }
+CnfOptions options_for(double) { return both_solved_by(Method::dopri8, 1e-12); }
 
 template <Real S>
 auto random_mlp_field(Index dim, std::vector<Index> hidden, Activation activation, std::uint64_t seed) {
@@ -96,7 +96,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]"
   options.step = 1e-4;
   require_laws("elu, two hidden layers",
                Cnf(random_mlp_field<S>(2, {6, 8}, Activation::elu, 2),
-                   sizeof(S) == 4 ? equal_steps(Method::dopri5, 40) : solved_by(Method::dopri5, 1e-11)),
+                   sizeof(S) == 4 ? both_equal_steps(Method::dopri5, 40) : both_solved_by(Method::dopri5, 1e-11)),
                options);
 }
 
@@ -143,7 +143,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws at the default tolerances", "[continu
 
 // The adjoint's gradients are those of the exact solution: they agree with differences of solves that are as exact.
 TEST_CASE("continuous flows: laws with gradients by the adjoint equation", "[continuous]") {
-  CnfOptions options = solved_by(Method::dopri8, 1e-11);
+  CnfOptions options = both_solved_by(Method::dopri8, 1e-11);
   options.gradient.method = diffeo::ode::Differentiation::adjoint;
   require_laws("tanh", Cnf(random_mlp_field<double>(2, {8, 8}, Activation::tanh, 9), options), law_options<double>());
 }

@@ -9,12 +9,12 @@ using namespace fields;
 
 namespace {
 
-using Method = ExactDivergence::Method;
+using DivergenceMethod = ExactDivergence::Method;
 constexpr FieldTerms all_terms{.divergence = true, .kinetic = true, .frobenius = true};
 
 // A field with parameters of its own, as a user would write it: x' = A x + t.
 template <class T>
-struct LinearField {
+struct AffineField {
   using Scalar = scalar_t<T>;
   param_t<T> matrix;
 
@@ -24,7 +24,7 @@ struct LinearField {
     return std::tie(self.matrix);
   }
   template <class U>
-  LinearField<U> rebind() const {
+  AffineField<U> rebind() const {
     return {};
   }
   template <Traced X>
@@ -32,7 +32,7 @@ struct LinearField {
     return linear(x, matrix) + t;
   }
 };
-static_assert(VectorField<LinearField<double>> && !DenseField<LinearField<double>>);
+static_assert(VectorField<AffineField<double>> && !DenseField<AffineField<double>>);
 
 template <Real S>
 struct Result {
@@ -132,7 +132,7 @@ TEST_CASE("divergence: exact ones are central differences of the velocity", "[di
         const auto automatic = evaluate(field, ExactDivergence{}, FieldTerms{}, t, x);
         CHECK(largest_error(automatic.divergence, trace) < 1e-8);
         CHECK(same_bits(automatic.velocity, velocity(field, t, x)));
-        const auto by_tangents = evaluate(field, ExactDivergence{Method::tangents}, all_terms, t, x);
+        const auto by_tangents = evaluate(field, ExactDivergence{DivergenceMethod::tangents}, all_terms, t, x);
         CHECK(largest_error(by_tangents.divergence, trace) < 1e-8);
         CHECK(largest_error(by_tangents.frobenius, squares) < 1e-7);
         CHECK(largest_error(by_tangents.kinetic, automatic.velocity.square().rowwise().sum()) < 1e-12);
@@ -147,8 +147,8 @@ TEMPLATE_TEST_CASE("divergence: the closed form is the tangents' to rounding", "
     for (const Index n : {0, 1, 7, 64, 65}) {
       CAPTURE(name, n, field.dim());
       const Array<S> x = gaussian<S>(n, field.dim(), 0), t = times<S>(n);
-      const auto closed = evaluate(field, ExactDivergence{Method::closed_form}, FieldTerms{}, t, x);
-      const auto tangents = evaluate(field, ExactDivergence{Method::tangents}, FieldTerms{}, t, x);
+      const auto closed = evaluate(field, ExactDivergence{DivergenceMethod::closed_form}, FieldTerms{}, t, x);
+      const auto tangents = evaluate(field, ExactDivergence{DivergenceMethod::tangents}, FieldTerms{}, t, x);
       const auto automatic = evaluate(field, ExactDivergence{}, FieldTerms{}, t, x);
       REQUIRE(same_bits(closed.divergence, automatic.divergence));
       REQUIRE(closed.divergence.rows() == n);
@@ -170,7 +170,7 @@ TEMPLATE_TEST_CASE("divergence: the closed form is the tangents' to rounding", "
 }
 
 TEST_CASE("divergence: exact gradients are central differences", "[divergence]") {
-  const auto check = [](const char* name, const auto& field, Activation a, Index n, Method method,
+  const auto check = [](const char* name, const auto& field, Activation a, Index n, DivergenceMethod method,
                         const FieldTerms& terms) {
     CAPTURE(name, std::string(to_string(a)), field.dim(), n, static_cast<int>(method), terms.frobenius);
     const std::vector in{times<double>(n), gaussian<double>(n, field.dim(), 0)};
@@ -199,11 +199,12 @@ TEST_CASE("divergence: exact gradients are central differences", "[divergence]")
     for (const Index dim : {1, 2, 5})
       for (const Index n : {0, 1, 7})
         for_each_field<double>(dim, a, [&](const char* name, const auto& field) {
-          check(name, field, a, n, Method::automatic, no_norm);
-          if (n == 7) check(name, field, a, n, Method::tangents, all_terms);
+          check(name, field, a, n, DivergenceMethod::automatic, no_norm);
+          if (n == 7) check(name, field, a, n, DivergenceMethod::tangents, all_terms);
         });
   }
-  check("many rows", mlp<double>(2, {16, 17}, Activation::elu), Activation::elu, 65, Method::closed_form, no_norm);
+  check("many rows", mlp<double>(2, {16, 17}, Activation::elu), Activation::elu, 65, DivergenceMethod::closed_form,
+        no_norm);
 }
 
 TEST_CASE("divergence: float gradients are those in double", "[divergence]") {
@@ -261,7 +262,7 @@ TEST_CASE("divergence: estimates' gradients are central differences", "[divergen
 }
 
 TEST_CASE("divergence: a linear field's is its trace, with gradient I", "[divergence]") {
-  const LinearField<double> field{gaussian<double>(3, 3, 9)};
+  const AffineField<double> field{gaussian<double>(3, 3, 9)};
   const Array<double> x = gaussian<double>(5, 3, 0), t = times<double>(5);
   const auto result = evaluate(field, ExactDivergence{}, all_terms, t, x);
   CHECK((result.divergence - field.matrix.matrix().trace()).abs().maxCoeff() < 1e-14);
@@ -322,7 +323,7 @@ TEST_CASE("divergence: Hutch++ varies less than Hutchinson where the Jacobian ha
   CHECK(exact.variance < 1e-20);
   CHECK(exact.mean == Approx(trace).epsilon(1e-8));
   // Two large ones and many small ones, away from that point.
-  LinearField<double> steep{0.1 * gaussian<double>(10, 10, 5)};
+  AffineField<double> steep{0.1 * gaussian<double>(10, 10, 5)};
   steep.matrix += 3 * (gaussian<double>(10, 2, 6).matrix() * gaussian<double>(2, 10, 7).matrix()).array();
   const Array<double> x = gaussian<double>(1, 10, 1);
   const double hutchinson = over_seeds(steep, HutchinsonDivergence{6}, 1000, t, x, at).first.variance,
@@ -410,7 +411,7 @@ TEST_CASE("divergence: noise is a function of seed, row and weights", "[divergen
 TEMPLATE_TEST_CASE("divergence: a row's bits do not depend on the other rows", "[divergence]", float, double) {
   using S = TestType;
   const Array<S> x = gaussian<S>(65, 3, 0), t = times<S>(65);
-  const Divergence kinds[] = {ExactDivergence{}, ExactDivergence{Method::tangents}, HutchinsonDivergence{2},
+  const Divergence kinds[] = {ExactDivergence{}, ExactDivergence{DivergenceMethod::tangents}, HutchinsonDivergence{2},
                               HutchPlusPlusDivergence{6}};
   for (const auto& kind : kinds)
     for_each_field<S>(3, Activation::elu, [&](const char* name, const auto& field) {
@@ -468,7 +469,7 @@ TEST_CASE("divergence: a prepared field is made ready again", "[divergence]") {
     REQUIRE(p.noise_columns() == 0);
     CHECK(same_bits(to_array(p(tape.copy(t), tape.copy(x), {}).divergence),
                     evaluate(*field, ExactDivergence{}, FieldTerms{}, t, x).divergence));
-    prepare_field(tape, *field, ExactDivergence{Method::tangents}, {}, p);
+    prepare_field(tape, *field, ExactDivergence{DivergenceMethod::tangents}, {}, p);
     CHECK(p.closed.empty());
   }
 }
@@ -487,7 +488,7 @@ TEST_CASE("divergence: what is not wanted is not computed, what does not fit is 
         "Hutchinson: probes is 0, expected at least 1");
   CHECK(message([&] { prepare_field(tape, field, HutchPlusPlusDivergence{2}); }) ==
         "Hutch++: probes is 2, expected at least 3");
-  const ExactDivergence closed{Method::closed_form};
+  const ExactDivergence closed{DivergenceMethod::closed_form};
   const std::string none =
       "divergence: the closed form was asked for; it is known for dense fields with one or two hidden layers, with two "
       "only where the output is not gated";

@@ -36,7 +36,7 @@ auto shifted_normal() {
   scale << 2, S(0.25);
   return TransformedDistribution(StandardNormal<S>(2), diffeo::Standardize<S>::from(mean, scale));
 }
-double log_density(double x, double mean, double scale) {
+double log_normal(double x, double mean, double scale) {
   const double z = (x - mean) / scale;
   return -0.5 * z * z - std::log(scale) - 0.5 * diffeo::detail::log_two_pi;
 }
@@ -51,7 +51,7 @@ TEMPLATE_TEST_CASE("transformed distribution: a closed form", "[distributions]",
   double worst_density = 0, worst_pair = 0, worst_score = 0;
   for (Index i = 0; i < x.sample.rows(); ++i) {
     const auto a = static_cast<double>(x.sample(i, 0)), b = static_cast<double>(x.sample(i, 1));
-    const double expected = log_density(a, 3, 2) + log_density(b, -1, 0.25);
+    const double expected = log_normal(a, 3, 2) + log_normal(b, -1, 0.25);
     worst_density = std::max(worst_density, std::abs(static_cast<double>(log_p(i, 0)) - expected));
     worst_pair = std::max(worst_pair, std::abs(static_cast<double>(x.log_prob(i, 0)) - expected));
     worst_score = std::max({worst_score, std::abs(static_cast<double>(score(i, 0)) + (a - 3) / 4),

@@ -9,6 +9,7 @@
 
 #include "../arrays.hpp"
 #include "../catch.hpp"
+#include "networks.hpp"
 
 using namespace diffeo;
 
@@ -18,15 +19,6 @@ constexpr Activation smooth[] = {Activation::identity, Activation::tanh,      Ac
                                  Activation::silu,     Activation::lip_swish, Activation::sin};
 constexpr Activation kinked[] = {Activation::relu, Activation::leaky_relu, Activation::elu, Activation::selu};
 constexpr Index batches[] = {0, 1, 7, 64, 65};
-
-// A network with weights and biases of order 1.
-template <Real S>
-Mlp<S> network(Index inputs, Index outputs, std::vector<Index> hidden, Activation a) {
-  Mlp<S> net = make_mlp<S>(inputs, outputs, {.hidden = std::move(hidden), .activation = a, .last_scale = 1}, 4);
-  std::uint64_t stream = 50;
-  for (auto& layer : net.layers) layer.bias = S(0.5) * gaussian<S>(1, layer.bias.cols(), stream++);
-  return net;
-}
 
 template <class M, Real S>
 MultiDual<S> with_jacobian(const M& net, Var<S> x) {
@@ -58,8 +50,6 @@ Var<S> everything(const MultiDual<S>& g) {
   return all;
 }
 
-const std::vector<std::vector<Index>> depths = {{}, {6}, {5, 7}, {6, 3, 5}};
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("jacobian: values are the network's, derivatives those of one Dual pass each", "[jacobian]", float,
@@ -67,12 +57,12 @@ TEMPLATE_TEST_CASE("jacobian: values are the network's, derivatives those of one
   using S = TestType;
   constexpr S eps = 200 * std::numeric_limits<S>::epsilon();
   for (std::size_t a = 0; a < std::size(activation_names); ++a)
-    for (const auto& hidden : depths)
+    for (const auto& hidden : hidden_widths)
       for (const Index dim : {1, 2, 5, 11})
         for (const Index n : batches) {
           CAPTURE(std::string(activation_names[a]), hidden.size(), dim, n);
           const Index outputs = n == 7 ? 3 : dim;  // they need not be square
-          const Mlp<S> net = network<S>(dim, outputs, hidden, static_cast<Activation>(a));
+          const Mlp<S> net = some_network<S>(dim, outputs, hidden, static_cast<Activation>(a));
           const Array<S> x = gaussian<S>(n, dim, 0);
           Tape<S> tape;
           const Var<S> v = tape.copy(x);
@@ -115,7 +105,7 @@ TEST_CASE("jacobian: gradients of value, derivatives and log-determinant are cen
   const auto check = [](Activation a, const std::vector<Index>& hidden, Index dim, Index n) {
     CAPTURE(std::string(to_string(a)), hidden.size(), dim, n);
     const std::vector in{gaussian<double>(n, dim, 0)};
-    const Mlp<double> net = network<double>(dim, dim, hidden, a);
+    const Mlp<double> net = some_network<double>(dim, dim, hidden, a);
     const auto value = testing::check_gradients(
         net, [](const auto& model, auto x) { return value_of(with_jacobian(model, x[0])); }, in, {1, 0, 2});
     INFO(value.where);
@@ -150,18 +140,18 @@ TEST_CASE("jacobian: gradients of value, derivatives and log-determinant are cen
     CHECK(both.max_error < 1e-6);
   };
   for (const Activation a : smooth)
-    for (const auto& hidden : depths)
+    for (const auto& hidden : hidden_widths)
       for (const Index dim : {1, 2, 5, 11})
         for (const Index n : batches) check(a, hidden, dim, n);
   for (const Activation a : kinked)
-    for (const auto& hidden : depths)
+    for (const auto& hidden : hidden_widths)
       for (const Index dim : {1, 2, 11})
         for (const Index n : {1, 7}) check(a, hidden, dim, n);
 }
 
 TEST_CASE("jacobian: a network in the middle of others", "[jacobian]") {
   // The argument is itself recorded, and used again.
-  const Mlp<double> net = network<double>(3, 3, {5, 4}, Activation::tanh);
+  const Mlp<double> net = some_network<double>(3, 3, {5, 4}, Activation::tanh);
   const auto f = [](const auto& model, auto x) {
     const auto once = model(x[0]);
     const auto g = with_jacobian(model, once * once);
@@ -173,7 +163,7 @@ TEST_CASE("jacobian: a network in the middle of others", "[jacobian]") {
 }
 
 TEST_CASE("jacobian: only what wants a gradient gets one", "[jacobian]") {
-  const Mlp<double> net = network<double>(3, 3, {5, 4}, Activation::tanh);
+  const Mlp<double> net = some_network<double>(3, 3, {5, 4}, Activation::tanh);
   const Array<double> x = gaussian<double>(19, 3, 0), seed = gaussian<double>(19, 1, 1);
   const auto run = [&](unsigned wanted, std::vector<Array<double>>& grads) {
     Tape<double> tape;
@@ -209,7 +199,7 @@ TEST_CASE("jacobian: only what wants a gradient gets one", "[jacobian]") {
 
 TEST_CASE("jacobian: float gradients are those in double", "[jacobian]") {
   const auto gradients = []<class S>(S, Activation a, const std::vector<Index>& hidden, Index dim, Index n) {
-    const Mlp<float> single = network<float>(dim, dim, hidden, a);
+    const Mlp<float> single = some_network<float>(dim, dim, hidden, a);
     Mlp<S> net{{}, a};
     for (const auto& layer : single.layers)
       net.layers.push_back({layer.weight.template cast<S>() * S(0.5), layer.bias.template cast<S>()});
@@ -227,7 +217,7 @@ TEST_CASE("jacobian: float gradients are those in double", "[jacobian]") {
     return all;
   };
   for (const Activation a : smooth)
-    for (const auto& hidden : depths)
+    for (const auto& hidden : hidden_widths)
       for (const Index dim : {1, 2, 5, 11})
         for (const Index n : {1, 7, 65}) {
           const Array<double> in_float = gradients(1.0f, a, hidden, dim, n),
@@ -239,9 +229,9 @@ TEST_CASE("jacobian: float gradients are those in double", "[jacobian]") {
 
 TEMPLATE_TEST_CASE("jacobian: a row's bits do not depend on the other rows", "[jacobian]", float, double) {
   using S = TestType;
-  for (const auto& hidden : depths)
+  for (const auto& hidden : hidden_widths)
     for (const Index dim : {1, 2, 5, 11}) {
-      const Mlp<S> net = network<S>(dim, dim, hidden, Activation::lip_swish);
+      const Mlp<S> net = some_network<S>(dim, dim, hidden, Activation::lip_swish);
       const Array<S> x = gaussian<S>(65, dim, 0);
       const auto result = [&](const Array<S>& at) {
         Tape<S> tape;
@@ -266,11 +256,11 @@ TEST_CASE("jacobian: trace and norm of the Jacobian in the first columns of the 
         },
         directions);
   };
-  for (const auto& hidden : depths)
+  for (const auto& hidden : hidden_widths)
     for (const Index dim : {1, 2, 11})
       for (const Index n : batches) {
         CAPTURE(hidden.size(), dim, n);
-        const Mlp<double> net = network<double>(dim + 2, dim, hidden, Activation::tanh);
+        const Mlp<double> net = some_network<double>(dim + 2, dim, hidden, Activation::tanh);
         const Array<double> x = gaussian<double>(n, dim + 2, 0);
         Tape<double> tape;
         const Var<double> v = tape.copy(x);
@@ -303,7 +293,8 @@ TEST_CASE("jacobian: trace and norm of the Jacobian in the first columns of the 
       }
   Tape<double> tape;
   CHECK(thrown_message<invalid_argument>([&] {
-          trace_of(with_jacobian(network<double>(3, 2, {5}, Activation::tanh), tape.copy(gaussian<double>(4, 3, 0))));
+          trace_of(
+              with_jacobian(some_network<double>(3, 2, {5}, Activation::tanh), tape.copy(gaussian<double>(4, 3, 0))));
         }) == "trace_of: 2 columns and 3 directions");
 }
 
@@ -311,7 +302,7 @@ TEST_CASE("jacobian: scaled and shifted", "[jacobian]") {
   for (const Index dim : {1, 2, 5})
     for (const Index n : batches) {
       CAPTURE(dim, n);
-      const Mlp<double> net = network<double>(dim, dim, {6}, Activation::tanh);
+      const Mlp<double> net = some_network<double>(dim, dim, {6}, Activation::tanh);
       const std::vector in{gaussian<double>(n, dim, 0), gaussian<double>(n, dim, 1), gaussian<double>(n, dim, 2)};
       {
         Tape<double> tape;
@@ -345,16 +336,16 @@ TEST_CASE("jacobian: scaled and shifted", "[jacobian]") {
     }
   Tape<double> tape;
   const MultiDual<double> g =
-      with_jacobian(network<double>(3, 3, {5}, Activation::tanh), tape.copy(gaussian<double>(4, 3, 0)));
+      with_jacobian(some_network<double>(3, 3, {5}, Activation::tanh), tape.copy(gaussian<double>(4, 3, 0)));
   CHECK(thrown_message<invalid_argument>([&] {
           scale_shift(g, Var<double>(), tape.copy(gaussian<double>(4, 2, 0)));
         }) == "scale_shift: scale and shift must be 4 x 3");
 }
 
 TEST_CASE("jacobian: what memory held before does not matter", "[jacobian]") {
-  for (const auto& hidden : depths)
+  for (const auto& hidden : hidden_widths)
     for (const Index n : {1, 3, 65}) {
-      const Mlp<double> net = network<double>(5, 5, hidden, Activation::tanh);
+      const Mlp<double> net = some_network<double>(5, 5, hidden, Activation::tanh);
       const auto run = [&](bool poisoned) {
         Tape<double> tape;
         if (poisoned) {
@@ -381,7 +372,7 @@ TEST_CASE("jacobian: what memory held before does not matter", "[jacobian]") {
 }
 
 TEST_CASE("jacobian: shapes that do not fit are refused", "[jacobian]") {
-  Mlp<double> net = network<double>(3, 3, {5}, Activation::tanh);
+  Mlp<double> net = some_network<double>(3, 3, {5}, Activation::tanh);
   Tape<double> tape;
   CHECK(thrown_message<invalid_argument>([&] { with_jacobian(net, tape.copy(gaussian<double>(4, 2, 0))); }) ==
         "affine: x has 2 columns, the weights expect 3");

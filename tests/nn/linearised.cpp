@@ -9,18 +9,11 @@
 
 #include "../arrays.hpp"
 #include "../catch.hpp"
+#include "networks.hpp"
 
 using namespace diffeo;
 
 namespace {
-
-template <Real S>
-Mlp<S> network(Index inputs, Index outputs, std::vector<Index> hidden, Activation a) {
-  Mlp<S> net = make_mlp<S>(inputs, outputs, {.hidden = std::move(hidden), .activation = a, .last_scale = 1}, 4);
-  std::uint64_t stream = 50;
-  for (auto& layer : net.layers) layer.bias = S(0.5) * gaussian<S>(1, layer.bias.cols(), stream++);
-  return net;
-}
 
 template <Real S>
 auto layers_of(const Mlp<S>& net, Tape<S>& tape) {
@@ -32,19 +25,17 @@ Linearised<S> linearised(const Mlp<S>& net, Var<S> x) {
   return {x, net.activation, net.layers.size(), layers_of(net, x.tape())};
 }
 
-const std::vector<std::vector<Index>> depths = {{}, {6}, {5, 7}, {6, 3, 5}};
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("linearised: products with the Jacobian and its transpose", "[linearised]", float, double) {
   using S = TestType;
   constexpr S eps = 200 * std::numeric_limits<S>::epsilon();
   for (std::size_t a = 0; a < std::size(activation_names); ++a)
-    for (const auto& hidden : depths)
+    for (const auto& hidden : hidden_widths)
       for (const auto& [in, out] : {std::pair<Index, Index>{1, 1}, {2, 2}, {5, 3}, {3, 11}})
         for (const Index n : {0, 1, 7, 65}) {
           CAPTURE(std::string(activation_names[a]), hidden.size(), in, out, n);
-          const Mlp<S> net = network<S>(in, out, hidden, static_cast<Activation>(a));
+          const Mlp<S> net = some_network<S>(in, out, hidden, static_cast<Activation>(a));
           Tape<S> tape;
           const Var<S> x = tape.copy(gaussian<S>(n, in, 0));
           const Linearised<S> jacobian = linearised(net, x);
@@ -78,7 +69,7 @@ TEMPLATE_TEST_CASE("linearised: products with the Jacobian and its transpose", "
 }
 
 TEST_CASE("linearised: forward is a derivative", "[linearised]") {
-  const Mlp<double> net = network<double>(3, 4, {6, 5}, Activation::lip_swish);
+  const Mlp<double> net = some_network<double>(3, 4, {6, 5}, Activation::lip_swish);
   const Array<double> x = gaussian<double>(20, 3, 0), v = gaussian<double>(20, 3, 1);
   Tape<double> tape;
   const double h = 1e-5;
@@ -88,7 +79,7 @@ TEST_CASE("linearised: forward is a derivative", "[linearised]") {
 }
 
 TEST_CASE("linearised: shapes that do not fit are refused", "[linearised]") {
-  const Mlp<double> net = network<double>(3, 4, {6, 5}, Activation::tanh);
+  const Mlp<double> net = some_network<double>(3, 4, {6, 5}, Activation::tanh);
   Tape<double> tape;
   CHECK_THROWS_AS(linearised(net, tape.copy(gaussian<double>(7, 2, 0))), invalid_argument);
   const Linearised<double> jacobian = linearised(net, tape.copy(gaussian<double>(7, 3, 0)));

@@ -21,18 +21,19 @@ static_assert(!diffeo::ode::ErrorNorm<int>);
 
 namespace {
 
-constexpr Index rows = kernels::block_rows;
+constexpr Index block_rows = kernels::block_rows;
 
 template <class S>
-struct Block {
-  Array<S> before = Array<S>::Random(rows, 3), after = Array<S>::Random(rows, 3), k0 = Array<S>::Random(rows, 3),
-           k1 = Array<S>::Random(rows, 3), h = Array<S>::Random(rows, 1), norm = Array<S>::Zero(rows, 1);
+struct RowBlock {
+  Array<S> before = Array<S>::Random(block_rows, 3), after = Array<S>::Random(block_rows, 3),
+           k0 = Array<S>::Random(block_rows, 3), k1 = Array<S>::Random(block_rows, 3),
+           h = Array<S>::Random(block_rows, 1), norm = Array<S>::Zero(block_rows, 1);
   kernels::Combination<S> sum{std::array<double, diffeo::ode::max_stages>{0.25, 0, -0.5}};
   std::array<const S*, 3> stages{k0.data(), nullptr, k1.data()};  // the one in between has no weight
 
   template <class Norm>
   void measure(Index first, Index cols, S relative, S absolute) {
-    kernels::error_norm<Norm, S>(rows, first, cols, relative, absolute, norm.data(), before.data(), after.data(),
+    kernels::error_norm<Norm, S>(block_rows, first, cols, relative, absolute, norm.data(), before.data(), after.data(),
                                  h.data(), sum, stages.data());
   }
 };
@@ -41,7 +42,7 @@ struct Block {
 
 TEMPLATE_TEST_CASE("error norm: rows are measured in units of their tolerance", "[ode]", float, double) {
   using S = TestType;
-  Block<S> b;
+  RowBlock<S> b;
   const S relative = S(1e-3), absolute = S(1e-4);
   const Array<S> error = (S(0.25) * b.k0 - S(0.5) * b.k1).colwise() * b.h.col(0);
   const Array<S> ratio = error / (absolute + relative * b.before.abs().max(b.after.abs()));
@@ -64,7 +65,7 @@ TEMPLATE_TEST_CASE("error norm: nothing that is not finite is lost, whichever co
   using S = TestType;
   for (const S bad : {std::numeric_limits<S>::quiet_NaN(), std::numeric_limits<S>::infinity()})
     for (Index column = 0; column < 3; ++column) {
-      Block<S> b;
+      RowBlock<S> b;
       b.k1(5, column) = bad;
       b.template measure<RmsNorm>(0, 3, S(1e-3), S(1e-3));
       CHECK(std::isnan(b.norm(5)));
@@ -73,16 +74,16 @@ TEMPLATE_TEST_CASE("error norm: nothing that is not finite is lost, whichever co
       CHECK(std::isnan(b.norm(5)));
       CHECK(b.norm.isNaN().count() == 1);
 
-      Array<S> not_finite(rows, 1);
+      Array<S> not_finite(block_rows, 1);
       const std::array<const S*, 2> stages{b.k0.data(), b.k1.data()};
-      kernels::find_not_finite<S>(rows, 3, not_finite.data(), b.after.data(), stages.data(), 2);
+      kernels::find_not_finite<S>(block_rows, 3, not_finite.data(), b.after.data(), stages.data(), 2);
       CHECK(std::isnan(not_finite(5)));
-      CHECK((not_finite == 0).count() == rows - 1);
+      CHECK((not_finite == 0).count() == block_rows - 1);
       b.k1(5, column) = 1;
       b.after(6, column) = bad;
-      kernels::find_not_finite<S>(rows, 3, not_finite.data(), b.after.data(), stages.data(), 2);
+      kernels::find_not_finite<S>(block_rows, 3, not_finite.data(), b.after.data(), stages.data(), 2);
       CHECK(std::isnan(not_finite(6)));
-      CHECK((not_finite == 0).count() == rows - 1);
+      CHECK((not_finite == 0).count() == block_rows - 1);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../catch.hpp"
+#include "methods.hpp"
 
 using diffeo::ode::DenseOutput;
 using diffeo::ode::DenseWeights;
@@ -17,9 +18,6 @@ using diffeo::ode::Tableau;
 using diffeo::ode::tableau;
 
 namespace {
-
-constexpr std::array<Method, 8> methods = {Method::euler, Method::midpoint, Method::heun,  Method::rk4,
-                                           Method::bosh3, Method::dopri5,   Method::tsit5, Method::dopri8};
 
 // Within rounding, at compile time.
 constexpr bool close(double a, double b, double tolerance) { return a - b < tolerance && b - a < tolerance; }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../catch.hpp"
+#include "methods.hpp"
 
 using diffeo::Array;
 using diffeo::as_eigen;
@@ -22,9 +23,6 @@ using diffeo::ode::Trajectory;
 namespace ode = diffeo::ode;
 
 namespace {
-
-constexpr std::array<Method, 8> methods = {Method::euler, Method::midpoint, Method::heun,  Method::rk4,
-                                           Method::bosh3, Method::dopri5,   Method::tsit5, Method::dopri8};
 
 // y1' = y1 (1 - y1), y2' = cos(t) y2.
 template <class S>

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using diffeo::Array;
@@ -35,11 +36,6 @@ auto some_model(const Array<S>& data, Index layers = 4) {
   return diffeo::TransformedDistribution(diffeo::StandardNormal<S>(2),
                                          diffeo::real_nvp(data, {.layers = layers, .network = {.hidden = {16, 16}}}));
 }
-template <class Model>
-bool same_parameters(const Model& a, const Model& b) {
-  return (diffeo::parameters(a) == diffeo::parameters(b)).all();
-}
-
 // Maximum likelihood that goes wrong at one step of a training, in one way.
 struct Failing {
   enum class How { nan_loss, infinite_loss, nan_gradient };

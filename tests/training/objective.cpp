@@ -76,16 +76,16 @@ struct DrawsNot : NoSize {
   static constexpr bool draws_samples = false;
 };
 
-using Normal = diffeo::StandardNormal<float>;
-static_assert(diffeo::Objective<Draws, Normal> && diffeo::DrawsSamples<Draws>);
-static_assert(!diffeo::Objective<DrawsNot, Normal> && !diffeo::DrawsSamples<DrawsNot>);
-static_assert(diffeo::Objective<diffeo::MaximumLikelihood<float>, Normal>);
+using Base = diffeo::StandardNormal<float>;
+static_assert(diffeo::Objective<Draws, Base> && diffeo::DrawsSamples<Draws>);
+static_assert(!diffeo::Objective<DrawsNot, Base> && !diffeo::DrawsSamples<DrawsNot>);
+static_assert(diffeo::Objective<diffeo::MaximumLikelihood<float>, Base>);
 static_assert(diffeo::Objective<diffeo::MaximumLikelihood<double>, diffeo::StandardNormal<double>>);
-static_assert(!diffeo::Objective<diffeo::MaximumLikelihood<double>, Normal>);
+static_assert(!diffeo::Objective<diffeo::MaximumLikelihood<double>, Base>);
 static_assert(diffeo::Objective<LeastSquares<float>, Line<float>>);
-static_assert(!diffeo::Objective<NoLoss, Normal>);
-static_assert(!diffeo::Objective<NoSize, Normal>);
-static_assert(!diffeo::Objective<WrongScalar, Normal>);
+static_assert(!diffeo::Objective<NoLoss, Base>);
+static_assert(!diffeo::Objective<NoSize, Base>);
+static_assert(!diffeo::Objective<WrongScalar, Base>);
 
 template <diffeo::Real S>
 LeastSquares<S> some_problem(Index n) {

@@ -10,6 +10,7 @@
 #include <diffeo/training/reverse_kl.hpp>
 #include <limits>
 
+#include "../arrays.hpp"
 #include "../catch.hpp"
 
 using diffeo::Array;
@@ -59,11 +60,6 @@ auto some_flow(std::uint64_t seed = 3) {
   return TransformedDistribution(
       StandardNormal<S>(2),
       diffeo::real_nvp<S>(2, {.layers = 4, .network = {.hidden = {16, 16}, .last_scale = 1}, .seed = seed}));
-}
-
-template <class Model>
-bool same_parameters(const Model& a, const Model& b) {
-  return (diffeo::parameters(a) == diffeo::parameters(b)).all();
 }
 
 // Losses and the gradient of their mean.
