@@ -22,7 +22,8 @@ const Array<S>& data() {
 
 template <Real S>
 const Model<S>& model() {
-  static const Model<S> fresh(StandardNormal<S>(2), real_nvp(data<S>(), {.layers = couplings}));
+  static const Model<S> fresh(StandardNormal<S>(2),
+                              real_nvp(data<S>(), {.layers = couplings, .network = {.hidden = {64, 64}}}));
   return fresh;
 }
 

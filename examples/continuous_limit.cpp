@@ -203,12 +203,11 @@ std::string study(const Options& options) {
   const Array<float> data = diffeo::toy2d::sample<float>(options.toy, training_points, options.seed);
   diffeo::TransformedDistribution fitted(
       diffeo::StandardNormal<float>(2),
-      diffeo::cnf(data, {.network = {.hidden = {64, 64}, .last_scale = 1}, .seed = options.seed}));
+      diffeo::cnf(data, {.network = {.hidden = {64, 64}, .first_scale = 1}, .seed = options.seed}));
   const diffeo::FitReport report = diffeo::fit(fitted, data,
                                                {.steps = options.steps,
                                                 .batch = options.batch,
                                                 .rate = {.learning_rate = 5e-3},
-                                                .clip_ratio = 1.2,
                                                 .seed = options.seed,
                                                 .threads = options.threads,
                                                 .progress = true});

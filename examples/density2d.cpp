@@ -35,21 +35,11 @@ using Points = Array<float>;  // N x 2
 // ---------------------------------------------------------------------------------------------------------------------
 // How flows are fitted unless the command line says otherwise.
 
+// The library's defaults, where there is nothing here.
 struct Settings {
-  Index layers = 32;
-  std::vector<Index> hidden = {64, 64};
-  double first_scale = 1;  // see diffeo::MlpOptions
-  double last_scale = 0.01;
-  long steps = 10000;
-  Index batch = 512;
-  double learning_rate = 2e-3;  // falling to 0 as half a cosine wave
-  double weight_decay = 0;
-  double clip_norm = 0;   // gradients are scaled down to this norm; 0: never
-  double clip_ratio = 0;  // or to this multiple of the running mean of their norms
-  // Share of the points to fit. With it, the parameters of the lowest validation loss are kept, and the training ends
-  // after so many validations without a lower one (0: never).
-  double validation_fraction = 0;
-  long patience = 0;
+  std::optional<Index> layers;
+  std::optional<diffeo::MlpOptions> network;
+  diffeo::FitOptions fit;
 };
 
 // Toy densities: no end of points, so that a large flow has nothing to learn by heart.
@@ -57,35 +47,7 @@ constexpr Index toy_training_points = 2'000'000;
 constexpr Index toy_test_points = 20'000;
 Settings toy_settings(std::string_view flow) {
   Settings settings;
-  settings.clip_ratio = 1.2;
-  if (flow == "planar" || flow == "radial") {
-    settings.steps = 6000;
-    settings.learning_rate = 5e-3;
-    return settings;
-  }
-  if (flow == "residual") {
-    settings.layers = 16;
-    settings.hidden = {64, 64};
-    settings.last_scale = 0.05;
-    settings.steps = 8000;
-    return settings;
-  }
-  if (flow == "cnf") {
-    // The network of FFJORD's experiments in the plane. Units that bend at many places see thin rings.
-    settings.hidden = {64, 64, 64};
-    settings.first_scale = 8;
-    settings.last_scale = 1;
-    settings.steps = 4000;
-    settings.learning_rate = 1e-2;
-    return settings;
-  }
-  // Thin rings and spirals need many couplings more than wide ones, units that bend at many places, and the rare steep
-  // step taken out.
-  settings.layers = 64;
-  settings.hidden = {48, 48};
-  settings.first_scale = 2;
-  settings.last_scale = 0.05;
-  settings.steps = 8000;
+  if (flow == "cnf") settings.fit.steps = 4000;
   return settings;
 }
 
@@ -94,23 +56,20 @@ constexpr Index least_rows = 20;
 constexpr double test_fraction = 0.1;
 Settings file_settings(Index rows, std::string_view flow) {
   Settings settings;
-  if (flow == "residual") settings.layers = 8;
-  if (rows < 500) {
-    settings.layers = 8;
-    settings.hidden = {32, 32};
-    settings.steps = 500;
-    settings.batch = 256;
-    settings.learning_rate = 1e-3;
-    settings.weight_decay = 2;
-    settings.validation_fraction = 0.15;
-  } else {
-    settings.steps = 8000;
-    settings.batch = rows < 2000 ? 256 : 512;
-    settings.weight_decay = 0.05;
-    settings.clip_norm = 1;
-    settings.validation_fraction = 0.1;
-  }
-  settings.patience = 15;
+  const bool few = rows < 500;
+  settings.layers = few || flow == "residual" ? 8 : 32;
+  settings.network = {
+      .hidden = few ? std::vector<Index>{32, 32} : std::vector<Index>{64, 64}, .last_scale = 0.01, .first_scale = 1};
+  diffeo::FitOptions& fit = settings.fit;
+  fit.steps = few ? 500 : 8000;
+  fit.batch = rows < 2000 ? 256 : 512;
+  fit.rate = {.learning_rate = few ? 1e-3 : 2e-3};
+  fit.adam = {.weight_decay = few ? 2 : 0.05};
+  fit.clip_norm = few ? 0 : 1;
+  fit.clip_ratio = 0;
+  // The parameters of the lowest validation loss are kept, and the training ends after 15 validations without a lower.
+  fit.validation_fraction = few ? 0.15 : 0.1;
+  fit.patience = 15;
   return settings;
 }
 
@@ -255,24 +214,16 @@ std::optional<Evaluations> evaluations(const diffeo::CnfFlow<float>& flow, const
 template <class Flow>
 Outcome fit_flow(Flow flow, const Run& run) {
   const Problem& problem = run.problem;
-  const Settings& settings = problem.settings;
   diffeo::TransformedDistribution model(diffeo::StandardNormal<float>(2), std::move(flow));
 
   Outcome outcome;
   outcome.parameters = diffeo::parameter_count(model);
-  outcome.report = diffeo::fit(model, problem.train,
-                               {.steps = settings.steps,
-                                .batch = settings.batch,
-                                .rate = {.learning_rate = settings.learning_rate},
-                                .adam = {.weight_decay = settings.weight_decay},
-                                .clip_norm = settings.clip_norm,
-                                .clip_ratio = settings.clip_ratio,
-                                .validation_fraction = settings.validation_fraction,
-                                .validation_every = std::max(1L, settings.steps / 60),
-                                .patience = settings.patience,
-                                .seed = run.seed,
-                                .threads = run.threads,
-                                .progress = true});
+  diffeo::FitOptions options = problem.settings.fit;
+  options.validation_every = std::max(1L, options.steps / 60);
+  options.seed = run.seed;
+  options.threads = run.threads;
+  options.progress = true;
+  outcome.report = diffeo::fit(model, problem.train, options);
 
   const Eigen::ArrayXd scores = model.log_prob(problem.test, run.threads).template cast<double>();
   const auto count = static_cast<double>(scores.size());
@@ -289,26 +240,34 @@ Outcome fit_flow(Flow flow, const Run& run) {
   return outcome;
 }
 
+// The options of a recipe that has layers, with those of this run.
+template <class RecipeOptions>
+RecipeOptions with_layers(RecipeOptions options, const Run& run) {
+  options.layers = run.problem.settings.layers.value_or(options.layers);
+  options.seed = run.seed;
+  return options;
+}
+
 diffeo::CouplingFlowOptions coupling_options(const Run& run) {
-  const Settings& settings = run.problem.settings;
-  return {
-      .layers = settings.layers,
-      .network = {.hidden = settings.hidden, .last_scale = settings.last_scale, .first_scale = settings.first_scale},
-      .seed = run.seed};
+  diffeo::CouplingFlowOptions options = with_layers(diffeo::CouplingFlowOptions(), run);
+  options.network = run.problem.settings.network.value_or(options.network);
+  return options;
 }
 
 diffeo::ResidualFlowOptions residual_options(const Run& run) {
-  const Settings& settings = run.problem.settings;
-  return {.layers = settings.layers,
-          .block = {.hidden = settings.hidden, .last_scale = settings.last_scale, .first_scale = settings.first_scale},
-          .seed = run.seed};
+  diffeo::ResidualFlowOptions options = with_layers(diffeo::ResidualFlowOptions(), run);
+  if (const auto& network = run.problem.settings.network) {
+    options.block.hidden = network->hidden;
+    options.block.last_scale = network->last_scale.value_or(options.block.last_scale);
+  }
+  return options;
 }
 
 diffeo::CnfFlowOptions cnf_options(const Run& run) {
-  const Settings& settings = run.problem.settings;
-  return {
-      .network = {.hidden = settings.hidden, .last_scale = settings.last_scale, .first_scale = settings.first_scale},
-      .seed = run.seed};
+  diffeo::CnfFlowOptions options;
+  options.network = run.problem.settings.network.value_or(options.network);
+  options.seed = run.seed;
+  return options;
 }
 
 // The flows of --flow.
@@ -321,13 +280,11 @@ constexpr FlowChoice flows[] = {
      [](const Run& run) { return fit_flow(diffeo::real_nvp(run.problem.train, coupling_options(run)), run); }},
     {"planar",
      [](const Run& run) {
-       return fit_flow(diffeo::planar(run.problem.train, {.layers = run.problem.settings.layers, .seed = run.seed}),
-                       run);
+       return fit_flow(diffeo::planar(run.problem.train, with_layers(diffeo::PlanarFlowOptions(), run)), run);
      }},
     {"radial",
      [](const Run& run) {
-       return fit_flow(diffeo::radial(run.problem.train, {.layers = run.problem.settings.layers, .seed = run.seed}),
-                       run);
+       return fit_flow(diffeo::radial(run.problem.train, with_layers(diffeo::RadialFlowOptions(), run)), run);
      }},
     {"residual",
      [](const Run& run) { return fit_flow(diffeo::residual(run.problem.train, residual_options(run)), run); }},
@@ -379,8 +336,8 @@ support::Frame picture_frame(const Problem& problem, const Options& options) {
 // Fits the flow, prints the results and draws the picture; returns the line for --json.
 std::string study(Problem problem, const Options& options) {
   Settings& settings = problem.settings;
-  if (options.steps) settings.steps = *options.steps;
-  if (options.batch) settings.batch = *options.batch;
+  if (options.steps) settings.fit.steps = *options.steps;
+  if (options.batch) settings.fit.batch = *options.batch;
   if (options.layers) settings.layers = *options.layers;
   const auto& flow = *std::find_if(std::begin(flows), std::end(flows),
                                    [&](const FlowChoice& choice) { return options.flow == choice.name; });

@@ -73,12 +73,14 @@ std::string study(const Options& options) {
   const Schools target;
   diffeo::TransformedDistribution model(
       diffeo::StandardNormal<float>(dim),
-      diffeo::real_nvp<float>(dim, {.layers = options.layers, .network = {.hidden = {32, 32}}, .seed = options.seed}));
+      diffeo::real_nvp<float>(
+          dim, {.layers = options.layers, .network = {.hidden = {32, 32}, .last_scale = 0.01}, .seed = options.seed}));
   // The path derivative has little noise when the flow is close to the target, and here it comes close.
   const diffeo::FitReport report = diffeo::fit(model, diffeo::ReverseKl(target, {.path_derivative = true}),
                                                {.steps = options.steps,
                                                 .batch = options.batch,
                                                 .rate = {.learning_rate = options.learning_rate},
+                                                .clip_ratio = 0,
                                                 .seed = options.seed,
                                                 .threads = options.threads,
                                                 .progress = true});

@@ -414,12 +414,11 @@ std::string study(const Options& options) {
 
   Model model(
       diffeo::StandardNormal<float>(options.dim),
-      diffeo::cnf(problem.train, {.network = {.hidden = problem.hidden, .last_scale = 1}, .seed = options.seed}));
+      diffeo::cnf(problem.train, {.network = {.hidden = problem.hidden, .first_scale = 1}, .seed = options.seed}));
   const diffeo::FitReport report = diffeo::fit(model, problem.train,
                                                {.steps = options.steps.value_or(problem.steps),
                                                 .batch = batch,
                                                 .rate = {.learning_rate = 5e-3},
-                                                .clip_ratio = 1.2,
                                                 .seed = options.seed,
                                                 .threads = options.threads,
                                                 .progress = true});

@@ -82,7 +82,7 @@ auto with_flow(FlowKind kind, Index layers, std::uint64_t seed, const F& f) {
     case FlowKind::radial:
       return f(diffeo::repeat(layers, [&](Index i) { return diffeo::make_radial<float>(2, seed, stream(i)); }));
     case FlowKind::residual: {
-      const diffeo::ResidualOptions block{.hidden = {64, 64}};
+      const diffeo::ResidualOptions block{.hidden = {64, 64}, .last_scale = 0.01};
       return f(diffeo::repeat(layers, [&](Index i) {
         return diffeo::make_residual<float>(2, block, seed, stream(i) * streams_of(block.network()));
       }));
@@ -90,7 +90,8 @@ auto with_flow(FlowKind kind, Index layers, std::uint64_t seed, const F& f) {
     case FlowKind::real_nvp:
       break;
   }
-  return f(diffeo::real_nvp<float>(2, {.layers = layers, .network = {.hidden = {32, 32}}, .seed = seed}));
+  return f(diffeo::real_nvp<float>(
+      2, {.layers = layers, .network = {.hidden = {32, 32}, .last_scale = 0.01, .first_scale = 1}, .seed = seed}));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

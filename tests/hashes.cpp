@@ -183,7 +183,7 @@ Hashes computed() {
   add_random<double>(hashes);
   add_products<float>(hashes);
   add_products<double>(hashes);
-  const MlpOptions network{.hidden = {12, 9}};
+  const MlpOptions network{.hidden = {12, 9}, .last_scale = 0.01, .first_scale = 1};
   add_model(hashes, "real_nvp", real_nvp<float>(3, {.layers = 2, .network = network}));
   add_model(hashes, "cnf", cnf<double>(3, {.network = network}));
   return hashes;

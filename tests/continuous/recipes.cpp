@@ -36,7 +36,7 @@ TEST_CASE("continuous recipe: the structure of its options", "[continuous]") {
   CHECK(flow.dim() == 3);
   const auto& [cnf, standardize] = flow.layers;
   CHECK(cnf.field.network.activation == diffeo::Activation::tanh);
-  CHECK(diffeo::parameter_count(flow) == 4 * 64 + 64 + (64 * 64 + 64) + 64 * 3 + 3);
+  CHECK(diffeo::parameter_count(flow) == 4 * 64 + 64 + 2 * (64 * 64 + 64) + 64 * 3 + 3);
   CHECK((standardize.mean.value == 0).all());
   CHECK((standardize.scale.value == 1).all());
   CHECK(cnf.options.evaluation.solver.method == Method::dopri5);

@@ -58,6 +58,33 @@ TEMPLATE_TEST_CASE("a fresh flow is close to the identity", "[layers]", float, d
   }
 }
 
+// Root mean square of the first and of the last weights, in units of what a plain network of these widths has.
+template <class Net>
+std::pair<double, double> scales(const Net& net) {
+  std::vector<Index> hidden;
+  for (std::size_t i = 0; i + 1 < net.layers.size(); ++i) hidden.push_back(net.layers[i].outputs());
+  const auto plain =
+      diffeo::make_mlp<double>(net.inputs(), net.outputs(), {.hidden = hidden, .last_scale = 1, .first_scale = 1}, 77);
+  const auto ratio = [](const auto& a, const auto& b) {
+    return std::sqrt(a.weight.square().mean() / b.weight.square().mean());
+  };
+  return {ratio(net.layers.front(), plain.layers.front()), ratio(net.layers.back(), plain.layers.back())};
+}
+
+TEST_CASE("recipes scale networks by the dimension, whatever other options are chosen", "[layers]") {
+  const auto of = [](Index dim, const CouplingFlowOptions& options) {
+    return scales(std::get<0>(diffeo::real_nvp<double>(dim, options).layers).layers[0].conditioner);
+  };
+  const CouplingFlowOptions wide{.layers = 1, .network = {.hidden = {400, 300}}};
+  CHECK(of(2, wide).first == Approx(2).epsilon(0.2));
+  CHECK(of(3, wide).first == Approx(4.0 / 3).epsilon(0.2));
+  CHECK(of(8, wide).first == Approx(1).epsilon(0.2));
+  CHECK(of(2, wide).second == Approx(0.05).epsilon(0.2));
+  const auto chosen = of(2, {.layers = 1, .network = {.hidden = {400, 300}, .last_scale = 0.5, .first_scale = 3}});
+  CHECK(chosen.first == Approx(3).epsilon(0.2));
+  CHECK(chosen.second == Approx(0.5).epsilon(0.2));
+}
+
 TEST_CASE("recipes have the structure of their options", "[layers]") {
   const CouplingFlowOptions options = {.layers = 3, .network = {.hidden = {7, 5}}, .mask = MaskPattern::halves};
   const auto flow = diffeo::real_nvp<double>(5, options);

@@ -55,7 +55,7 @@ struct Run {
 
 template <class S, class F, class Norm = RmsNorm, class Observer = diffeo::ode::IgnoreSteps>
 Run<S> run(const F& f, const Array<S>& y0, double t0, const std::vector<double>& t1, const SolverOptions& options,
-             const ErrorControl<Norm>& control = {}, Observer&& observer = {}) {
+           const ErrorControl<Norm>& control = {}, Observer&& observer = {}) {
   Run<S> result{Array<S>(y0.rows(), y0.cols()), std::vector<SolveStatistics>(static_cast<std::size_t>(y0.rows()))};
   Workspace<S> workspace;
   diffeo::ode::integrate<S>(f, view(y0), t0, t1.data(), view(result.y), options, control, result.statistics, workspace,
@@ -277,7 +277,7 @@ TEST_CASE("integrate: equal steps take exactly their evaluations", "[ode]") {
         for (Index i = 0; i < made.count; ++i) CHECK(made.step[made.row[i]] == 2.0 / static_cast<double>(steps));
       };
       const Run<double> r = run(logistic, y0, 1, {3.0, 3.0, 3.0}, {.method = m, .steps = steps, .max_steps = 1},
-                                  ErrorControl<>{}, observer);
+                                ErrorControl<>{}, observer);
       CHECK(rounds == steps);
       CHECK(seen == 3 * steps);
       for (const SolveStatistics& s : r.statistics) {
@@ -491,8 +491,8 @@ TEST_CASE("integrate: columns are controlled as they are grouped", "[ode]") {
   CHECK(accepted({{0, 1, fine}, {1, 1, coarse}}) < second);
   // A group of all columns is the same as none, with the options' tolerances.
   const Run<double> plain = run(field, y0, 0, {2.0}, {}),
-                      grouped =
-                          run(field, y0, 0, {2.0}, {.relative_tolerance = 1e-2}, ErrorControl<>{{0, 2, {1e-5, 1e-6}}});
+                    grouped =
+                        run(field, y0, 0, {2.0}, {.relative_tolerance = 1e-2}, ErrorControl<>{{0, 2, {1e-5, 1e-6}}});
   CHECK((plain.y == grouped.y).all());
   // The largest entry is at least the root of the mean square.
   CHECK(run(field, y0, 0, {2.0}, {}, ErrorControl<MaxNorm>{}).statistics[0].accepted > plain.statistics[0].accepted);
@@ -516,8 +516,7 @@ TEST_CASE("integrate: columns without control may do as they like, as long as th
     d[0] = 1;
     d[1] = t > 0.5 ? std::numeric_limits<double>::quiet_NaN() : 0;
   });
-  const Run<double> r =
-      run(field, Array<double>(Array<double>::Zero(1, 2)), 0, {1.0}, {}, ErrorControl<>{{0, 1, {}}});
+  const Run<double> r = run(field, Array<double>(Array<double>::Zero(1, 2)), 0, {1.0}, {}, ErrorControl<>{{0, 1, {}}});
   CHECK(r.statistics[0].status == Status::not_finite);
   CHECK(r.statistics[0].t == Approx(0.5).margin(1e-12));
 }

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/continuous/recipes.hpp>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/recipes.hpp>
 #include <diffeo/training/schedule.hpp>
 #include <limits>
 
@@ -58,4 +62,15 @@ TEST_CASE("learning rate: bad options", "[training]") {
   CHECK(contains(message({.final_fraction = 1.1}), "final_fraction is 1.1"));
   CHECK(contains(message({.warmup_steps = -1}), "warmup_steps is -1"));
   CHECK_NOTHROW(LearningRate{}.check());
+}
+
+TEST_CASE("learning rate: what suits a model is the least that a part of it suggests", "[training]") {
+  using namespace diffeo;
+  using Base = StandardNormal<float>;
+  CHECK(suggested_learning_rate<TransformedDistribution<Base, RealNvp<float>>> == 2e-3);
+  CHECK(suggested_learning_rate<TransformedDistribution<Base, PlanarFlow<float>>> == 5e-3);
+  CHECK(suggested_learning_rate<CnfFlow<float>> == 1e-2);
+  CHECK(suggested_learning_rate<FlowSequence<CnfFlow<float>, Repeated<Planar<float>>>> == 5e-3);
+  CHECK(suggested_learning_rate<DiagonalScale<float>> == usual_learning_rate);
+  CHECK(LearningRate{}.at(0, 100) == usual_learning_rate);
 }

@@ -78,20 +78,8 @@ void walk_leaves(M& part, const Path& path, const LeafSink<Leaf>& sink) {
     sink(path, LeafKind::parameter, part);
   } else if constexpr (is_buffer<P>) {
     sink(path, LeafKind::buffer, part.value);
-  } else if constexpr (is_vector<P>) {
-    for (std::size_t i = 0; i < part.size(); ++i) walk_leaves<Leaf>(part[i], Path(path, i), sink);
-  } else if constexpr (is_tuple<P>) {
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (walk_leaves<Leaf>(std::get<I>(part), Path(path, I), sink), ...);
-    }(std::make_index_sequence<std::tuple_size_v<P>>{});
   } else {
-    auto fields = P::fields(part);
-    if constexpr (is_tuple<decltype(fields)>)
-      walk_leaves<Leaf>(fields, path, sink);
-    else
-      [&]<std::size_t... I>(std::index_sequence<I...>) {
-        (walk_leaves<Leaf>(std::get<I>(fields.values), Path(path, fields.names[I]), sink), ...);
-      }(std::make_index_sequence<std::tuple_size_v<decltype(fields.values)>>{});
+    for_each_part(part, path, [&sink](auto& inner, const Path& place) { walk_leaves<Leaf>(inner, place, sink); });
   }
 }
 

@@ -98,28 +98,9 @@ void add_settings(const Values& named, const Path& path, std::vector<Setting>& l
 template <class M, class F>
 void walk_structures(M& part, const Path& path, const F& enter) {
   using P = std::remove_const_t<M>;
-  if constexpr (is_parameter<P> || is_buffer<P>) {
-    return;
-  } else if constexpr (is_vector<P>) {
-    for (std::size_t i = 0; i < part.size(); ++i) walk_structures(part[i], Path(path, i), enter);
-  } else if constexpr (is_tuple<P>) {
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (walk_structures(std::get<I>(part), Path(path, I), enter), ...);
-    }(std::make_index_sequence<std::tuple_size_v<P>>{});
-  } else {
-    enter(path, part);
-    if constexpr (!requires { P::fields(part); })
-      return;  // what only evaluates need not have fields
-    else {
-      auto fields = P::fields(part);
-      if constexpr (is_tuple<decltype(fields)>)
-        walk_structures(fields, path, enter);
-      else
-        [&]<std::size_t... I>(std::index_sequence<I...>) {
-          (walk_structures(std::get<I>(fields.values), Path(path, fields.names[I]), enter), ...);
-        }(std::make_index_sequence<std::tuple_size_v<decltype(fields.values)>>{});
-    }
-  }
+  if constexpr (is_structure<P>) enter(path, part);
+  if constexpr (!is_parameter<P> && !is_buffer<P> && (!is_structure<P> || HasFields<P>))
+    for_each_part(part, path, [&enter](auto& inner, const Path& place) { walk_structures(inner, place, enter); });
 }
 
 }  // namespace detail
@@ -155,8 +136,8 @@ namespace detail {
 
 // Runs an evaluation of a model. Where that throws invalid_argument because the model's parts do not fit together, the
 // error names the part.
-template <class M, class F>
-void evaluate_checked(const M& model, const F& evaluate) {
+template <class M>
+void evaluate_checked(const M& model, FunctionRef<void()> evaluate) {
   try {
     evaluate();
   } catch (const invalid_argument&) {

@@ -14,33 +14,16 @@ namespace diffeo::inline DIFFEO_ISA {
 template <Real S>
 inline constexpr Index tile_rows = 64;
 
-namespace detail {
-
-// The longest tile that a structure or its parts ask for.
-template <class M>
-constexpr Index asked_tile_rows() {
-  if constexpr (requires { M::tile_rows; })
-    return M::tile_rows;
-  else if constexpr (is_vector<M>)
-    return asked_tile_rows<typename M::value_type>();
-  else if constexpr (is_tuple<M>)
-    return []<class... P>(std::type_identity<std::tuple<P...>>) {
-      return std::max({Index{0}, asked_tile_rows<std::remove_cvref_t<P>>()...});
-    }(std::type_identity<M>{});
-  else if constexpr (is_named<M>)
-    return asked_tile_rows<decltype(M::values)>();
-  else if constexpr (requires(M& m) { M::fields(m); })
-    return asked_tile_rows<decltype(M::fields(std::declval<M&>()))>();
-  else
-    return 0;
-}
-
-}  // namespace detail
-
 /// Rows of a tile for a structure of which a part may ask for long ones by a static member `tile_rows`, like a solver
 /// whose rows take different numbers of steps.
 template <class M>
-inline constexpr Index tile_rows_of = std::max(tile_rows<typename M::Scalar>, detail::asked_tile_rows<M>());
+inline constexpr Index tile_rows_of =
+    detail::fold_structures<M>(tile_rows<typename M::Scalar>, []<class P>(Index rows, std::type_identity<P>) {
+      if constexpr (requires { P::tile_rows; })
+        return std::max<Index>(rows, P::tile_rows);
+      else
+        return rows;
+    });
 
 /// Rows of a tile for computations whose values and adjoints take that many bytes a row, at most `most` rows: a power
 /// of two from tile_rows to 512. Each op costs some 30 nanoseconds beside its work on the rows, so small models want
@@ -56,8 +39,9 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
 /// Calls f(tape, first, count) for consecutive tiles of at most `tile` rows that cover 0 ... rows-1. The tape is empty
 /// at each call. Of several tiles that throw, the exception of the first comes through; the row that a solver_error
 /// names becomes one of the whole.
-template <Real S, class F>
-void for_each_tile(Index rows, Index tile, const Execution& execution, const F& f) {
+template <Real S>
+void for_each_tile(Index rows, Index tile, const Execution& execution,
+                   FunctionRef<void(Tape<S>& tape, Index first, Index count)> f) {
   const Index tiles = (rows + tile - 1) / tile;
   const auto run = [&](Tape<S>& tape, Index number) {
     tape.reset();
@@ -85,8 +69,9 @@ void for_each_tile(Index rows, Index tile, const Execution& execution, const F& 
 }
 
 /// Calls f for tiles of tile_rows<S> rows.
-template <Real S, class F>
-void for_each_tile(Index rows, const Execution& execution, const F& f) {
+template <Real S>
+void for_each_tile(Index rows, const Execution& execution,
+                   FunctionRef<void(Tape<S>& tape, Index first, Index count)> f) {
   for_each_tile<S>(rows, tile_rows<S>, execution, f);
 }
 

@@ -127,6 +127,7 @@ struct Cnf {
 
   /// Rows that are solved together: those with few steps make room for others.
   static constexpr Index tile_rows = 256;
+  static constexpr double suggested_learning_rate = 1e-2;
 
   Index dim() const { return field.dim(); }
 

@@ -11,12 +11,12 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// | option  | type          | default                                                                            |
 /// |---------|---------------|------------------------------------------------------------------------------------|
-/// | network | MlpOptions    | two hidden layers of 64 tanh units, of which the divergence is known in closed     |
-/// |         |               | form; velocities of a fresh flow are of order last_scale                           |
+/// | network | MlpOptions    | {64, 64, 64} tanh units, of which the divergence is known in closed form;          |
+/// |         |               | last_scale 1: velocities of order 1; first_scale 8 in the plane, 1 for dim >= 16   |
 /// | cnf     | CnfOptions    | how the equations are solved                                                       |
 /// | seed    | std::uint64_t | 0, of the initial weights                                                          |
 struct CnfFlowOptions {
-  MlpOptions network = {.hidden = {64, 64}, .last_scale = 1};
+  MlpOptions network = {.hidden = {64, 64, 64}};
   CnfOptions cnf = {};
   std::uint64_t seed = 0;
 };
@@ -31,8 +31,10 @@ template <Real S>
 CnfFlow<S> cnf(Index dim, const CnfFlowOptions& options = {}) {
   require(dim >= 1, "cnf: dimension ", dim, ", expected at least 1");
   options.cnf.check();
-  return CnfFlow<S>(Cnf{make_mlp_field<S>(dim, options.network, options.seed), options.cnf},
-                    Standardize<S>::identity(dim));
+  return CnfFlow<S>(
+      Cnf{make_mlp_field<S>(dim, options.network.with_scales(1, detail::first_scale_for(dim, 8)), options.seed),
+          options.cnf},
+      Standardize<S>::identity(dim));
 }
 
 /// The same for data (N x D): the flow of its dimension, standardised to it.

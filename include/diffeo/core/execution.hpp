@@ -22,8 +22,7 @@ struct Execution {
 
 /// Calls f(task, worker) for the tasks 0 ... tasks-1 as ThreadPool::run does, on the pool or else on at most as many
 /// threads as there are tasks. Throws invalid_argument for a number of threads out of range.
-template <class F>
-void parallel_for(Index tasks, const Execution& execution, const F& f) {
+inline void parallel_for(Index tasks, const Execution& execution, FunctionRef<void(Index task, int worker)> f) {
   if (execution.pool) return execution.pool->run(tasks, f);
   const Index workers = std::min<Index>(thread_count(execution.threads), tasks);
   ThreadPool(static_cast<int>(std::max<Index>(1, workers))).run(tasks, f);

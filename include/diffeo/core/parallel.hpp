@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
+#include <diffeo/core/function_ref.hpp>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -85,8 +86,7 @@ class ThreadPool {
   /// is left to chance and must not matter to the result. After an exception no later task begins; of the tasks that
   /// throw, the exception of the lowest is rethrown here, whatever the number of threads. Throws invalid_argument while
   /// another run is under way.
-  template <class F>
-  void run(Index tasks, const F& f) {
+  void run(Index tasks, FunctionRef<void(Index task, int worker)> f) {
     const Turn turn(*this);
     next_ = 0;
     run_round(tasks, f, &ThreadPool::work);
@@ -94,8 +94,7 @@ class ThreadPool {
 
   /// Does the same with the tasks dealt out evenly beforehand: task i is done by worker (i + shift) % size(). So that
   /// every worker gets some, for instance to allocate what it needs.
-  template <class F>
-  void run_dealt(Index tasks, Index shift, const F& f) {
+  void run_dealt(Index tasks, Index shift, FunctionRef<void(Index task, int worker)> f) {
     const Turn turn(*this);
     shift_ = shift;
     run_round(tasks, f, &ThreadPool::work_dealt);
@@ -128,8 +127,7 @@ class ThreadPool {
     ThreadPool& pool_;
   };
 
-  template <class F>
-  void run_round(Index tasks, const F& f, void (ThreadPool::*share)(int)) {
+  void run_round(Index tasks, FunctionRef<void(Index, int)> f, void (ThreadPool::*share)(int)) {
     if (helpers_.empty() || tasks <= 1) {
       for (Index task = 0; task < tasks; ++task) f(task, 0);
       return;
@@ -137,7 +135,6 @@ class ThreadPool {
     end_ = tasks;
     work_ = share;
     function_ = &f;
-    call_ = [](const void* function, Index task, int worker) { (*static_cast<const F*>(function))(task, worker); };
     busy_ = static_cast<int>(helpers_.size());
     start_round();
     (this->*work_)(0);
@@ -175,7 +172,7 @@ class ThreadPool {
 
   void attempt(Index task, int worker) {
     try {
-      call_(function_, task, worker);
+      (*function_)(task, worker);
     } catch (...) {
       const std::lock_guard lock(failure_guard_);
       if (task >= end_) return;
@@ -206,8 +203,7 @@ class ThreadPool {
   std::atomic<Index> end_ = 0;  // tasks that may begin: those before the lowest that failed
   Index shift_ = 0;
   void (ThreadPool::*work_)(int) = nullptr;
-  const void* function_ = nullptr;
-  void (*call_)(const void*, Index, int) = nullptr;
+  const FunctionRef<void(Index, int)>* function_ = nullptr;
   std::exception_ptr failure_;
   std::mutex failure_guard_;
   bool stopping_ = false;

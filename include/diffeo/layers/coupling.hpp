@@ -80,6 +80,8 @@ struct Coupling {
   Mlp<T> conditioner;  ///< network: kept coordinates -> parameters_per_coordinate values per moved coordinate
   Transform transform{};
 
+  static constexpr double suggested_learning_rate = 2e-3;
+
   Index dim() const { return mask.dim(); }
 
   template <class Self>

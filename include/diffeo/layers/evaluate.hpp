@@ -18,6 +18,19 @@ void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index d
   require_finite(x.derived().template cast<S>(), what);
 }
 
+// The tiles of y, each `transform`'s of its rows.
+template <Real S>
+void transform_tiles(const char* what, Transformed<Array<S>>& y, Index tile_rows, const Execution& execution,
+                     FunctionRef<Transformed<Var<S>>(Tape<S>& tape, Index first, Index count)> transform) {
+  for_each_tile<S>(y.value.rows(), tile_rows, execution, [&](Tape<S>& tape, Index first, Index count) {
+    const Transformed<Var<S>> tile = transform(tape, first, count);
+    require(static_cast<bool>(tile.log_det), what, ": the flow gave no log-determinants");
+    require_shapes(tile, count, y.value.cols(), what, ": the flow");
+    y.value.middleRows(first, count) = as_eigen(tile.value.value());
+    y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());
+  });
+}
+
 template <class F, class Derived, class Direction>
 Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F& flow,
                                                        const Eigen::DenseBase<Derived>& x, const Execution& execution,
@@ -27,12 +40,8 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
   require_batch<S>(what, points, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
   evaluate_checked(flow, [&] {
-    for_each_tile<S>(x.rows(), tile_rows_of<F>, execution, [&](Tape<S>& tape, Index first, Index count) {
-      const Transformed<Var<S>> tile = direction(tape.copy(points.middleRows(first, count)));
-      require(static_cast<bool>(tile.log_det), what, ": the flow gave no log-determinants");
-      require_shapes(tile, count, x.cols(), what, ": the flow");
-      y.value.middleRows(first, count) = as_eigen(tile.value.value());
-      y.log_det.middleRows(first, count) = as_eigen(tile.log_det.value());
+    transform_tiles<S>(what, y, tile_rows_of<F>, execution, [&](Tape<S>& tape, Index first, Index count) {
+      return direction(tape.copy(points.middleRows(first, count)));
     });
   });
   return y;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/core/function_ref.hpp>
 #include <diffeo/layers/flow.hpp>
 #include <span>
 #include <tuple>
@@ -21,8 +22,7 @@ class Composition {
   Composition(const X& x, const Pass<Scalar>& pass) : value_(x), pass_(pass) {}
 
   /// Applies map(value, pass), where `part` is the number of the map's layer.
-  template <class F>
-  void then(std::size_t part, const F& map) {
+  void then(std::size_t part, FunctionRef<Transformed<X>(const X&, const Pass<Scalar>&)> map) {
     const Pass<Scalar> pass = pass_.of_part(part);
     if constexpr (is_var<X>) {
       if (!recording_ && !value_.requires_grad()) return then_in_place(map, pass);
@@ -49,8 +49,9 @@ class Composition {
   }
 
   // Two buffers for the value take turns; the log-determinant has one.
-  template <class F>
-  void then_in_place(const F& map, const Pass<Scalar>& pass) {
+  void then_in_place(FunctionRef<Transformed<X>(const X&, const Pass<Scalar>&)> map, const Pass<Scalar>& pass)
+    requires is_var<X>
+  {
     auto& tape = value_.tape();
     if (!buffers_[0]) {
       for (X& buffer : buffers_) buffer = tape.make(value_.rows(), value_.cols(), false);

@@ -146,6 +146,8 @@ struct Planar {
   param_t<T> b;  ///< 1 x 1
   Activation activation = Activation::tanh;
 
+  static constexpr double suggested_learning_rate = 5e-3;
+
   Index dim() const { return w.cols(); }
 
   template <class Self>

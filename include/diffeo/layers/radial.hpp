@@ -30,6 +30,8 @@ struct Radial {
   param_t<T> raw_alpha;  ///< 1 x 1
   param_t<T> raw_kappa;  ///< 1 x 1
 
+  static constexpr double suggested_learning_rate = 5e-3;
+
   Index dim() const { return centre.cols(); }
 
   template <class Self>

@@ -15,14 +15,14 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// | option          | type         | default                                             |
 /// |-----------------|--------------|-----------------------------------------------------|
-/// | layers          | Index        | 32 couplings                                        |
-/// | network         | MlpOptions   | two hidden layers of 64 tanh units                  |
-/// | mask            | MaskPattern  | even_odd: even and odd coordinates kept in turn     |
-/// | log_scale_bound | double       | 1.5 (Real NVP only); infinity: free                 |
-/// | seed            | std::uint64_t | 0, of the initial weights                          |
+/// | layers          | Index        | 64 couplings                                        |
+/// | network         | MlpOptions   | {48, 48} tanh units; last_scale 0.05; first_scale 2 in the plane, 1 for dim >= 4
+/// | | mask            | MaskPattern  | even_odd: even and odd coordinates kept in turn     | | log_scale_bound |
+/// double       | 1.5 (Real NVP only); infinity: free                 | | seed            | std::uint64_t | 0, of the
+/// initial weights                          |
 struct CouplingFlowOptions {
-  Index layers = 32;
-  MlpOptions network = {};
+  Index layers = 64;
+  MlpOptions network = {.hidden = {48, 48}};
   MaskPattern mask = MaskPattern::even_odd;
   double log_scale_bound = AffineTransform{}.log_scale_bound;
   std::uint64_t seed = 0;
@@ -43,9 +43,10 @@ Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const 
                                            Transform transform) {
   require(options.layers >= 1, recipe, ": ", options.layers, " layers, expected at least 1");
   require(dim >= 2, recipe, ": dimension ", dim, " leaves a coupling nothing to condition on, expected at least 2");
+  const MlpOptions network = options.network.with_scales(0.05, first_scale_for(dim, 2));
   return repeat(options.layers, [&](Index i) {
-    return make_coupling<S>(alternating_mask(options.mask, dim, i), options.network, options.seed,
-                            static_cast<std::uint64_t>(i) * streams_of(options.network), transform);
+    return make_coupling<S>(alternating_mask(options.mask, dim, i), network, options.seed,
+                            static_cast<std::uint64_t>(i) * streams_of(network), transform);
   });
 }
 
@@ -119,11 +120,11 @@ RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
 /// | option | type            | default                          |
 /// |--------|-----------------|----------------------------------|
 /// | layers | Index           | 16                               |
-/// | block  | ResidualOptions | two hidden layers of 128 units   |
+/// | block  | ResidualOptions | {64, 64} hidden units            |
 /// | seed   | std::uint64_t   | 0, of the initial weights        |
 struct ResidualFlowOptions {
   Index layers = 16;
-  ResidualOptions block = {};
+  ResidualOptions block = {.hidden = {64, 64}};
   std::uint64_t seed = 0;
 };
 

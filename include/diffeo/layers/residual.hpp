@@ -69,6 +69,8 @@ struct Residual {
   LogDetEstimator evaluation = ExactLogDet{};
   ResidualInverseOptions inverse_options = {};
 
+  static constexpr double suggested_learning_rate = 2e-3;
+
   Index dim() const { return network.inputs(); }
 
   template <class Self>
@@ -560,7 +562,7 @@ struct Residual {
 /// | hidden          | widths          | {128, 128}                                                   |
 /// | activation      | Activation      | lip_swish; tanh, elu and sin have slopes of at most 1 too    |
 /// | coefficient     | double          | 0.97: bound of the Lipschitz constant of g, between 0 and 1  |
-/// | last_scale      | double          | 0.01: factor on the last layer's weights                     |
+/// | last_scale      | double          | 0.05: factor on the last layer's weights                     |
 /// | first_scale     | double          | 1: factor on the first layer's weights                       |
 /// | training        | LogDetEstimator | ExactLogDet                                                  |
 /// | evaluation      | LogDetEstimator | ExactLogDet                                                  |
@@ -569,7 +571,7 @@ struct ResidualOptions {
   std::vector<Index> hidden = {128, 128};
   Activation activation = Activation::lip_swish;
   double coefficient = 0.97;
-  double last_scale = 0.01;
+  double last_scale = 0.05;
   double first_scale = 1;
   LogDetEstimator training = ExactLogDet{};
   LogDetEstimator evaluation = ExactLogDet{};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <diffeo/nn/linear.hpp>
 #include <optional>
 #include <vector>
@@ -53,18 +55,37 @@ struct Mlp {
 /// | hidden         | widths of the layers | {64, 64}                     |
 /// | activation     | Activation           | tanh                         |
 /// | initialisation | Initialisation       | by default_initialisation()  |
-/// | last_scale     | factor on the last layer's weights | 0.01, near zero |
-/// | first_scale    | factor on the first layer's weights, and standard deviation of its biases | 1 |
+/// | last_scale     | factor on the last layer's weights | none: what suits the recipe; 0.01, near zero, for make_mlp()
+/// | | first_scale    | factor on the first layer's weights, and standard deviation of its biases | none: what suits
+/// the recipe; 1 for make_mlp() |
 ///
 /// With random biases the hidden units bend at different places of the input range instead of all at 0. For few inputs
-/// of order 1 a first_scale of 4 to 8 resolves sharp structure in far fewer steps; with many inputs it saturates tanh.
+/// of order 1 a first_scale of 2 to 8 resolves sharp structure in far fewer steps; with many inputs it saturates tanh.
 struct MlpOptions {
   std::vector<Index> hidden = {64, 64};
   Activation activation = Activation::tanh;
   std::optional<Initialisation> initialisation = std::nullopt;
-  double last_scale = 0.01;
-  double first_scale = 1;
+  std::optional<double> last_scale = std::nullopt;
+  std::optional<double> first_scale = std::nullopt;
+
+  /// Returns these options with the given scales where none were chosen.
+  MlpOptions with_scales(double last, double first) const {
+    MlpOptions chosen = *this;
+    chosen.last_scale = last_scale.value_or(last);
+    chosen.first_scale = first_scale.value_or(first);
+    return chosen;
+  }
 };
+
+namespace detail {
+
+// The factor on the first layer's weights that resolves in `dim` dimensions what `in_the_plane` resolves in two: units
+// sum over their inputs, and saturate where these are many.
+inline double first_scale_for(Index dim, double in_the_plane) {
+  return std::max(1.0, in_the_plane * std::min(1.0, 2 / static_cast<double>(dim)));
+}
+
+}  // namespace detail
 
 /// Streams of random numbers that make_mlp uses, counted from its own.
 inline std::uint64_t streams_of(const MlpOptions& options) { return options.hidden.size() + 2; }
@@ -73,8 +94,9 @@ inline std::uint64_t streams_of(const MlpOptions& options) { return options.hidd
 /// invalid_argument for a width below 1 or a scale that is not finite.
 template <Real S>
 Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uint64_t seed, std::uint64_t stream = 0) {
-  require(std::isfinite(options.first_scale) && std::isfinite(options.last_scale), "make_mlp: first_scale is ",
-          options.first_scale, " and last_scale ", options.last_scale, ", expected finite values");
+  const double first_scale = options.first_scale.value_or(1), last_scale = options.last_scale.value_or(0.01);
+  require(std::isfinite(first_scale) && std::isfinite(last_scale), "make_mlp: first_scale is ", first_scale,
+          " and last_scale ", last_scale, ", expected finite values");
   const Initialisation how = options.initialisation.value_or(default_initialisation(options.activation));
   Mlp<S> mlp{{}, options.activation};
   for (const Index width : options.hidden) {
@@ -86,10 +108,10 @@ Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uin
   if (mlp.layers.size() > 1) {
     Linear<S>& first = mlp.layers.front();
     fill_normal(view(first.bias), seed, stream);
-    first.bias *= static_cast<S>(options.first_scale);
-    first.weight *= static_cast<S>(options.first_scale);
+    first.bias *= static_cast<S>(first_scale);
+    first.weight *= static_cast<S>(first_scale);
   }
-  mlp.layers.back().weight *= static_cast<S>(options.last_scale);
+  mlp.layers.back().weight *= static_cast<S>(last_scale);
   return mlp;
 }
 

@@ -62,6 +62,9 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
   }
   Trainer<Model, O>& trainer = *training;
 
+  LearningRate schedule = options.rate;
+  if (!schedule.learning_rate) schedule.learning_rate = suggested_learning_rate<Model>;
+
   FitReport report;
   // So that steps allocate nothing, within reason.
   report.loss.reserve(static_cast<std::size_t>(std::min(options.steps, 1L << 22)));
@@ -89,7 +92,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options, Callb
   ProgressBar bar(options.progress);
   try {
     while (report.steps < options.steps) {
-      const double rate = options.rate.at(report.steps, options.steps);
+      const double rate = schedule.at(report.steps, options.steps);
       double loss = 0;
       try {
         detail::evaluate_checked(model, [&] { loss = trainer.step(rate); });

@@ -13,12 +13,12 @@ namespace diffeo::inline DIFFEO_ISA {
 ///
 /// | option              | type          | default                                                               |
 /// |---------------------|---------------|-----------------------------------------------------------------------|
-/// | steps               | long          | 2000                                                                  |
+/// | steps               | long          | 8000                                                                  |
 /// | batch               | Index         | 512 rows a step, at most the rows there are                           |
-/// | rate                | LearningRate  | 2e-3, cosine                                                          |
+/// | rate                | LearningRate  | what suits the model, in most cases 2e-3; cosine                      |
 /// | adam                | AdamOptions   |                                                                       |
 /// | clip_norm           | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | clip_ratio          | double        | 0: off; else to this multiple of the running mean of the norms before |
+/// | clip_ratio          | double        | 1.2: to this multiple of the running mean of the norms before; 0: off |
 /// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps   |
 /// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out     |
 /// | validation_every    | long          | 100 steps                                                             |
@@ -27,12 +27,12 @@ namespace diffeo::inline DIFFEO_ISA {
 /// | threads             | int           | 0: one per processor; a step uses at most Trainer::shards()           |
 /// | progress            | bool          | false; true: a bar on stderr, if that is a terminal                   |
 struct FitOptions {
-  long steps = 2000;
+  long steps = 8000;
   Index batch = 512;
   LearningRate rate = {};
   AdamOptions adam = {};
   double clip_norm = 0;
-  double clip_ratio = 0;
+  double clip_ratio = 1.2;
   double ema_decay = 0;
   double validation_fraction = 0;
   long validation_every = 100;
