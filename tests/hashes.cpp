@@ -190,13 +190,9 @@ Hashes computed() {
 }
 
 // Instruction sets that have a column, in their order.
-const std::vector<std::string> columns = {"baseline", "avx2_fma", "avx512"};
+const std::vector<std::string> columns = {"sse2", "avx2_fma", "avx512"};
 
-#define DIFFEO_TEST_TEXT_OF(name) #name
-#define DIFFEO_TEST_TEXT(name) DIFFEO_TEST_TEXT_OF(name)
-const std::string instruction_set = DIFFEO_TEST_TEXT(DIFFEO_ISA);
-#undef DIFFEO_TEST_TEXT
-#undef DIFFEO_TEST_TEXT_OF
+const std::string instruction_set = DIFFEO_ISA_NAME;
 
 // The hashes of a file by name, one for each column.
 using Table = std::map<std::string, std::vector<std::string>>;

@@ -50,3 +50,44 @@ TEST_CASE("evaluated: what lies in memory is referred to, the rest is computed o
   for (Index i = 0; i < 3; ++i) CHECK((odd.row(i) == x.row(2 * i + 1)).all());
   static_assert(!Array<float>::IsRowMajor);
 }
+
+TEMPLATE_TEST_CASE("arrays begin at a cache line, whatever gave them their size", "[array]", float, double) {
+  using S = TestType;
+  const auto aligned = [](const Array<S>& x) { return reinterpret_cast<std::uintptr_t>(x.data()) % 64 == 0; };
+  for (Index n = 1; n < 40; ++n) {
+    Array<S> made(n, 3), copied = made, assigned, expression = made * S(2);
+    assigned = made;
+    CHECK((aligned(made) && aligned(copied) && aligned(assigned) && aligned(expression)));
+    made.resize(n, 5);
+    copied.conservativeResize(n + 1, 4);
+    CHECK((aligned(made) && aligned(copied)));
+  }
+}
+
+TEST_CASE("arrays: sizes, moves and conversions", "[array]") {
+  Array<double> x{{1, 2, 3}, {4, 5, 6}}, y = std::move(x);
+  CHECK(x.size() == 0);
+  CHECK(y.rows() == 2);
+  y.conservativeResize(3, 2);
+  CHECK((y.topRows(2) == Array<double>{{1, 2}, {4, 5}}).all());
+  x.swap(y);
+  CHECK(y.size() == 0);
+  const Array<double> empty(0, 3), copy = empty;
+  CHECK(copy.cols() == 3);
+  CHECK((empty * 2.0).eval().rows() == 0);
+
+  Eigen::ArrayXXd own = x;
+  own.row(0) = 9;
+  x = own;
+  CHECK(x(0, 1) == 9);
+  x = own.matrix();
+  const Eigen::Ref<const Eigen::ArrayXXd> seen(x);
+  CHECK(seen.data() == x.data());
+  x.transposeInPlace();
+  CHECK((x == own.transpose()).all());
+
+  constexpr Index huge = Index{1} << 40;
+  CHECK_THROWS_AS(Array<float>(huge, huge), std::bad_alloc);
+  CHECK_THROWS_AS(x.resize(huge, huge), std::bad_alloc);
+  CHECK((x == own.transpose()).all());
+}

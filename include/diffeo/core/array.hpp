@@ -4,9 +4,17 @@
 #include <diffeo/core/instruction_set.hpp>
 // Eigen comes after the checks of the compiler.
 #include <Eigen/Core>
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <initializer_list>
+#include <limits>
+#include <new>
+#include <string_view>
 #include <type_traits>
+#include <utility>
 
 /// The array vocabulary. A batch is N x D: rows are samples, columns are coordinates, stored column-major, so that one
 /// coordinate of all samples is contiguous.
@@ -23,7 +31,110 @@ concept Real = std::is_same_v<S, float> || std::is_same_v<S, double>;
 template <Real S>
 class Array;
 
+namespace detail {
+
+// Bytes between the beginnings of cache lines, where arrays begin: a product whose weights cross lines takes a fifth
+// longer. The same for all instruction sets.
+inline constexpr std::size_t array_alignment = 64;
+
+// Returns rows * cols. Throws bad_alloc where that many numbers cannot be addressed.
+template <class S>
+Index array_size(Index rows, Index cols) {
+  constexpr Index most = (std::numeric_limits<Index>::max() - Index{array_alignment}) / Index{sizeof(S)};
+  if (rows > 0 && cols > most / rows) throw std::bad_alloc();
+  return rows * cols;
+}
+
+// The memory of an Array: aligned, and made and given back by functions of this instruction set alone.
+template <class S>
+class ArrayStorage {
+ public:
+  ArrayStorage() = default;
+  explicit ArrayStorage(Eigen::internal::constructor_without_unaligned_array_assert) {}
+  ArrayStorage(Index, Index rows, Index cols) : data_(allocate(array_size<S>(rows, cols))), rows_(rows), cols_(cols) {}
+  ArrayStorage(const ArrayStorage& other) : ArrayStorage(0, other.rows_, other.cols_) {
+    std::copy_n(other.data_, rows_ * cols_, data_);
+  }
+  ArrayStorage(ArrayStorage&& other) noexcept { swap(other); }
+  ArrayStorage& operator=(const ArrayStorage& other) {
+    if (this != &other) ArrayStorage(other).swap(*this);
+    return *this;
+  }
+  ArrayStorage& operator=(ArrayStorage&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~ArrayStorage() { release(); }
+
+  void swap(ArrayStorage& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(rows_, other.rows_);
+    std::swap(cols_, other.cols_);
+  }
+  void resize(Index, Index rows, Index cols) {
+    if (const Index size = array_size<S>(rows, cols); size != rows_ * cols_) {
+      S* const data = allocate(size);
+      release();
+      data_ = data;
+    }
+    rows_ = rows;
+    cols_ = cols;
+  }
+  // Keeps the entries in their order in memory.
+  void conservativeResize(Index, Index rows, Index cols) {
+    ArrayStorage resized(0, rows, cols);
+    std::copy_n(data_, std::min(rows * cols, rows_ * cols_), resized.data_);
+    swap(resized);
+  }
+  Index rows() const noexcept { return rows_; }
+  Index cols() const noexcept { return cols_; }
+  const S* data() const { return data_; }
+  S* data() { return data_; }
+
+ private:
+  // The address that malloc returned stands before the first entry.
+  static S* allocate(Index size) {
+    if (size == 0) return nullptr;
+    char* const whole = static_cast<char*>(std::malloc(static_cast<std::size_t>(size) * sizeof(S) + array_alignment));
+    if (!whole) throw std::bad_alloc();
+    char* const data = whole + (array_alignment - reinterpret_cast<std::uintptr_t>(whole) % array_alignment);
+    std::memcpy(data - sizeof whole, &whole, sizeof whole);
+    return reinterpret_cast<S*>(data);
+  }
+  void release() {
+    if (!data_) return;
+    char* whole = nullptr;
+    std::memcpy(&whole, reinterpret_cast<char*>(data_) - sizeof whole, sizeof whole);
+    std::free(whole);
+  }
+
+  S* data_ = nullptr;
+  Index rows_ = 0, cols_ = 0;
+};
+
+// A number below -1 for the instruction set, by which Eigen finds the storage.
+inline constexpr int storage_tag = [] {
+  int hash = 0;
+  for (const char c : std::string_view(DIFFEO_ISA_NAME)) hash = (31 * hash + c) % 1000003;
+  return -2 - hash;
+}();
+
+template <class S>
+struct ArrayExpression : Eigen::ArrayBase<Array<S>> {
+  enum { MaxSizeAtCompileTime = storage_tag };
+};
+
+}  // namespace detail
+
 }  // namespace diffeo::inline DIFFEO_ISA
+
+/// Where Eigen keeps the entries of an Array.
+template <class S>
+class Eigen::DenseStorage<S, diffeo::detail::storage_tag, Eigen::Dynamic, Eigen::Dynamic,
+                          static_cast<int>(Eigen::ColMajor) | Eigen::DontAlign>
+    : public diffeo::detail::ArrayStorage<S> {
+  using diffeo::detail::ArrayStorage<S>::ArrayStorage;
+};
 
 /// What Eigen asks of a type that owns its coefficients.
 namespace Eigen::internal {
@@ -31,6 +142,10 @@ namespace Eigen::internal {
 template <class S>
 struct traits<diffeo::Array<S>> : traits<Eigen::Array<S, Dynamic, Dynamic, static_cast<int>(ColMajor) | DontAlign>> {
   using XprBase = ArrayBase<diffeo::Array<S>>;
+};
+template <class S>
+struct dense_xpr_base<diffeo::Array<S>, ArrayXpr> {
+  using type = diffeo::detail::ArrayExpression<S>;
 };
 template <class S>
 struct evaluator<diffeo::Array<S>> : evaluator<PlainObjectBase<diffeo::Array<S>>> {
@@ -53,8 +168,8 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// An owning N x D batch or a parameter: an array of Eigen's with all that Eigen offers, of a type of its own for each
 /// instruction set. What Eigen makes of it (loops, sums) is then machine code of this instruction set alone, while
-/// that of Eigen::Array has one name for all. Its memory comes from malloc, aligned as any, because how Eigen aligns
-/// depends on the instruction set too, and objects that differ there must be able to free each other's.
+/// that of Eigen::Array has one name for all. Its memory begins at a cache line, whatever the instruction set, where
+/// Eigen's alignment depends on it.
 template <Real S>
 class Array : public Eigen::PlainObjectBase<Array<S>> {
  public:
@@ -71,7 +186,7 @@ class Array : public Eigen::PlainObjectBase<Array<S>> {
   Array& operator=(Array&&) noexcept = default;
 
   /// Leaves the entries unset.
-  Array(Index rows, Index cols) : Base(rows * cols, rows, cols) {}
+  Array(Index rows, Index cols) : Base(0, rows, cols) {}
   /// Takes rows, as nested lists of one length.
   Array(const std::initializer_list<std::initializer_list<S>>& rows) : Base(rows) {}
   template <class Derived>

@@ -27,3 +27,8 @@
 #else
 #define DIFFEO_ISA baseline
 #endif
+
+/// The same name as text.
+#define DIFFEO_ISA_TEXT(name) #name
+#define DIFFEO_ISA_TEXT_OF(name) DIFFEO_ISA_TEXT(name)
+#define DIFFEO_ISA_NAME DIFFEO_ISA_TEXT_OF(DIFFEO_ISA)

@@ -13,13 +13,15 @@
 /// Whole flows ready to be fitted.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// | option          | type         | default                                             |
-/// |-----------------|--------------|-----------------------------------------------------|
-/// | layers          | Index        | 64 couplings                                        |
-/// | network         | MlpOptions   | {48, 48} tanh units; last_scale 0.05; first_scale 2 in the plane, 1 for dim >= 4
-/// | | mask            | MaskPattern  | even_odd: even and odd coordinates kept in turn     | | log_scale_bound |
-/// double       | 1.5 (Real NVP only); infinity: free                 | | seed            | std::uint64_t | 0, of the
-/// initial weights                          |
+/// | option          | type          | default                                            |
+/// |-----------------|---------------|----------------------------------------------------|
+/// | layers          | Index         | 64 couplings                                       |
+/// | network         | MlpOptions    | {48, 48} tanh units                                |
+/// | mask            | MaskPattern   | even_odd: even and odd coordinates kept in turn    |
+/// | log_scale_bound | double        | 1.5 (Real NVP only); infinity: free                |
+/// | seed            | std::uint64_t | 0, of the initial weights                          |
+///
+/// The network's last_scale is 0.05 by default; its first_scale is 2 in the plane, 4 / D in D dimensions, at least 1.
 struct CouplingFlowOptions {
   Index layers = 64;
   MlpOptions network = {.hidden = {48, 48}};

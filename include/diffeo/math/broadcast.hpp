@@ -58,23 +58,27 @@ bool same_layout(const View<A>& a, const View<B>& b) {
 /// columns (padding) may be written too.
 template <class S, class F, class... In>
 void map(View<S> out, const F& f, In... in) {
-  if ((detail::same_layout(out, in) && ...)) return simd::transform<S>(detail::extent(out), out.data, f, in.data...);
-  for (Index j = 0; j < out.cols; ++j) simd::transform<S>(out.rows, out.col(j), f, in.col(j)...);
+  // Blocks of one layout are a single column, so that f is compiled once for both cases.
+  const bool as_one = (detail::same_layout(out, in) && ...);
+  const Index rows = as_one ? detail::extent(out) : out.rows, cols = as_one ? 1 : out.cols;
+  for (Index j = 0; j < cols; ++j) simd::transform<S>(rows, out.col(j), f, in.col(j)...);
 }
 
 /// Assigns (first, second) = f(in...) elementwise, for blocks of one shape; f returns a pair of registers. `first` may
 /// lie where an operand does.
 template <class S, class F, class... In>
 void map_pair(View<S> first, View<S> second, const F& f, In... in) {
-  for (Index j = 0; j < first.cols; ++j) {
+  const bool as_one = detail::same_layout(first, second) && (detail::same_layout(first, in) && ...);
+  const Index rows = as_one ? detail::extent(first) : first.rows, cols = as_one ? 1 : first.cols;
+  for (Index j = 0; j < cols; ++j) {
     const auto piece = [&](Index i, auto... n) {
       const auto v = f(simd::load<S>(in.col(j) + i, n...)...);
       simd::store<S>(first.col(j) + i, v.first, n...);
       simd::store<S>(second.col(j) + i, v.second, n...);
     };
     Index i = 0;
-    for (; i + simd::lanes<S> <= first.rows; i += simd::lanes<S>) piece(i);
-    if (i < first.rows) piece(i, first.rows - i);
+    for (; i + simd::lanes<S> <= rows; i += simd::lanes<S>) piece(i);
+    if (i < rows) piece(i, rows - i);
   }
 }
 

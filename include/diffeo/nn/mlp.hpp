@@ -50,15 +50,16 @@ struct Mlp {
   }
 };
 
-/// | option         | type                 | default                      |
-/// |----------------|----------------------|------------------------------|
-/// | hidden         | widths of the layers | {64, 64}                     |
-/// | activation     | Activation           | tanh                         |
-/// | initialisation | Initialisation       | by default_initialisation()  |
-/// | last_scale     | factor on the last layer's weights | none: what suits the recipe; 0.01, near zero, for make_mlp()
-/// | | first_scale    | factor on the first layer's weights, and standard deviation of its biases | none: what suits
-/// the recipe; 1 for make_mlp() |
+/// | option         | type                 | default                                                          |
+/// |----------------|----------------------|------------------------------------------------------------------|
+/// | hidden         | widths of the layers | {64, 64}                                                         |
+/// | activation     | Activation           | tanh                                                             |
+/// | initialisation | Initialisation       | by default_initialisation()                                      |
+/// | last_scale     | double               | what suits the recipe; for make_mlp() 0.01, near zero            |
+/// | first_scale    | double               | what suits the recipe; for make_mlp() 1                          |
 ///
+/// last_scale is a factor on the last layer's weights; first_scale one on the first layer's weights, and the standard
+/// deviation of its biases.
 /// With random biases the hidden units bend at different places of the input range instead of all at 0. For few inputs
 /// of order 1 a first_scale of 2 to 8 resolves sharp structure in far fewer steps; with many inputs it saturates tanh.
 struct MlpOptions {

@@ -86,17 +86,17 @@ concept HasValidationLoss =
 
 /// What training minimises: the mean over a minibatch of one loss per row.
 ///
-/// | expression                           | type        | meaning                                              |
-/// |--------------------------------------|-------------|------------------------------------------------------|
-/// | o.size()                             | Index       | number of rows of data to choose minibatches from    |
-/// | O::draws_samples                     | bool        | true, in place of size(): there are no rows          |
-/// | o.loss(model, tape, batch)           | Var<S>      | batch.count x 1; model of arrays or of tape variables |
-/// | o.loss(model, detached, tape, batch) | Var<S>      | or this: `detached` is the model made of constants   |
-/// | O::StepState                         | type        | optional: what a step's losses share; default-constructible |
-/// | o.begin_step(state, whole)           | void        | optional, with StepState: fills the state from the whole
-/// minibatch | | o.loss(..., state)                   | Var<S>      | with StepState, in place of the two above | |
-/// o.validation_loss(model, tape, batch) | Var<S>     | optional: the loss that validation computes, batch.count x 1 |
-/// | o.explain(model, tape, batch)        | std::string | optional: why a loss is not finite; may be empty     |
+/// | expression                            | type        | meaning                                               |
+/// |---------------------------------------|-------------|-------------------------------------------------------|
+/// | o.size()                              | Index       | number of rows of data to choose minibatches from     |
+/// | O::draws_samples                      | bool        | true, in place of size(): there are no rows           |
+/// | o.loss(model, tape, batch)            | Var<S>      | batch.count x 1; model of arrays or of tape variables |
+/// | o.loss(model, detached, tape, batch)  | Var<S>      | or this: `detached` is the model made of constants    |
+/// | O::StepState                          | type        | optional, default-constructible: shared by a step     |
+/// | o.begin_step(state, whole)            | void        | with StepState: fills it from the whole minibatch     |
+/// | o.loss(..., state)                    | Var<S>      | with StepState, in place of the two losses above      |
+/// | o.validation_loss(model, tape, batch) | Var<S>      | optional: what validation computes, batch.count x 1   |
+/// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
 ///
 /// A minibatch is cut into pieces that never meet, so a loss is a function of its own row, of its noise and of the
 /// state of the step. **loss() is called from several threads at once**, on different pieces of one minibatch, and so

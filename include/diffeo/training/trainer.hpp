@@ -2,17 +2,9 @@
 #pragma once
 
 #include <cassert>
-#include <cmath>
 #include <cstdint>
 #include <diffeo/autodiff/leaves.hpp>
-#include <diffeo/autodiff/tiles.hpp>
-#include <diffeo/core/random.hpp>
-#include <diffeo/training/adam.hpp>
-#include <diffeo/training/objective.hpp>
-#include <diffeo/training/options.hpp>
-#include <limits>
-#include <memory>
-#include <numeric>
+#include <diffeo/training/trainer_core.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,7 +17,9 @@ namespace diffeo::inline DIFFEO_ISA {
 /// number of threads does not change a bit. After the first few steps nothing is allocated.
 template <class Model, class O>
   requires Objective<O, Model>
-class Trainer {
+class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
+  using Core = detail::TrainerCore<typename Model::Scalar>;
+
  public:
   using S = typename Model::Scalar;
 
@@ -33,85 +27,11 @@ class Trainer {
   /// trainer. Throws invalid_argument for options out of range or no rows.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options)
     requires(!DrawsSamples<O>)
-      : Trainer(model, objective, std::move(rows), options, 0) {
-    require(!order_.empty(), "fit: no rows to train on");
-  }
+      : Trainer(model, objective, checked(std::move(rows)), options, 0) {}
   /// For an objective that draws its samples, options.batch of them a step.
   Trainer(const Model& model, const O& objective, const FitOptions& options)
     requires DrawsSamples<O>
       : Trainer(model, objective, {}, options, 0) {}
-
-  /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
-  /// parameters go back to those before the last step; when the step would make a parameter not finite, it is not
-  /// taken. Either way the result is not finite. Where an equation of the model is not solved, the parameters go back
-  /// too, and the solver_error names the row of the data (of the minibatch, for an objective that draws).
-  double step(double learning_rate) {
-    if constexpr (!DrawsSamples<O>) choose_rows();
-    try {
-      if constexpr (BeginsSteps<O>) objective_.begin_step(state_, minibatch(0, batch_, step_));
-      const auto run = [this](Index shard, int worker) {
-        shard_loss_[static_cast<std::size_t>(shard)] = run_shard(*workers_[static_cast<std::size_t>(worker)], shard);
-      };
-      // At first every worker gets shards of every size, so that all of them find out what memory they need.
-      if (step_ < dealt_steps)
-        pool_->run_dealt(shards_, step_, run);
-      else
-        pool_->run(shards_, run);
-    } catch (...) {
-      values_ = previous_;
-      refresh_buffers();
-      throw;
-    }
-    const double loss = std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
-    pool_->run(blocks(), [this](Index block, int) { add_shards(block); });
-    gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
-    ++step_;
-    if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
-      if (std::isfinite(loss))
-        failure_ = "the gradient of " + first_not_finite(gradients_.data());
-      else if constexpr (explains)
-        explain();
-      values_ = previous_;
-      refresh_buffers();
-      return loss + gradient_norm_;
-    }
-    adam_.begin_step(learning_rate);
-    const double scale = clip();
-    pool_->run(blocks(), [&](Index block, int) {
-      const auto [begin, end] = block_range(block);
-      std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
-      block_norm_[static_cast<std::size_t>(block)] =
-          adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale)) ? 0 : 1;
-    });
-    if (std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0) > 0) {
-      failure_ = "the step of " + first_not_finite(values_.data());
-      values_ = previous_;
-      return std::numeric_limits<double>::quiet_NaN();
-    }
-    if (average_.size() > 0) move_average();
-    refresh_buffers();
-    if (step_ == 1) choose_sharding();
-    return loss;
-  }
-
-  /// The parameters to use: averaged over steps where ema_decay asks for that.
-  const Array<S>& result() const { return average_.size() > 0 ? average_ : values_; }
-
-  /// Norm of the last step's gradient before clipping.
-  double gradient_norm() const { return gradient_norm_; }
-  Index batch() const { return batch_; }
-  /// Number of pieces of a minibatch that have a gradient of their own: as many threads may work on a step. From the
-  /// second step on what suits the model.
-  Index shards() const { return shards_; }
-  /// Position of a shard's first row in the minibatch, 0 <= shard <= shards().
-  Index shard_begin(Index shard) const {
-    return std::min(batch_, (batch_ + row_unit - 1) / row_unit * shard / shards_ * row_unit);
-  }
-  /// Most rows that a shard sends through the model at a time.
-  Index tile() const { return tile_; }
-  /// Returns what was not finite in the step that failed: the loss, as the objective explains it (may be empty), or the
-  /// parameter whose gradient or value was not.
-  const std::string& failure() const { return failure_; }
 
  private:
   using Lifted = decltype(lift(std::declval<Tape<S>&>(), std::declval<const Model&>(), nullptr, nullptr));
@@ -121,214 +41,69 @@ class Trainer {
     { o.explain(model, tape, batch) } -> std::convertible_to<std::string>;
   };
 
-  // What one thread works with.
+  // The model over the variables of one thread.
   struct Worker {
-    Worker(const Model& model, S* values) : lifted(lift(tape, model, values, nullptr)) {
+    Worker(Tape<S>& tape, const Model& model, S* values) : lifted(lift(tape, model, values, nullptr)) {
       if constexpr (detaches) detached.emplace(lift_detached(tape, model, values));
     }
-    Tape<S> tape;
     Lifted lifted;
     std::optional<Lifted> detached;
   };
 
+  static std::vector<Index> checked(std::vector<Index> rows) {
+    require(!rows.empty(), "fit: no rows to train on");
+    return rows;
+  }
+
   // The last argument only tells this constructor from the public ones.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options, int)
-      : model_(model),
-        objective_(objective),
-        options_(options),
-        order_(std::move(rows)),
-        batch_(DrawsSamples<O> ? options.batch : std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
-        values_(parameters(model)),
-        previous_(values_),
-        adam_(values_.size(), options.adam) {
-    options.check();
-    if constexpr (!DrawsSamples<O>) chosen_.resize(static_cast<std::size_t>(batch_));
-    block_norm_.resize(static_cast<std::size_t>(blocks()));
-    if (options.ema_decay > 0) average_ = values_;
-    choose_sharding();
-    for (int w = 0; w < pool_->size(); ++w) workers_.push_back(std::make_unique<Worker>(model_, values_.data()));
+      : Core(parameters(model), std::move(rows), tile_rows_of<Model>, options), model_(model), objective_(objective) {
+    workers_.reserve(Core::workers());
+    for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
     addresses_ = addresses();
-    cursor_ = order_.size();  // the first step shuffles
   }
 
-  // A shard costs a pass over the parameters and the fixed cost of every operation of a tile. On one thread a step of
-  // Real NVP or of a residual flow with shards of 64 rows takes 3 to 6 % longer than with 128, with 32 rows 30 %.
-  static constexpr Index least_shard_rows = 64, most_shard_rows = 128;
-  // Shards that even a small minibatch is cut into, of the least rows if need be.
-  static constexpr Index wanted_shards = 4;
-  // The most gradients that are held at once, in numbers, unless there are few shards.
-  static constexpr Index most_gradients = Index{1} << 26, always_allowed_shards = 32;
-  // Shards begin at multiples of so many rows, of whole registers.
-  static constexpr Index row_unit = 16;
-  // Steps for which shards are dealt out to the workers evenly.
-  static constexpr long dealt_steps = 6;
-  // Parameters that one task of the update covers.
-  static constexpr Index block_size = Index{1} << 13;
-  static constexpr std::uint64_t shuffle_stream = 0x73687566666c6521;  // apart from those of initial weights
-
-  Index blocks() const { return (values_.size() + block_size - 1) / block_size; }
-
-  std::pair<Index, Index> block_range(Index block) const {
-    return {block * block_size, std::min(values_.size(), (block + 1) * block_size)};
+  void begin_step([[maybe_unused]] const Minibatch& whole) override {
+    if constexpr (BeginsSteps<O>) objective_.begin_step(state_, whole);
   }
 
-  // Cuts the minibatch into shards and these into tiles, the first time without knowing the model's memory, and again
-  // after the first step. There are then no more shards than before, nor threads.
-  void choose_sharding() {
-    // The memory on the tape says nothing of a model that asks for long tiles, a solver: its rows are dear.
-    const bool measured = step_ > 0 && tile_rows_of<Model> == tile_rows<S>;
-    const Index suitable = measured ? tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2) : tile_rows<S>;
-    const Index fair = (batch_ + wanted_shards - 1) / wanted_shards;
-    const Index rows = std::max(
-        {suitable, std::clamp(fair, least_shard_rows, most_shard_rows), (batch_ + most_shards() - 1) / most_shards()});
-    shards_ = (batch_ + rows - 1) / rows;
-    Index longest = 0;
-    for (Index shard = 0; shard < shards_; ++shard)
-      longest = std::max(longest, shard_begin(shard + 1) - shard_begin(shard));
-    tile_ = std::min(longest, std::max(tile_rows_of<Model>, suitable));
-    seeds_ = Array<S>::Constant(tile_, 1, S(1) / static_cast<S>(batch_));
-    gradients_.resize(values_.size(), shards_);
-    shard_loss_.resize(static_cast<std::size_t>(shards_));
-    const int threads =
-        std::min(thread_count(options_.threads), static_cast<int>(std::min<Index>(shards_, max_threads)));
-    if (!pool_ || threads < pool_->size()) pool_.emplace(threads);
+  Var<S> loss(int worker, const Minibatch& batch) override {
+    const auto w = static_cast<std::size_t>(worker);
+    const Worker& model = workers_[w];
+    return detail::loss_of("fit", objective_, state_, model.lifted, detaches ? *model.detached : model.lifted,
+                           Core::tape(w), batch);
   }
 
-  Index most_shards() const {
-    return std::max(always_allowed_shards, most_gradients / std::max<Index>(1, values_.size()));
-  }
-
-  // Recomputes buffers that depend on parameters, such as spectral norms. Workers hold the addresses of the model's
-  // buffers and of values_, which therefore must stay where they are.
-  void refresh_buffers() {
-    if constexpr (refreshes<Model>) set_parameters(model_, values_, ParameterChange::small_step);
+  // Workers hold the addresses of the model's buffers and of the parameters, which therefore must stay where they are.
+  void refresh_buffers() override {
+    if constexpr (refreshes<Model>) set_parameters(model_, Core::current(), ParameterChange::small_step);
     assert(addresses() == addresses_);
   }
 
+  std::string explain_loss([[maybe_unused]] const Minibatch& batch) override {
+    if constexpr (explains)
+      return objective_.explain(workers_.front().lifted, Core::tape(0), batch);
+    else
+      return {};
+  }
+
+  std::string name_of(Index parameter) const override { return parameter_name(std::as_const(model_), parameter); }
+
   // Sum of the addresses that workers hold, to notice one that changes.
   std::uintptr_t addresses() const {
-    auto sum = reinterpret_cast<std::uintptr_t>(values_.data());
+    auto sum = reinterpret_cast<std::uintptr_t>(Core::current().data());
     for_each_leaf(std::as_const(model_), [&sum](const auto&, LeafKind kind, const auto& leaf) {
       if (kind == LeafKind::buffer) sum += reinterpret_cast<std::uintptr_t>(leaf.data());
     });
     return sum;
   }
 
-  // What the gradient is multiplied by. The running mean is of norms after clipping: a burst of steep steps must not
-  // raise the bar for the next.
-  double clip() {
-    double limit = options_.clip_norm > 0 ? options_.clip_norm : std::numeric_limits<double>::infinity();
-    if (options_.clip_ratio > 0 && mean_norm_ > 0) limit = std::min(limit, options_.clip_ratio * mean_norm_);
-    const double norm = std::min(gradient_norm_, limit);
-    // A plain mean at first, of about the last hundred steps later.
-    mean_norm_ += std::max(0.01, 1 / static_cast<double>(step_)) * (norm - mean_norm_);
-    return norm < gradient_norm_ ? norm / gradient_norm_ : 1;
-  }
-
-  void move_average() {
-    // Early averages forget faster, so that the start does not linger.
-    const double done = static_cast<double>(step_), decay = std::min(options_.ema_decay, (1 + done) / (10 + done));
-    pool_->run(blocks(), [&](Index block, int) {
-      const auto [begin, end] = block_range(block);
-      auto average = average_.middleRows(begin, end - begin);
-      average += static_cast<S>(1 - decay) * (values_.middleRows(begin, end - begin) - average);
-    });
-  }
-
-  // The next rows of the current order; a new order when it is used up.
-  void choose_rows() {
-    for (Index& row : chosen_) {
-      if (cursor_ == order_.size()) {
-        PhiloxEngine engine(options_.seed, shuffle_stream + epoch_++);
-        for (std::size_t left = order_.size(); left > 1; --left)
-          std::swap(order_[left - 1], order_[engine.below(left)]);
-        cursor_ = 0;
-      }
-      row = order_[cursor_++];
-    }
-  }
-
-  Minibatch minibatch(Index first, Index count, long step) const {
-    const std::span<const Index> rows(chosen_);
-    if constexpr (DrawsSamples<O>)
-      return {{}, first, static_cast<std::uint64_t>(step), options_.seed, count, true};
-    else
-      return {rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-              first,
-              static_cast<std::uint64_t>(step),
-              options_.seed,
-              count,
-              true};
-  }
-
-  // Gradient and summed loss of one shard.
-  double run_shard(Worker& worker, Index shard) {
-    Tape<S>& tape = worker.tape;
-    tape.redirect_parameter_grads(gradients_.col(shard).data());
-    const Index first = shard_begin(shard), last = shard_begin(shard + 1);
-    double total = 0;
-    for (Index at = first; at < last; at += tile_) {
-      const Index count = std::min(tile_, last - at);
-      tape.reset();
-      try {
-        const Var<S> loss =
-            detail::loss_of("fit", objective_, state_, worker.lifted, detaches ? *worker.detached : worker.lifted, tape,
-                            minibatch(at, count, step_));
-        total += as_eigen(loss.value()).template cast<double>().sum();
-        tape.backward(loss, {seeds_.data(), count, 1, count});
-      } catch (const solver_error& e) {
-        const std::ptrdiff_t place = at + e.sample();
-        e.throw_for(DrawsSamples<O> ? place : chosen_[static_cast<std::size_t>(place)]);
-      }
-      if (at == 0 && step_ == 0) bytes_per_row_ = tape.scratch_bytes() / count;
-    }
-    tape.finish_parameter_grads();
-    return total;
-  }
-
-  // Asks the objective about the step that has just failed, tile by tile until it has an answer.
-  void explain() {
-    Worker& worker = *workers_.front();
-    for (Index at = 0; at < batch_ && failure_.empty(); at += tile_) {
-      worker.tape.reset();
-      failure_ = objective_.explain(worker.lifted, worker.tape, minibatch(at, std::min(tile_, batch_ - at), step_ - 1));
-    }
-  }
-
-  // Names the first parameter whose value in a flat vector is not finite.
-  std::string first_not_finite(const S* flat) const {
-    Index at = 0;
-    while (at + 1 < values_.size() && std::isfinite(flat[at])) ++at;
-    return concat_message(parameter_name(std::as_const(model_), at), " is ", flat[at]);
-  }
-
-  // Adds the shards' gradients of one block of parameters into the first shard's.
-  void add_shards(Index block) {
-    const auto [begin, end] = block_range(block);
-    const Index count = end - begin;
-    auto total = gradients_.col(0).segment(begin, count);
-    for (Index shard = 1; shard < shards_; ++shard) total += gradients_.col(shard).segment(begin, count);
-    block_norm_[static_cast<std::size_t>(block)] = static_cast<double>(total.square().sum());
-  }
-
-  // The parameters lie in values_; buffers are read from here, and follow where they depend on parameters.
+  // Buffers are read from here, and follow where they depend on parameters; the parameters are those of the core.
   std::conditional_t<refreshes<Model>, Model, const Model&> model_;
   const O& objective_;
-  FitOptions options_;
-  std::vector<Index> order_, chosen_;
-  std::size_t cursor_ = 0;
-  std::uint64_t epoch_ = 0;
-  Index batch_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
-  long step_ = 0;
   std::uintptr_t addresses_ = 0;
-  Array<S> values_, previous_, average_, gradients_, seeds_;
-  Adam<S> adam_;
-  std::vector<double> shard_loss_, block_norm_;
-  double gradient_norm_ = 0, mean_norm_ = 0;
-  std::string failure_;
   detail::step_state_t<O> state_{};
-  std::vector<std::unique_ptr<Worker>> workers_;
-  std::optional<ThreadPool> pool_;  // last: its threads end before what they work on
+  std::vector<Worker> workers_;
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA
