@@ -13,6 +13,7 @@
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/elementwise.hpp>
+#include <diffeo/autodiff/ops/elimination.hpp>
 #include <diffeo/autodiff/ops/implicit.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/autodiff/ops/row_dot.hpp>
@@ -62,6 +63,7 @@
 #include <diffeo/layers/radial.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
+#include <diffeo/layers/residual_inverse.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>

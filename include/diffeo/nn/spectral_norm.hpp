@@ -6,6 +6,7 @@
 #include <diffeo/autodiff/ops/affine.hpp>
 #include <diffeo/math/matmul.hpp>
 #include <diffeo/nn/jacobian.hpp>
+#include <diffeo/nn/linearised.hpp>
 #include <diffeo/nn/mlp.hpp>
 #include <limits>
 
@@ -298,6 +299,26 @@ struct SpectralMlp {
   /// gradients.
   std::pair<Var<Scalar>, Var<Scalar>> constants(Tape<Scalar>& tape, std::size_t i) const {
     return {as_var(tape, layers[i].bounded), tape.constant(as_var(tape, layers[i].bias).value())};
+  }
+
+  /// Returns the network's outputs like operator(), with the parameters as constants.
+  Var<Scalar> with_constant_parameters(Var<Scalar> x) const {
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto [w, b] = constants(x.tape(), i);
+      x = affine(x, w, b, i + 1 < layers.size() ? activation : Activation::identity);
+    }
+    return x;
+  }
+
+  /// Returns the network's outputs with their whole Jacobian like with_jacobian(), with the parameters as constants.
+  MultiDual<Scalar> with_constant_jacobian(const Var<Scalar>& x) const {
+    return detail::dense_with_jacobian<Scalar>(x, activation, layers.size(),
+                                               [&](std::size_t i) { return constants(x.tape(), i); });
+  }
+
+  /// Returns the Jacobian at x, a constant, as a linear map, with the parameters as constants.
+  Linearised<Scalar> linearised(const Var<Scalar>& x) const {
+    return {x, activation, layers.size(), [&](std::size_t i) { return constants(x.tape(), i); }};
   }
 
   /// Returns an upper bound of the Lipschitz constant that does not depend on the power iterations.
