@@ -28,6 +28,8 @@
 #include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/divergence.hpp>
 #include <diffeo/continuous/field_function.hpp>
+#include <diffeo/continuous/hutch_plus_plus.hpp>
+#include <diffeo/continuous/hutchinson.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>
