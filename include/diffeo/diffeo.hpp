@@ -23,6 +23,7 @@
 #include <diffeo/autodiff/refresh.hpp>
 #include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tape.hpp>
+#include <diffeo/autodiff/tape_storage.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/concat_squash_field.hpp>

@@ -412,7 +412,7 @@ constexpr double tolerance = 1e-6;
 // Fills the memory that the tape is about to hand out with NaN.
 void poison(Tape<double>& tape) {
   constexpr Index n = 1 << 14;
-  std::fill_n(tape.scratch(n), n, std::numeric_limits<double>::quiet_NaN());
+  std::fill_n(tape.allocate_values(n), n, std::numeric_limits<double>::quiet_NaN());
   tape.reset();
 }
 

@@ -239,67 +239,6 @@ TEST_CASE("tape: an op of one's own with two outputs", "[tape]") {
   CHECK((grad(x) + x0.sin() - x0.cos() - (2 * x0).cos()).abs().maxCoeff() < 1e-14);
 }
 
-TEST_CASE("tape: temporaries within an adjoint are given back", "[tape]") {
-  Tape<double> tape;
-  const double* first = nullptr;
-  {
-    const Tape<double>::Temporary a(tape, 128), b(tape, 128);
-    CHECK(a.data() != b.data());
-    first = a.data();
-  }
-  const Tape<double>::Temporary again(tape, 128);
-  CHECK(again.data() == first);
-}
-
-TEST_CASE("tape: companions are made once and live as long as the tape", "[tape]") {
-  struct Counted {
-    Counted() = default;
-    Counted(const Counted&) = delete;
-    int uses = 0;
-  };
-  Tape<double> tape;
-  Counted& first = tape.companion<Counted>();
-  first.uses = 5;
-  tape.companion<std::vector<double>>().push_back(2);
-  tape.reset();
-  CHECK(&tape.companion<Counted>() == &first);
-  CHECK(first.uses == 5);
-  CHECK(tape.companion<std::vector<double>>().size() == 1);
-  Tape<double> other;
-  CHECK(other.companion<Counted>().uses == 0);
-  // A tape beside the tape, which may have companions itself.
-  Tape<double>& inner = tape.companion<Tape<double>>();
-  inner.companion<Counted>().uses = 7;
-  CHECK(&inner != &tape);
-  CHECK(tape.companion<Counted>().uses == 5);
-}
-
-TEST_CASE("tape: what is kept stays until reset", "[tape]") {
-  Tape<double> tape;
-  std::vector<std::vector<int>*> places;
-  for (int round = 0; round < 3; ++round) {
-    tape.reset();
-    for (int i = 0; i < 50; ++i) {
-      std::vector<int>& kept = tape.keep(std::vector<int>(std::size_t(10 + i), round));
-      if (round == 0) places.push_back(&kept);
-      CHECK(&kept == places[std::size_t(i)]);  // the places of the round before
-    }
-    for (int i = 0; i < 50; ++i) CHECK(*places[std::size_t(i)] == std::vector<int>(std::size_t(10 + i), round));
-  }
-  // Of each type on its own.
-  CHECK(tape.keep(3.5) == 3.5);
-  CHECK(*places[7] == std::vector<int>(17, 2));
-  // A function object cannot be assigned.
-  const auto kept = [&tape](int by) {
-    return &tape.keep([by, grown = std::vector<int>(3, by)](int x) { return x + grown[0] + by; });
-  };
-  const auto* const once = kept(4);
-  CHECK((*once)(1) == 9);
-  tape.reset();
-  CHECK(kept(5) == once);
-  CHECK((*once)(1) == 11);
-}
-
 TEST_CASE("tape: a variable shared with another tape", "[tape]") {
   Tape<double> tape, other;
   const Array<double> x0 = Array<double>::Random(19, 3), c = Array<double>::Random(19, 3);

@@ -83,7 +83,7 @@ TEMPLATE_TEST_CASE("tiles: on a pool, whose tapes are used again", "[tiles]", fl
   const auto run = [](Index rows, const Execution& execution) {
     Array<S> y(rows, 2);
     for_each_tile<S>(rows, execution, [&](Tape<S>& tape, Index first, Index count) {
-      require(tape.size() == 0 && tape.scratch_bytes() == 0, "the tape is not empty");
+      require(tape.size() == 0 && tape.value_bytes() == 0, "the tape is not empty");
       const Var<S> v = tape.variable(Array<S>::Constant(count, 2, S(first)));
       y.middleRows(first, count) = as_eigen((exp(v * S(1e-3)) * v).value());
     });
@@ -123,13 +123,13 @@ TEMPLATE_TEST_CASE("tiles: as long as the values of a row allow", "[tiles]", flo
 TEMPLATE_TEST_CASE("tiles: what a tape's values take", "[tiles]", float, double) {
   using S = TestType;
   Tape<S> tape;
-  CHECK(tape.scratch_bytes() == 0);
+  CHECK(tape.value_bytes() == 0);
   const Var<S> x = tape.make(64, 3, false);
-  CHECK(tape.scratch_bytes() == 64 * 3 * Index(sizeof(S)));
+  CHECK(tape.value_bytes() == 64 * 3 * Index(sizeof(S)));
   (exp(x) + S(1)).requires_grad();
-  CHECK(tape.scratch_bytes() == 3 * 64 * 3 * Index(sizeof(S)));
+  CHECK(tape.value_bytes() == 3 * 64 * 3 * Index(sizeof(S)));
   tape.reset();
-  CHECK(tape.scratch_bytes() == 0);
+  CHECK(tape.value_bytes() == 0);
 }
 
 namespace {

@@ -349,7 +349,7 @@ TEST_CASE("jacobian: what memory held before does not matter", "[jacobian]") {
       const auto run = [&](bool poisoned) {
         Tape<double> tape;
         if (poisoned) {
-          std::fill_n(tape.scratch(1 << 16), 1 << 16, std::nan(""));
+          std::fill_n(tape.allocate_values(1 << 16), 1 << 16, std::nan(""));
           tape.reset();
         }
         Array<double> values = parameters(net), grads = Array<double>::Zero(values.rows(), 1);

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <deque>
-#include <diffeo/autodiff/arena.hpp>
+#include <diffeo/autodiff/tape_storage.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <initializer_list>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -17,15 +16,16 @@ namespace diffeo::inline DIFFEO_ISA {
 template <Real S>
 class Tape;
 
-/// The adjoint of a value: to be assigned when `assign`, else added to.
+/// Memory of the adjoint of a value, to which the adjoint of an op writes its contribution.
 template <Real S>
 struct GradTarget {
   View<S> grad;
-  bool assign;
+  bool assign;  ///< true: `grad` is uninitialised and must be assigned; false: the contribution must be added
 };
 
-/// A value on a tape: rows x cols, column-major. A handle of two pointers; copies name the same value. A constant (an
-/// input or parameter of which no gradient is wanted, and all that is computed from constants alone) records nothing.
+/// A value on a tape, rows x cols, column-major. A Var is a handle of two pointers; copies refer to the same value. A
+/// constant is an input or a parameter that requires no gradient, or what is computed from constants alone; nothing is
+/// recorded for it.
 template <Real S>
 class Var {
  public:
@@ -41,13 +41,15 @@ class Var {
   Tape<S>& tape() const { return *tape_; }
   explicit operator bool() const { return node_ != nullptr; }
 
-  /// Whether anything has been added to the adjoint since the tape was reset.
+  /// Returns whether backward() has contributed to the adjoint. The adjoint of an intermediate value is dropped once
+  /// its op has consumed it.
   bool has_grad() const { return node_->has_grad; }
-  /// The adjoint; only where has_grad(). Of an intermediate value it exists only while its own adjoint runs.
+  /// Returns the adjoint. Only valid if has_grad(). That of an intermediate value exists only while the adjoint of its
+  /// op runs.
   View<const S> grad() const { return {node_->grad, rows(), cols(), node_->value.stride}; }
 
-  /// Whether whole registers may be read past the last row: the memory of each column reaches as far as the stride.
-  /// True of values that a tape has allocated; a block of rows in a caller's array ends with its last row.
+  /// Returns whether the memory of each column extends to the stride, so that whole registers may be read past the last
+  /// row. True of values that a tape has allocated, false of rows in an array of the caller.
   bool padded() const { return node_->padded; }
 
  private:
@@ -58,11 +60,11 @@ class Var {
     S* grad = nullptr;
     bool requires_grad = false;
     bool has_grad = false;
-    bool leaf = false;        // keeps its adjoint after the sweep
-    bool persistent = false;  // outlives reset()
-    Node* whole = nullptr;    // of which this is a block of columns
-    bool padded = false;      // each column's memory reaches as far as the stride
-    bool writable = false;    // lies in memory of the tape
+    bool leaf = false;        // whether the adjoint is kept after the sweep
+    bool persistent = false;  // whether the value remains valid after reset()
+    Node* whole = nullptr;    // the value of which this is a block of columns
+    bool padded = false;      // whether the memory of each column extends to the stride
+    bool writable = false;    // whether the memory belongs to the tape
   };
 
   Var(Tape<S>* tape, Node* node) : tape_(tape), node_(node) {}
@@ -71,16 +73,13 @@ class Var {
   Node* node_ = nullptr;
 };
 
-/// Owns the memory and the order of operations. Not thread-safe: one tape per thread.
+/// Records operations in the order of their execution and owns their memory (see TapeStorage). A tape is not
+/// thread-safe; every thread needs its own.
 template <Real S>
-class Tape {
+class Tape : public TapeStorage<S> {
  public:
-  Tape() = default;
-  Tape(const Tape&) = delete;
-  Tape& operator=(const Tape&) = delete;
-
-  /// Distance between the columns of a value with that many rows. Whole registers, so that kernels need no tails, and
-  /// never a multiple of 4 KiB, where columns would compete for the same cache sets.
+  /// Returns the distance between the columns of a value with that many rows. It is a whole number of registers, so
+  /// that kernels need no tails, and no multiple of 4 KiB, because columns would then compete for the same cache sets.
   static Index stride_for(Index rows) {
     if (rows <= 1) return rows;
     constexpr Index page = 4096 / static_cast<Index>(sizeof(S));
@@ -88,25 +87,25 @@ class Tape {
     return padded % page == 0 ? padded + simd::lanes<S> : padded;
   }
 
-  /// An uninitialised value, for ops.
+  /// Returns an uninitialised value, rows x cols, for an op to compute.
   Var<S> make(Index rows, Index cols, bool requires_grad) {
     const Index stride = stride_for(rows);
-    const Var<S> v = node({scratch(stride * cols), rows, cols, stride}, requires_grad);
+    const Var<S> v = node({this->allocate_values(stride * cols), rows, cols, stride}, requires_grad);
     v.node_->padded = v.node_->writable = true;
     return v;
   }
 
-  /// The memory of a value that make() returned, for the op that computes it. Throws invalid_argument for values that
-  /// lie in memory of the caller: constants, parameters and aliases.
+  /// Returns the memory of a value that make() returned, for the op that computes it. Throws invalid_argument for
+  /// values in memory of the caller: constants, parameters and aliases.
   View<S> mutable_value(Var<S> x) {
     require(x.node_->writable, "Tape::mutable_value: the value lies in memory of the caller, which is read only");
     return x.node_->value;
   }
 
-  /// The adjoint of an op's output, for the op's own adjoint to work in: nobody reads it afterwards.
+  /// Returns the adjoint of an op's output, which the adjoint of that op may overwrite: nothing reads it afterwards.
   View<S> mutable_grad(Var<S> x) { return {x.node_->grad, x.rows(), x.cols(), x.node_->value.stride}; }
 
-  /// A block of consecutive columns of x, without a copy: its adjoint is the same block of that of x.
+  /// Returns columns first to first + count - 1 of x without a copy. Their adjoint is a block of the adjoint of x.
   Var<S> column_view(Var<S> x, Index first, Index count) {
     Var<S> v = node(x.node_->value.cols_block(first, count), x.requires_grad());
     v.node_->whole = x.node_->whole ? x.node_->whole : x.node_;
@@ -115,26 +114,28 @@ class Tape {
     return v;
   }
 
-  /// A constant that refers to memory of the caller, which must outlive it.
+  /// Returns a constant that refers to memory of the caller, which must outlive it.
   Var<S> constant(View<const S> x) {
     return node({const_cast<S*>(x.data), x.rows, x.cols, x.stride}, false);  // constants are never written
   }
+  /// Returns a constant that refers to the array, which must outlive it.
   Var<S> constant(const Array<S>& x) { return constant(view(x)); }
-  /// A constant copied from an array that will not live on.
+  /// Returns a constant with a copy of a temporary array.
   Var<S> constant(const Array<S>&& x) { return copy(x); }
 
-  /// A value that lies in memory of the caller, which must outlive it: the output of an op that has nothing to compute.
+  /// Returns a value that refers to memory of the caller, which must outlive it: the output of an op whose result has
+  /// already been computed.
   Var<S> alias(View<const S> x, bool requires_grad) {
     return node({const_cast<S*>(x.data), x.rows, x.cols, x.stride}, requires_grad);  // values of ops are read only
   }
 
-  /// A constant copied from any Eigen expression.
+  /// Returns a constant with a copy of any Eigen expression.
   template <class Derived>
   Var<S> copy(const Eigen::DenseBase<Derived>& x) {
     return copied(x, false);
   }
 
-  /// An input of which the gradient is wanted, copied from any Eigen expression.
+  /// Returns an input that requires a gradient, with a copy of any Eigen expression.
   template <class Derived>
   Var<S> variable(const Eigen::DenseBase<Derived>& x) {
     Var<S> v = copied(x, true);
@@ -142,16 +143,18 @@ class Tape {
     return v;
   }
 
-  /// A parameter: values and adjoint lie with the caller, and it outlives reset(). The adjoint holds what backward()
-  /// brought since the last redirect_parameter_grads(); it is written only where something was brought.
+  /// Returns a parameter, whose values and adjoint are in memory of the caller and which remains valid after reset().
+  /// The adjoint is the sum of the contributions of backward() since the last redirect_parameter_grads(). It is not
+  /// written if there are none, see finish_parameter_grads().
   Var<S> parameter(View<S> value, S* grad) {
     require(value.contiguous(), "Tape::parameter: expected contiguous values");
     parameters_.push_back({value, grad, true, false, true, true});
     return {this, &parameters_.back()};
   }
 
-  /// A variable that shares value and adjoint with `other`, a value of another tape that wants a gradient: what
-  /// backward() brings here adds to the adjoint there. `other` must outlive it, which lives until reset().
+  /// Returns a variable that shares value and adjoint with `other`, a value of another tape that requires a gradient:
+  /// backward() of this tape adds to the adjoint of `other`. The variable is valid until reset(), and no longer than
+  /// `other`.
   Var<S> shared(Var<S> other) {
     const GradTarget<S> target = other.tape().grad_target(other);
     if (target.assign) math::map(target.grad, [] { return simd::Vec<S>{}; });
@@ -162,14 +165,14 @@ class Tape {
     return v;
   }
 
-  /// A constant of the caller's memory that outlives reset().
+  /// Returns a constant that refers to memory of the caller and remains valid after reset().
   Var<S> persistent_constant(View<const S> x) {
     parameters_.push_back({{const_cast<S*>(x.data), x.rows, x.cols, x.stride}, nullptr, false, false, true, true});
     return {this, &parameters_.back()};
   }
 
-  /// Points the parameters' adjoints, in the order they were made, at consecutive pieces of `grads`, forgetting what
-  /// they held.
+  /// Places the adjoints of the parameters, in the order of their creation, at consecutive blocks of `grads`, without
+  /// contributions as yet.
   void redirect_parameter_grads(S* grads) {
     for (auto& p : parameters_) {
       if (!p.requires_grad) continue;
@@ -179,7 +182,7 @@ class Tape {
     }
   }
 
-  /// Writes zero into the adjoints of those parameters that backward() did not reach.
+  /// Sets the adjoints of parameters to which backward() has not contributed to 0.
   void finish_parameter_grads() {
     for (auto& p : parameters_)
       if (p.requires_grad && !p.has_grad) {
@@ -188,23 +191,24 @@ class Tape {
       }
   }
 
-  /// Registers the adjoint of an op with the given outputs. `adjoint()` is called during backward() when any output
-  /// has a gradient; it reads out.grad() (check out.has_grad() where there are several) and calls add_grad. Throws
-  /// invalid_argument for more than two outputs.
+  /// Registers the adjoint of an op with one or two outputs. backward() calls `adjoint()` if any output has a gradient;
+  /// it reads out.grad(), after a check of out.has_grad() if there are two outputs, and calls add_grad(). It must be
+  /// trivially destructible. Throws invalid_argument for more than two outputs.
   template <class F>
   void on_backward(std::initializer_list<Var<S>> outputs, const F& adjoint) {
     static_assert(std::is_trivially_destructible_v<F>, "an adjoint must not own anything: the tape never destroys it");
     require(outputs.size() <= max_outputs, "Tape::on_backward: ", outputs.size(), " outputs, expected at most ",
             max_outputs);
-    F* stored = new (arena_.allocate<F>(1)) F(adjoint);
+    F* stored = new (this->template allocate<F>(1)) F(adjoint);
     Record record{[](void* f) { (*static_cast<F*>(f))(); }, stored, {}};
     std::size_t k = 0;
     for (const Var<S>& out : outputs) record.outputs[k++] = out.node_;
     records_.push_back(record);
   }
 
-  /// Sweeps the tape backwards from y, whose adjoint is `seed` (same shape). Adjoints of variables and parameters add
-  /// up over several calls until reset() or redirect_parameter_grads().
+  /// Runs the adjoints of all ops in reverse order, starting with the adjoint `seed` of y, of the same shape. The
+  /// adjoints of variables and parameters add up over several calls until reset() or redirect_parameter_grads(). Throws
+  /// invalid_argument for a seed of another shape.
   void backward(Var<S> y, View<const S> seed) {
     require(seed.rows == y.rows() && seed.cols == y.cols(), "Tape::backward: seed is ", seed.rows, " x ", seed.cols,
             ", expected ", y.rows(), " x ", y.cols());
@@ -215,118 +219,41 @@ class Tape {
       bool reached = false;
       for (Node* out : record->outputs) reached = reached || (out && out->has_grad);
       if (reached) record->adjoint(record->closure);
-      // An intermediate adjoint is dead now; its memory, still in cache, serves the next one.
+      // Intermediate adjoints are not needed any more; their memory, still in cache, is reused for the next ones.
       for (Node* out : record->outputs)
         if (out && out->has_grad && !out->leaf) {
-          free_.push_back({out->value.stride * out->value.cols, out->grad});  // the size of grad_target
+          this->recycle(out->value.stride * out->value.cols, out->grad);  // the size of grad_target
           out->grad = nullptr;
           out->has_grad = false;
         }
     }
   }
 
-  /// Where an adjoint writes its contribution to x by hand. From then on x has a gradient.
+  /// Returns where the adjoint of an op writes its contribution to x. Afterwards x.has_grad().
   GradTarget<S> grad_target(Var<S> x) {
     Node* node = x.node_;
     if (node->whole) return block_target(node);
     const bool assign = !node->has_grad;
     require_grad_memory(node);
-    if (!node->grad) node->grad = take_block(node->value.stride * node->value.cols);
+    if (!node->grad) node->grad = this->take_buffer(node->value.stride * node->value.cols);
     node->has_grad = true;
     return {{node->grad, x.rows(), x.cols(), node->value.stride}, assign};
   }
 
-  /// Memory for the length of a scope, inside an adjoint.
-  class Temporary {
-   public:
-    Temporary(Tape& tape, Index n) : tape_(tape), size_(n), data_(tape.take_block(n)) {}
-    ~Temporary() { tape_.free_.push_back({size_, data_}); }
-    Temporary(const Temporary&) = delete;
-    Temporary& operator=(const Temporary&) = delete;
-    S* data() const { return data_; }
-
-   private:
-    Tape& tape_;
-    Index size_;
-    S* data_;
-  };
-
-  /// Forgets everything but the parameters; keeps the memory.
+  /// Removes all values and operations except the parameters and persistent constants. The memory is reused.
   void reset() {
-    arena_.reset();
     records_.clear();
-    free_.clear();
-    scratch_bytes_ = 0;
-    for (auto& [type, companion] : companions_) companion->reset();
+    this->reset_storage();
   }
 
-  /// Forgets what was made and recorded since the mark. Only sound where nothing had been recorded before it.
+  /// Removes the values and operations made since the mark. Only valid if nothing had been recorded before it.
   void rewind(Arena::Mark mark) {
     records_.clear();
-    free_.clear();
-    arena_.release(mark);
+    this->release_recycled(mark);
   }
 
-  /// An object that an op needs beside the tape's memory, made at the first call: one of each type T, for instance the
-  /// tape on which a solver differentiates its own steps.
-  template <class T>
-  T& companion() {
-    return companion_of<Single<T>>().object;
-  }
-
-  /// A copy of x that lives until reset(). The copies take the places of those before, whose memory they use again.
-  template <class T>
-  T& keep(const T& x) {
-    bool made = false;
-    T& place = kept_place<T>([&]() -> const T& {
-      made = true;
-      return x;
-    });
-    if (!made) replace(place, x);
-    return place;
-  }
-
-  /// An object that lives until reset(): the one in the next of those places, as it was left, or else make().
-  template <class T, class Make>
-  T& kept_place(const Make& make) {
-    Pool<T>& pool = companion_of<Pool<T>>();
-    if (pool.used == pool.objects.size()) pool.objects.push_back(make());
-    return pool.objects[pool.used++];
-  }
-
-  /// to = from, for types too that cannot be assigned because they hold a function object.
-  template <class T>
-  static void replace(T& to, const T& from) {
-    if constexpr (std::is_copy_assignable_v<T>) {
-      to = from;
-    } else {
-      T copy(from);  // which may throw
-      std::destroy_at(&to);
-      std::construct_at(&to, std::move(copy));
-    }
-  }
-
-  /// Uninitialised memory until reset() or release().
-  S* scratch(Index n) {
-    scratch_bytes_ += n * static_cast<Index>(sizeof(S));
-    return arena_.allocate<S>(static_cast<std::size_t>(n));
-  }
-
-  /// The same for other trivial types.
-  template <class T>
-  T* storage(std::size_t n) {
-    return arena_.allocate<T>(n);
-  }
-
-  /// To give back the memory of values nobody needs any more. Only sound for constants.
-  Arena::Mark mark() const { return arena_.mark(); }
-  void release(Arena::Mark mark) { arena_.release(mark); }
-
-  /// Number of recorded operations.
+  /// Returns the number of recorded operations.
   std::size_t size() const { return records_.size(); }
-
-  /// Bytes of values and adjoints since reset(), padding included; what the operations themselves take is not.
-  Index scratch_bytes() const { return scratch_bytes_; }
 
  private:
   using Node = typename Var<S>::Node;
@@ -337,40 +264,8 @@ class Tape {
     void* closure;
     Node* outputs[max_outputs];
   };
-  struct FreeBlock {
-    Index size;
-    S* memory;
-  };
-
-  struct Companion {
-    virtual ~Companion() = default;
-    virtual void reset() = 0;
-  };
-  template <class T>
-  struct Single final : Companion {
-    void reset() override {}
-    T object;
-  };
-  template <class T>
-  struct Pool final : Companion {
-    void reset() override { used = 0; }
-    std::deque<T> objects;
-    std::size_t used = 0;
-  };
-
-  // Its address stands for the type C, without run-time type information. Not const: linkers may fold equal constants.
-  template <class C>
-  static inline char type_key = 0;
-
-  template <class C>
-  C& companion_of() {
-    for (auto& [type, companion] : companions_)
-      if (type == &type_key<C>) return static_cast<C&>(*companion);
-    return static_cast<C&>(*companions_.emplace_back(&type_key<C>, std::make_unique<C>()).second);
-  }
-
   Var<S> node(View<S> value, bool requires_grad) {
-    return {this, new (arena_.allocate<Node>(1)) Node{value, nullptr, requires_grad}};
+    return {this, new (this->template allocate<Node>(1)) Node{value, nullptr, requires_grad}};
   }
 
   template <class Derived>
@@ -393,33 +288,18 @@ class Tape {
     Node* whole = block->whole;
     const Index size = whole->value.stride * whole->value.cols;
     require_grad_memory(whole);
-    if (!whole->grad) whole->grad = take_block(size);
+    if (!whole->grad) whole->grad = this->take_buffer(size);
     if (!whole->has_grad) std::fill_n(whole->grad, size, S(0));
     whole->has_grad = true;
     S* grad = whole->grad + (block->value.data - whole->value.data);
     return {{grad, block->value.rows, block->value.cols, block->value.stride}, false};
   }
 
-  // Blocks that died during the sweep are handed out again, the latest first.
-  S* take_block(Index size) {
-    for (auto block = free_.rbegin(); block != free_.rend(); ++block)
-      if (block->size == size) {
-        S* memory = block->memory;
-        free_.erase(std::next(block).base());
-        return memory;
-      }
-    return scratch(size);
-  }
-
-  Arena arena_;
-  Index scratch_bytes_ = 0;
   std::vector<Record> records_;
-  std::vector<FreeBlock> free_;
   std::deque<Node> parameters_;
-  std::vector<std::pair<const char*, std::unique_ptr<Companion>>> companions_;
 };
 
-/// Adds g to the adjoint of x, if x wants one, summed over the dimensions along which x was spread.
+/// Adds g to the adjoint of x if x requires a gradient, summed over the dimensions along which x was broadcast.
 template <Real S>
 void add_grad_sum(Var<S> x, View<const S> g) {
   if (!x.requires_grad()) return;
@@ -427,7 +307,7 @@ void add_grad_sum(Var<S> x, View<const S> g) {
   math::sum_to(target.grad, target.assign, g);
 }
 
-/// Adds f(in...) to the adjoint of x, if x wants one; all of one shape. The first contribution assigns.
+/// Adds f(in...), elementwise, to the adjoint of x if x requires a gradient. All operands have the shape of x.
 template <Real S, class F, class... In>
 void add_grad(Var<S> x, const F& f, In... in) {
   if (!x.requires_grad()) return;

@@ -232,14 +232,14 @@ struct Cnf {
   const auto& make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
     using Lifted = decltype(field.template rebind<Var<S>>());
     using System = detail::CnfSystem<PreparedField<Lifted>>;
-    auto& system = tape.template kept_place<System>([&] {
+    auto& system = tape.template pooled_object<System>([&] {
       return System{{field.template rebind<Var<S>>(), {}, divergence}, terms, dim()};
     });
     // What lies there may be of another shape.
     if constexpr (std::is_same_v<Lifted, Field>)
-      Tape<S>::replace(system.field.field, field);
+      detail::replace_object(system.field.field, field);
     else
-      Tape<S>::replace(system.field.field, field.template rebind<Var<S>>());
+      detail::replace_object(system.field.field, field.template rebind<Var<S>>());
     prepare_field(tape, field, divergence, terms, system.field);
     system.terms = terms;
     system.dim = dim();
@@ -247,7 +247,7 @@ struct Cnf {
   }
 
   const double* steered(const Var<S>& x, double to, const Pass<S>& pass) const {
-    auto* end = x.tape().template storage<double>(static_cast<std::size_t>(x.rows()));
+    auto* end = x.tape().template allocate<double>(static_cast<std::size_t>(x.rows()));
     for (Index i = 0; i < x.rows(); ++i) {
       PhiloxEngine engine = pass.noise(options.seed + 0x7374656572212121, x.value(), i);
       end[i] = to + options.steer * (2 * detail::uniform(engine) - 1);

@@ -61,8 +61,8 @@ struct ConcatSquashField {
     detail::require_point("ConcatSquashField", t, x, dim());
     Tape<S>& tape = x.tape();
     const std::size_t count = layers.size();
-    auto* slopes = tape.template storage<Var<S>>(count);
-    auto* matrices = tape.template storage<Var<S>>(count);
+    auto* slopes = tape.template allocate<Var<S>>(count);
+    auto* matrices = tape.template allocate<Var<S>>(count);
     for (std::size_t i = 0; i < count; ++i) {
       new (matrices + i) Var<S>(weights(tape, i));
       const bool last = i + 1 == count;

@@ -244,8 +244,8 @@ struct PreparedField {
     const auto mark = tape.mark();
     const Var<S> point = tape.constant(x), time = tape.make(x.rows, 1, false);
     math::map(tape.mutable_value(time), [t] { return simd::broadcast<S>(static_cast<S>(t)); });
-    Field& constants = tape.keep(field);
-    for_each_leaf_pair(field, constants, tape.template storage<const Var<S>*>(leaf_count(field)),
+    Field& constants = tape.pooled_copy(field);
+    for_each_leaf_pair(field, constants, tape.template allocate<const Var<S>*>(leaf_count(field)),
                        [&tape](LeafKind, const Var<S>& from, Var<S>& to) { to = tape.constant(from.value()); });
     [[maybe_unused]] LinearisedField<S> at;
     if constexpr (DenseField<Field>) at = constants.linearised(time, point);
@@ -270,7 +270,7 @@ void prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
   std::visit([](const auto& of) { of.check(); }, divergence);
   prepared.divergence = divergence;
   prepared.closed.clear();
-  for_each_leaf_pair(field, prepared.field, tape.template storage<const leaf_t<F>*>(leaf_count(field)),
+  for_each_leaf_pair(field, prepared.field, tape.template allocate<const leaf_t<F>*>(leaf_count(field)),
                      [&tape](LeafKind, const auto& from, Var<S>& to) { to = as_var(tape, from); });
   const auto* exact = std::get_if<ExactDivergence>(&divergence);
   if (!exact) return;

@@ -53,8 +53,8 @@ struct MlpField {
     detail::require_point("MlpField", t, x, dim());
     Tape<S>& tape = x.tape();
     const std::size_t count = layer_count();
-    auto* slopes = tape.template storage<Var<S>>(count);
-    auto* matrices = tape.template storage<Var<S>>(count);
+    auto* slopes = tape.template allocate<Var<S>>(count);
+    auto* matrices = tape.template allocate<Var<S>>(count);
     Var<S> h = concat(x, t);
     for (std::size_t i = 0; i < count; ++i) {
       new (matrices + i) Var<S>(weights(tape, i));

@@ -142,7 +142,7 @@ void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<
   const Index rows = z.rows, dim = z.cols;
   const View<S> value = tape.mutable_value(out.value), v = tape.mutable_value(out.probe),
                 u = tape.mutable_value(out.direction);
-  auto* terms = tape.template storage<TermWeights>(static_cast<std::size_t>(rows));
+  auto* terms = tape.template allocate<TermWeights>(static_cast<std::size_t>(rows));
   Index most = 0;
   for (Index n = 0; n < rows; ++n) {
     PhiloxEngine engine = pass.noise(estimator.seed + 0x6A09E667F3BCC909 * static_cast<std::uint64_t>(probe), z, n);

@@ -46,8 +46,7 @@ struct PlanarChain {
     const Index dim = in.cols(), per_map = 2 * dim + 2;
     // Whole groups of as many registers as can be summed at once.
     const Index total = (static_cast<Index>(count) * per_map + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>;
-    const typename Tape<S>::Temporary sums_memory(tape, total * simd::lanes<S>), state(tape, memory(2, dim)),
-        totals(tape, total);
+    const ScratchBuffer<S> sums_memory(tape, total * simd::lanes<S>), state(tape, memory(2, dim)), totals(tape, total);
     auto* const sums = ::new (static_cast<void*>(sums_memory.data())) simd::Vec<S>[static_cast<std::size_t>(total)];
     std::fill_n(sums, total, simd::Vec<S>{});
     const GradTarget<S> target = in.requires_grad() ? tape.grad_target(in) : GradTarget<S>{{}, false};
@@ -96,11 +95,11 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
   Tape<S>& tape = in.tape();
   const Index dim = in.cols(), rows = in.rows();
   bool requires_grad = in.requires_grad();
-  auto* maps = tape.template storage<PlanarMap<S>>(count);
+  auto* maps = tape.template allocate<PlanarMap<S>>(count);
   for (std::size_t k = 0; k < count; ++k) {
     const auto& [u, w, b] = parameters[k];
     requires_grad = requires_grad || u.requires_grad() || w.requires_grad() || b.requires_grad();
-    S* const copies = tape.scratch(3 * dim);  // of u and w without the gaps of padded rows, and u'
+    S* const copies = tape.allocate_values(3 * dim);  // of u and w without the gaps of padded rows, and u'
     for (Index j = 0; j < dim; ++j) {
       copies[j] = *u.value().col(j);
       copies[dim + j] = *w.value().col(j);
@@ -109,9 +108,10 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
   }
   const Var<S> out = tape.make(rows, dim, requires_grad), log_det = tape.make(rows, 1, requires_grad);
   const Index groups = (rows + planar_rows<S> - 1) / planar_rows<S>;
-  S* const activations = requires_grad ? tape.scratch(groups * planar_rows<S> * static_cast<Index>(count)) : nullptr;
+  S* const activations =
+      requires_grad ? tape.allocate_values(groups * planar_rows<S> * static_cast<Index>(count)) : nullptr;
   const PlanarChain<S> chain{in, out, log_det, parameters, maps, count, activations};
-  S* const state = tape.scratch(chain.memory(1, dim));
+  S* const state = tape.allocate_values(chain.memory(1, dim));
   chain.dispatch(kind, dim, [&]<PlanarKind Kind, Index Dim>() {
     planar_apply<S, Kind, Inverse, Dim>(chain.all(), in.value(), tape.mutable_value(out),
                                         tape.mutable_value(log_det).data, activations, state);
@@ -234,7 +234,7 @@ struct Planar {
   template <bool Inverse, Real S>
   static Transformed<Var<S>> run(std::span<const Planar> layers, Var<S> x) {
     Tape<S>& tape = x.tape();
-    auto* parameters = tape.template storage<detail::PlanarParameters<S>>(layers.size());
+    auto* parameters = tape.template allocate<detail::PlanarParameters<S>>(layers.size());
     for (std::size_t k = 0; k < layers.size(); ++k) {
       layers[k].check(x);
       parameters[k] = {as_var(tape, layers[k].u), as_var(tape, layers[k].w), as_var(tape, layers[k].b)};
@@ -283,7 +283,7 @@ struct Planar {
     }
     detail::PlanarMap<S> map{};
     map.root_rise = *rise.value().data;
-    const View<S> s{t.tape().scratch(right.rows), right.rows, 1, right.rows};
+    const View<S> s{t.tape().allocate_values(right.rows), right.rows, 1, right.rows};
     for (Index first = 0; first < s.rows; first += detail::planar_rows<S>) {
       detail::Registers<S> held;
       for (Index r = 0; r < detail::planar_group; ++r)

@@ -106,7 +106,7 @@ struct Residual {
     Tape<S>& tape = z.tape();
     const Index rows = z.rows(), dim = z.cols();
     const Var<S> estimate = zeros(z, 1), points = tape.constant(z.value());
-    auto* parts = tape.template storage<detail::SeriesEstimate<S>>(static_cast<std::size_t>(series.probes));
+    auto* parts = tape.template allocate<detail::SeriesEstimate<S>>(static_cast<std::size_t>(series.probes));
     for (Index probe = 0; probe < series.probes; ++probe)
       parts[probe] = {tape.make(rows, 1, false), tape.make(rows, dim, false), tape.make(rows, dim, false)};
     const S share = S(1) / static_cast<S>(series.probes);

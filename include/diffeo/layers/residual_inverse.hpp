@@ -81,8 +81,8 @@ inline constexpr int early_newton_after = 3, late_newton_after = 10;
 template <Real S>
 math::FixedPointWorkspace<S> fixed_point_workspace(Tape<S>& tape, Index rows, Index cols) {
   const auto count = static_cast<std::size_t>(rows);
-  return {tape.template storage<Index>(2 * count), tape.template storage<double>(count), tape.scratch(rows * cols),
-          tape.scratch(rows * cols)};
+  return {tape.template allocate<Index>(2 * count), tape.template allocate<double>(count),
+          tape.allocate_values(rows * cols), tape.allocate_values(rows * cols)};
 }
 
 // Refines solutions z of z + g(z) = x that were computed in float, with g in double: by a few steps of Newton's
@@ -141,10 +141,10 @@ class RefinementInDouble {
   // Converts the parameters and the selected rows to double.
   void convert() {
     const Index d = x_.cols;
-    wide_ = &tape_.template companion<Tape<double>>();
+    wide_ = &tape_.template singleton<Tape<double>>();
     wide_->reset();
     const std::size_t depth = network_.layers.size();
-    weights_ = wide_->template storage<Var<double>>(2 * depth);
+    weights_ = wide_->template allocate<Var<double>>(2 * depth);
     for (std::size_t i = 0; i < depth; ++i) {
       const auto [w, b] = network_.constants(tape_, i);
       weights_[2 * i] = wide_->copy(as_eigen(w.value()));
@@ -152,8 +152,8 @@ class RefinementInDouble {
     }
     target_ = wide_->mutable_value(wide_->make(count_, d, false));
     point_ = wide_->mutable_value(wide_->make(count_, d, false));
-    allowed_ = wide_->template storage<double>(static_cast<std::size_t>(count_));
-    place_ = wide_->template storage<Index>(static_cast<std::size_t>(count_));
+    allowed_ = wide_->template allocate<double>(static_cast<std::size_t>(count_));
+    place_ = wide_->template allocate<Index>(static_cast<std::size_t>(count_));
     for (Index k = 0; k < count_; ++k) {
       place_[k] = k;
       allowed_[k] = std::max(options_.tolerance, eps / 4 * scale(row_[k]));
@@ -321,7 +321,7 @@ class ResidualInverse {
   View<const S> inverse_jacobian(const Var<S>& z) const {
     Tape<S>& tape = z.tape();
     const Index d = dim(), at = padded(z.rows());
-    S* inverse = tape.scratch(at * d * d);
+    S* inverse = tape.allocate_values(at * d * d);
     const auto mark = tape.mark();
     invert(network_.with_constant_jacobian(z), inverse);
     tape.release(mark);
@@ -335,8 +335,9 @@ class ResidualInverse {
     const View<const S> blocks = g.blocks.value();
     math::invert_batch<S>(
         g.rows, d, [&](Index i, Index j) { return blocks.col(i) + (j + 1) * at; }, S(1),
-        [&](Index i, Index j) { return inverse + (i * d + j) * at; }, tape.scratch(at),
-        tape.scratch(math::invert_batch_workspace(d)), tape.template storage<Index>(static_cast<std::size_t>(d)));
+        [&](Index i, Index j) { return inverse + (i * d + j) * at; }, tape.allocate_values(at),
+        tape.allocate_values(math::invert_batch_workspace(d)),
+        tape.template allocate<Index>(static_cast<std::size_t>(d)));
   }
 
   static void copy(View<const S> from, View<S> to) {
@@ -406,8 +407,8 @@ class ResidualInverse {
     const View<S> residual = tape.mutable_value(tape.make(x.rows, d, false)),
                   trial = tape.mutable_value(tape.make(x.rows, d, false)),
                   point = tape.mutable_value(tape.make(rows, d, false));
-    S* inverse = tape.scratch(padded(rows) * d * d);
-    auto* state = tape.template storage<RowState>(static_cast<std::size_t>(x.rows));
+    S* inverse = tape.allocate_values(padded(rows) * d * d);
+    auto* state = tape.template allocate<RowState>(static_cast<std::size_t>(x.rows));
     std::fill_n(state, x.rows, RowState{});
     copy(y, trial);
     for (int iteration = 0; !open.empty(); ++iteration) {

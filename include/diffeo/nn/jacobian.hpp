@@ -146,7 +146,8 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
   const auto padded_stride = Tape<S>::stride_for((directions + 1) * pitch);
   {
     const auto mark = tape.mark();
-    const View<S> a{tape.scratch(padded_stride * in.cols()), (directions + 1) * pitch, in.cols(), padded_stride};
+    const View<S> a{tape.allocate_values(padded_stride * in.cols()), (directions + 1) * pitch, in.cols(),
+                    padded_stride};
     activate_stack(act, in, a, pitch);
     for (Index k = 0; k <= directions; ++k)
       math::product<S>(stacked(out, y, k, pitch), stacked(View<const S>(a), y, k, pitch),
@@ -160,7 +161,7 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
     Tape<S>& t = y.tape();
     const Index stack_rows = y.blocks.rows(), at = y.pitch(), n = y.directions;
     const View<const S> g = y.blocks.grad();
-    const typename Tape<S>::Temporary memory(t, padded_stride * in.cols());
+    const ScratchBuffer<S> memory(t, padded_stride * in.cols());
     const View<S> a{memory.data(), stack_rows, in.cols(), padded_stride};
     if (w.requires_grad() || b.requires_grad()) {
       activate_stack(act, in, a, at);
@@ -237,13 +238,14 @@ Var<S> log_det_identity_plus(const MultiDual<S>& g) {
   const Index rows = g.rows, dim = g.cols(), pitch = g.pitch();
   require(g.directions == dim, "log_det_identity_plus: ", dim, " columns and ", g.directions, " directions");
   const Var<S> y = tape.make(rows, 1, g.blocks.requires_grad());
-  S* log_det = tape.scratch(pitch);
-  S* inverse = tape.scratch(pitch * dim * dim);
+  S* log_det = tape.allocate_values(pitch);
+  S* inverse = tape.allocate_values(pitch * dim * dim);
   const View<const S> blocks = g.blocks.value();
   math::invert_batch<S>(
       rows, dim, [&](Index i, Index j) { return blocks.col(i) + (j + 1) * pitch; }, S(1),
       [&](Index i, Index j) { return inverse + (i * dim + j) * pitch; }, log_det,
-      tape.scratch(math::invert_batch_workspace(dim)), tape.template storage<Index>(static_cast<std::size_t>(dim)));
+      tape.allocate_values(math::invert_batch_workspace(dim)),
+      tape.template allocate<Index>(static_cast<std::size_t>(dim)));
   std::copy_n(log_det, rows, tape.mutable_value(y).data);
   if (y.requires_grad())
     tape.on_backward({y}, [g, y, inverse] {

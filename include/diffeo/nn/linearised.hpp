@@ -17,8 +17,8 @@ class Linearised {
   template <class Layer>
   Linearised(Var<S> x, Activation activation, std::size_t count, const Layer& layer) : count_(count) {
     Tape<S>& tape = x.tape();
-    weights_ = tape.template storage<Var<S>>(count);
-    slopes_ = tape.template storage<Var<S>>(count);
+    weights_ = tape.template allocate<Var<S>>(count);
+    slopes_ = tape.template allocate<Var<S>>(count);
     for (std::size_t i = 0; i < count; ++i) {
       const auto [w, b] = layer(i);
       weights_[i] = w;

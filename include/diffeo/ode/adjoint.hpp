@@ -16,8 +16,8 @@ class AdjointSolve {
   explicit AdjointSolve(const RecordedSolve<S, System, Norm>& solve)
       : solve_(solve),
         method_(tableau(solve.options.method)),
-        companion_(solve.end.tape().template companion<SolverCompanion<S>>()),
-        tape_(companion_.tape) {
+        shared_(solve.end.tape().template singleton<SharedSolverState<S>>()),
+        tape_(shared_.tape) {
     tape_.reset();
     constant_ = &mirrored(tape_, *solve.system, false);
     if (records_parameters(*solve.system)) recorded_ = &mirrored(tape_, *solve.system, true);
@@ -25,7 +25,7 @@ class AdjointSolve {
 
   void run() {
     const Index rows = solve_.end.rows(), n = solve_.end.cols(), stride = Tape<S>::stride_for(rows);
-    const View<S> both{tape_.scratch(2 * n * stride), rows, 2 * n, stride};
+    const View<S> both{tape_.allocate_values(2 * n * stride), rows, 2 * n, stride};
     copy_block(solve_.end.value(), both.cols_block(0, n));
     copy_block(solve_.end.grad(), both.cols_block(n, n));
     const auto mark = tape_.mark();
@@ -44,14 +44,14 @@ class AdjointSolve {
         math::map(a, [] { return simd::Vec<S>{}; });
       tape_.rewind(mark);
     };
-    companion_.statistics.assign(static_cast<std::size_t>(rows), {});
+    shared_.statistics.assign(static_cast<std::size_t>(rows), {});
     integrate<S>(slope, View<const S>(both), solve_.t1, solve_.t0, both, solve_.options, with_adjoint(n),
-                 companion_.statistics, companion_.workspace, [&](const AcceptedSteps<S>& steps) {
+                 shared_.statistics, shared_.workspace, [&](const AcceptedSteps<S>& steps) {
                    if (!recorded_) return;
                    add_parameter_gradients(steps, n);
                    tape_.rewind(mark);
                  });
-    throw_failed(solve_.what, companion_.statistics, " adjoint");
+    throw_failed(solve_.what, shared_.statistics, " adjoint");
     if (!solve_.start.requires_grad()) return;
     const GradTarget<S> target = solve_.start.tape().grad_target(solve_.start);
     math::map_add(
@@ -73,8 +73,8 @@ class AdjointSolve {
   void add_parameter_gradients(const AcceptedSteps<S>& steps, Index n) {
     const Index rows = steps.count;
     const View<S> size = tape_.mutable_value(tape_.make(rows, 1, false));
-    auto* sample = tape_.template storage<Index>(static_cast<std::size_t>(rows));
-    auto* t = tape_.template storage<double>(static_cast<std::size_t>(rows));
+    auto* sample = tape_.template allocate<Index>(static_cast<std::size_t>(rows));
+    auto* t = tape_.template allocate<double>(static_cast<std::size_t>(rows));
     for (Index i = 0; i < rows; ++i) {
       sample[i] = steps.sample[steps.row[i]];
       size.data[i] = static_cast<S>(steps.step[steps.row[i]]);
@@ -110,7 +110,7 @@ class AdjointSolve {
 
   const RecordedSolve<S, System, Norm>& solve_;
   const Tableau& method_;
-  SolverCompanion<S>& companion_;
+  SharedSolverState<S>& shared_;
   Tape<S>& tape_;
   const System* constant_ = nullptr;
   const System* recorded_ = nullptr;

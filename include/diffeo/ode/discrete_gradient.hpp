@@ -15,14 +15,14 @@ class ReversedSteps {
       : solve_(solve),
         record_(solve.steps),
         method_(tableau(solve.options.method)),
-        tape_(solve.end.tape().template companion<SolverCompanion<S>>().tape) {
+        tape_(solve.end.tape().template singleton<SharedSolverState<S>>().tape) {
     tape_.reset();
     recorded_ = &mirrored(tape_, *solve.system, true);
     if (record_.every > 1) constant_ = &mirrored(tape_, *solve.system, false);
     const Index n = record_.width, stride = Tape<S>::stride_for(block_rows);
-    adjoint_ = {tape_.scratch(stride * n), block_rows, n, stride};
+    adjoint_ = {tape_.allocate_values(stride * n), block_rows, n, stride};
     math::map(adjoint_, [] { return simd::Vec<S>{}; });
-    segments_ = tape_.scratch(record_.every > 1 ? block_rows * record_.every * n : 0);
+    segments_ = tape_.allocate_values(record_.every > 1 ? block_rows * record_.every * n : 0);
     if (solve_.start.requires_grad()) start_ = solve_.start.tape().grad_target(solve_.start);
   }
 

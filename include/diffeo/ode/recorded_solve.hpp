@@ -10,7 +10,7 @@ namespace diffeo::inline DIFFEO_ISA::ode::detail {
 /// State that all solves on one tape share: a second tape, on which systems are evaluated and steps are differentiated,
 /// and the memory of the solver.
 template <Real S>
-struct SolverCompanion {
+struct SharedSolverState {
   Tape<S> tape;
   Workspace<S> workspace;
   std::vector<SolveStatistics> statistics;
@@ -104,7 +104,7 @@ Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const
   const View<S> sizes = tape.mutable_value(tape.make(rows, 1, false));
   for (Index i = 0; i < rows; ++i) sizes.data[i] = static_cast<S>(times[i].step);
   std::array<Var<S>, max_stages> slopes;
-  auto* at = tape.template storage<double>(static_cast<std::size_t>(rows));
+  auto* at = tape.template allocate<double>(static_cast<std::size_t>(rows));
   for (std::size_t s = 0; s < stages; ++s) {
     for (Index i = 0; i < rows; ++i) at[i] = stage_time(method.c[s], times[i].t, times[i].step, times[i].end);
     const auto [time, own] = block_input(tape, rows, sample, at, context);

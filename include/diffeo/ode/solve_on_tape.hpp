@@ -51,10 +51,10 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
   Tape<S>& tape = y0.tape();
   // The adjoint names the caller too, when its string may be gone.
   const std::size_t length = std::strlen(caller) + 1;
-  char* const what = tape.template storage<char>(length);
+  char* const what = tape.template allocate<char>(length);
   std::copy_n(caller, length, what);
   const Index rows = y0.rows();
-  auto& companion = tape.template companion<detail::SolverCompanion<S>>();
+  auto& shared = tape.template singleton<detail::SharedSolverState<S>>();
   const bool recorded = y0.requires_grad() || detail::records_parameters(system);
   require(!context || (context.rows() == rows && !context.requires_grad()), what, ": context has ",
           context ? context.rows() : 0, " rows, expected constants for ", rows, " samples");
@@ -62,28 +62,28 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
           ": ", control.count, " groups of columns, expected at most ", ErrorControl<Norm>::max_groups / 2,
           " for the adjoint equation");
   const bool discrete = recorded && gradient.method == Differentiation::discrete;
-  companion.tape.reset();
-  companion.statistics.assign(static_cast<std::size_t>(rows), {});
-  const System& constants = detail::mirrored(companion.tape, system, false);
+  shared.tape.reset();
+  shared.statistics.assign(static_cast<std::size_t>(rows), {});
+  const System& constants = detail::mirrored(shared.tape, system, false);
   const Var<S> y1 = tape.make(rows, y0.cols(), recorded);
   const View<const S> own = context ? context.value() : View<const S>{};
-  if (discrete) companion.log.begin(rows, y0.cols(), gradient.memory_budget);
-  integrate<S>(detail::right_hand_side<S>(companion.tape, constants, own), y0.value(), t0, t1, tape.mutable_value(y1),
-               options, control, companion.statistics, companion.workspace, [&](const AcceptedSteps<S>& steps) {
-                 if (discrete) companion.log.add(steps);
+  if (discrete) shared.log.begin(rows, y0.cols(), gradient.memory_budget);
+  integrate<S>(detail::right_hand_side<S>(shared.tape, constants, own), y0.value(), t0, t1, tape.mutable_value(y1),
+               options, control, shared.statistics, shared.workspace, [&](const AcceptedSteps<S>& steps) {
+                 if (discrete) shared.log.add(steps);
                });
-  throw_failed(what, companion.statistics);
+  throw_failed(what, shared.statistics);
   if (!recorded) return y1;
 
   const auto kept = [&tape, rows](Times times) {
     if (!times.each()) return times;
-    auto* copy = tape.template storage<double>(static_cast<std::size_t>(rows));
+    auto* copy = tape.template allocate<double>(static_cast<std::size_t>(rows));
     std::copy_n(times.each(), rows, copy);
     return Times(copy);
   };
-  detail::RecordedSolve<S, System, Norm> solve{&tape.keep(system), y0,      y1,      context, kept(t0),
-                                               kept(t1),           options, control, what,    {}};
-  if (discrete) solve.steps = companion.log.keep(tape);
+  detail::RecordedSolve<S, System, Norm> solve{
+      &tape.pooled_copy(system), y0, y1, context, kept(t0), kept(t1), options, control, what, {}};
+  if (discrete) solve.steps = shared.log.keep(tape);
   tape.on_backward({y1}, [solve, discrete] {
     if (discrete)
       detail::ReversedSteps<S, System, Norm>(solve).run();
@@ -96,7 +96,7 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
 /// What the latest solve on this tape did, one entry a row.
 template <Real S>
 std::span<const SolveStatistics> statistics(Tape<S>& tape) {
-  return tape.template companion<detail::SolverCompanion<S>>().statistics;
+  return tape.template singleton<detail::SharedSolverState<S>>().statistics;
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA::ode

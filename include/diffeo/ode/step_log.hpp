@@ -70,18 +70,18 @@ class StepLog {
   StepRecord<S> keep(Tape<S>& tape) const {
     const auto samples = count_.size();
     StepRecord<S> record{static_cast<Index>(samples), width_, every_};
-    auto* first = tape.template storage<Index>(samples + 1);
-    auto* first_state = tape.template storage<Index>(samples + 1);
+    auto* first = tape.template allocate<Index>(samples + 1);
+    auto* first_state = tape.template allocate<Index>(samples + 1);
     first[0] = first_state[0] = 0;
     for (std::size_t i = 0; i < samples; ++i) {
       first[i + 1] = first[i] + count_[i];
       first_state[i + 1] = first_state[i] + (count_[i] + every_ - 1) / every_;
     }
-    auto* t = tape.template storage<double>(t_.size());
-    auto* step = tape.template storage<double>(t_.size());
-    auto* last_end = tape.template storage<double>(samples);
-    auto* taken = tape.template storage<Index>(samples);
-    S* states = tape.template storage<S>(states_.size());
+    auto* t = tape.template allocate<double>(t_.size());
+    auto* step = tape.template allocate<double>(t_.size());
+    auto* last_end = tape.template allocate<double>(samples);
+    auto* taken = tape.template allocate<Index>(samples);
+    S* states = tape.template allocate<S>(states_.size());
     std::copy_n(last_end_.data(), samples, last_end);
     std::fill_n(taken, samples, Index{0});
     const S* from = states_.data();

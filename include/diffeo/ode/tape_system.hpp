@@ -31,8 +31,8 @@ bool records_parameters(const System& system) {
 // gradients to those of the original's parameters; otherwise they are constants.
 template <Real S, class System>
 const System& mirrored(Tape<S>& tape, const System& system, bool recorded) {
-  System& mirror = tape.keep(system);
-  auto* memory = tape.template storage<const Var<S>*>(leaf_count(system));
+  System& mirror = tape.pooled_copy(system);
+  auto* memory = tape.template allocate<const Var<S>*>(leaf_count(system));
   for_each_leaf_pair(system, mirror, memory, [&](LeafKind, const Var<S>& from, Var<S>& to) {
     to = recorded && from.requires_grad() ? tape.shared(from) : tape.constant(from.value());
   });

@@ -244,7 +244,7 @@ class TrainerCore {
         const std::ptrdiff_t place = at + e.sample();
         e.throw_for(chosen_.empty() ? place : chosen_[static_cast<std::size_t>(place)]);
       }
-      if (at == 0 && step_ == 0) bytes_per_row_ = tape.scratch_bytes() / count;
+      if (at == 0 && step_ == 0) bytes_per_row_ = tape.value_bytes() / count;
     }
     tape.finish_parameter_grads();
     return total;

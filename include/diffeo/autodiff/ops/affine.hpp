@@ -63,7 +63,7 @@ void add_weight_gradients(Tape<S>& t, Var<S> w, Var<S> b, bool out_by_in, View<c
   }
   if (!of_bias && !w.requires_grad()) return;
   const Index across = (outs + lanes - 1) / lanes * lanes;
-  const typename Tape<S>::Temporary transposed(t, across * ((rows + lanes - 1) / lanes * lanes));
+  const ScratchBuffer<S> transposed(t, across * ((rows + lanes - 1) / lanes * lanes));
   GradTarget<S> bias{};
   if (of_bias) bias = t.grad_target(b);
   transpose_and_sum<S>(g, transposed.data(), across, bias.grad.data, bias.assign);
@@ -75,7 +75,7 @@ void add_weight_gradients(Tape<S>& t, Var<S> w, Var<S> b, bool out_by_in, View<c
     math::product<S>(target.grad, left, samples, nullptr, target.assign ? math::Start::zero : math::Start::accumulate);
     return;
   }
-  const typename Tape<S>::Temporary turned(t, across * ins);
+  const ScratchBuffer<S> turned(t, across * ins);
   const View<S> grad{turned.data(), outs, ins, across};
   math::product<S>(grad, left, samples, nullptr, math::Start::zero);
   if (target.assign)

@@ -37,7 +37,7 @@ GradTarget<S> zeroed_target(Var<S> x) {
 // Copies an index list into memory of the tape, which lives until reset().
 template <Real S>
 std::span<const Index> copied_columns(Tape<S>& tape, std::span<const Index> columns) {
-  Index* stored = tape.template storage<Index>(columns.size());
+  Index* stored = tape.template allocate<Index>(columns.size());
   std::copy(columns.begin(), columns.end(), stored);
   return {stored, columns.size()};
 }
@@ -50,7 +50,7 @@ inline void require_columns(const char* op, std::span<const Index> columns, Inde
 template <Real S>
 void require_distinct(Tape<S>& tape, const char* op, std::span<const Index> a, std::span<const Index> b) {
   const std::size_t n = a.size() + b.size();
-  bool* seen = tape.template storage<bool>(n);
+  bool* seen = tape.template allocate<bool>(n);
   std::fill_n(seen, n, false);
   for (const std::span<const Index> list : {a, b})
     for (const Index j : list) {
@@ -158,7 +158,7 @@ Dual<X> transposed(const Dual<X>& x) {
 template <Traced X>
 X concat(const X& a, const X& b) {
   const auto left = static_cast<std::size_t>(a.cols()), n = left + static_cast<std::size_t>(b.cols());
-  Index* columns = a.tape().template storage<Index>(n);
+  Index* columns = a.tape().template allocate<Index>(n);
   for (std::size_t k = 0; k < n; ++k) columns[k] = static_cast<Index>(k);
   return merge(a, std::span<const Index>(columns, left), b, std::span<const Index>(columns + left, n - left));
 }

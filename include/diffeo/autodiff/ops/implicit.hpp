@@ -22,7 +22,7 @@ Var<S> implicit(View<const S> solution, Var<S> residual, const Solve& solve_tran
     tape.on_backward({y}, [y, residual, solve_transposed] {
       Tape<S>& t = y.tape();
       const View<S> g = t.mutable_grad(y);
-      const typename Tape<S>::Temporary memory(t, g.stride * g.cols);
+      const ScratchBuffer<S> memory(t, g.stride * g.cols);
       const View<S> v{memory.data(), g.rows, g.cols, g.stride};
       solve_transposed(View<const S>(g), v);
       add_grad(

@@ -16,7 +16,7 @@ Var<S> sum_to(Var<S> x, Index rows, Index cols) {
   if (y.requires_grad())
     x.tape().on_backward({y}, [x, y] {
       const GradTarget<S> target = x.tape().grad_target(x);
-      const typename Tape<S>::Temporary memory(x.tape(), target.grad.stride * target.grad.cols);
+      const ScratchBuffer<S> memory(x.tape(), target.grad.stride * target.grad.cols);
       const View<S> full{memory.data(), target.grad.rows, target.grad.cols, target.grad.stride};
       math::spread(full, y.grad());
       math::sum_to(target.grad, target.assign, static_cast<View<const S>>(full));

@@ -93,7 +93,8 @@ WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activa
   const Var<S> y = tape.make(x.rows(), w.rows(), recorded), d = tape.make(x.rows(), w.rows(), recorded);
   const View<S> value = tape.mutable_value(y);
   View<S> argument = value;
-  if (recorded && detail::curvature_needs_argument(act)) argument.data = tape.scratch(value.stride * value.cols);
+  if (recorded && detail::curvature_needs_argument(act))
+    argument.data = tape.allocate_values(value.stride * value.cols);
   math::product(detail::with_padding(argument, x.value(), x.padded()), x.value(),
                 detail::right_operand(w.value(), true), b.value().data, math::Start::bias);
   detail::activate_with_slope(act, View<const S>(argument), value, tape.mutable_value(d));
