@@ -11,6 +11,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../arrays.hpp"
@@ -796,4 +797,34 @@ TEST_CASE("ops: shapes that do not fit are refused by name", "[ops]") {
   CHECK(message([&] { affine(a, fits, Array<double>(Array<double>::Ones(1, 3))); }) ==
         "affine: the bias is 1 x 3, expected 1 x 2");
   CHECK_THROWS_AS(affine(a, fits, Array<double>(Array<double>::Ones(2, 1))), invalid_argument);
+}
+
+TEMPLATE_TEST_CASE("make_elementwise: an op of one's own, with operands that broadcast", "[ops]", float, double) {
+  using S = TestType;
+  const Array<S> a0 = Array<S>::Random(37, 3), b0 = Array<S>::Random(1, 3), seed = Array<S>::Random(37, 3);
+  const auto gradients = [&](const auto& op) {
+    Tape<S> tape;
+    const Var<S> a = tape.variable(a0), b = tape.variable(b0), y = op(a, b);
+    tape.backward(y, view(seed));
+    return std::tuple(Array<S>(as_eigen(y.value())), Array<S>(as_eigen(a.grad())), Array<S>(as_eigen(b.grad())));
+  };
+  const auto [y, da, db] = gradients([](Var<S> a, Var<S> b) {
+    return make_elementwise<S>(
+        "damped", [](auto u, auto v) { return u / (S(1) + v * v); },
+        std::tuple([](auto g, auto, auto, auto v) { return g / (S(1) + v * v); },
+                   [](auto g, auto result, auto, auto v) { return S(-2) * g * result * v / (S(1) + v * v); }),
+        a, b);
+  });
+  const auto [expected_y, expected_da, expected_db] =
+      gradients([](Var<S> a, Var<S> b) { return a / (square(b) + S(1)); });
+  const S tolerance = 50 * std::numeric_limits<S>::epsilon();
+  CHECK((y - expected_y).abs().maxCoeff() < tolerance);
+  CHECK((da - expected_da).abs().maxCoeff() < tolerance);
+  CHECK((db - expected_db).abs().maxCoeff() < tolerance);
+  Tape<S> tape;
+  const Var<S> a = tape.copy(a0), narrow = tape.copy(Array<S>(Array<S>::Zero(1, 2)));
+  CHECK_THROWS_AS(make_elementwise<S>(
+                      "sum", [](auto u, auto v) { return u + v; },
+                      std::tuple([](auto g, auto...) { return g; }, [](auto g, auto...) { return g; }), a, narrow),
+                  invalid_argument);
 }

@@ -38,15 +38,16 @@ TEMPLATE_TEST_CASE("views: name blocks of arrays without copies", "[array]", flo
   static_assert(std::is_same_v<decltype(view(std::declval<const Array<S>&>())), View<const S>>);
 }
 
-TEST_CASE("evaluated: what lies in memory is referred to, the rest is computed once", "[array]") {
+TEST_CASE("evaluate_once: what lies in memory is referred to, the rest is computed once", "[array]") {
   Array<double> x = Array<double>::Random(6, 4);
   const auto block = x.middleRows(1, 3);
-  CHECK(evaluated(x).data() == x.data());
-  CHECK(evaluated(block).data() == block.data());
-  CHECK((evaluated(x * 2.0) == x * 2.0).all());
-  CHECK((evaluated(x.matrix().transpose() * x.matrix()).matrix() - x.matrix().transpose() * x.matrix()).norm() < 1e-14);
+  CHECK(evaluate_once(x).data() == x.data());
+  CHECK(evaluate_once(block).data() == block.data());
+  CHECK((evaluate_once(x * 2.0) == x * 2.0).all());
+  CHECK((evaluate_once(x.matrix().transpose() * x.matrix()).matrix() - x.matrix().transpose() * x.matrix()).norm() <
+        1e-14);
   // Rows in strides lie in memory, but Eigen 3.4 does not say where.
-  const Array<double> odd = evaluated(x(Eigen::seq(1, 5, 2), Eigen::seq(0, 3)));
+  const Array<double> odd = evaluate_once(x(Eigen::seq(1, 5, 2), Eigen::seq(0, 3)));
   for (Index i = 0; i < 3; ++i) CHECK((odd.row(i) == x.row(2 * i + 1)).all());
   static_assert(!Array<float>::IsRowMajor);
 }

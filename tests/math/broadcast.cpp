@@ -59,7 +59,7 @@ TEST_CASE("broadcast: the common shape", "[broadcast]") {
   CHECK(message({{0, 3}, {4, 3}}) == "op: shapes 0 x 3 and 4 x 3 do not broadcast");
 }
 
-TEMPLATE_TEST_CASE("broadcast: spread repeats", "[broadcast]", float, double) {
+TEMPLATE_TEST_CASE("broadcast_to repeats", "[broadcast]", float, double) {
   using S = TestType;
   for (const Index n : {0, 1, 2, 3, 8, 16, 17, 35})
     for (const Index m : {0, 1, 2, 5})
@@ -67,7 +67,7 @@ TEMPLATE_TEST_CASE("broadcast: spread repeats", "[broadcast]", float, double) {
         for (const Index gap : {0, 3}) {
           const Block<S> a(integers<S>(sa.rows, sa.cols, 1), gap);
           Block<S> out(integers<S>(n, m, 2), gap);
-          diffeo::math::spread<S>(out.view(), a.view());
+          diffeo::math::broadcast_to<S>(out.view(), a.view());
           CAPTURE(n, m, sa.rows, sa.cols, gap);
           const Array<S> got = out.value(), va = a.value();
           for (Index j = 0; j < m; ++j)
@@ -114,7 +114,7 @@ TEMPLATE_TEST_CASE("broadcast: map_add assigns or adds", "[broadcast]", float, d
           }
 }
 
-TEMPLATE_TEST_CASE("broadcast: sum_to sums what was spread", "[broadcast]", float, double) {
+TEMPLATE_TEST_CASE("broadcast: sum_to sums what was broadcast", "[broadcast]", float, double) {
   using S = TestType;
   for (const Index n : {0, 1, 2, 3, 8, 16, 17, 35})
     for (const Index m : {0, 1, 2, 5, 18})

@@ -185,7 +185,7 @@ struct Cnf {
   template <class Derived>
   std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1, double to = 0,
                                                      const Execution& execution = {}) const {
-    const auto& points = evaluated(x);
+    const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
     std::vector<ode::SolveStatistics> all(static_cast<std::size_t>(x.rows()));
     for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {

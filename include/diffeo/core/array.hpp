@@ -246,10 +246,10 @@ View<const S> view(const Array<S>& x) {
   return {x.data(), x.rows(), x.cols(), x.rows()};
 }
 
-/// x itself where its entries lie in memory, else a copy of them, so that an expression is computed once, however many
-/// tiles read it.
+/// Returns a reference to x if its entries lie in memory, otherwise an array with its entries, so that an expression is
+/// computed once, however often it is read.
 template <class Derived>
-decltype(auto) evaluated(const Eigen::DenseBase<Derived>& x) {
+decltype(auto) evaluate_once(const Eigen::DenseBase<Derived>& x) {
   if constexpr ((static_cast<unsigned>(Derived::Flags) & Eigen::DirectAccessBit) != 0 &&
                 requires { x.derived().data(); }) {
     return x.derived();

@@ -41,7 +41,7 @@ class ProbabilityPath {
   template <class Derived>
   Array<Scalar> velocity(double t, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     check("velocity", t);
-    const auto& points = evaluated(x);
+    const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("velocity: x", points, dim(), "path");
     const Standardize<Scalar> frame = frame_at(t);
     const Array<Scalar> log_scale = frame_.scale.value.log();
@@ -60,7 +60,7 @@ class ProbabilityPath {
   template <class Derived>
   Array<Scalar> log_prob(double t, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     check("log_prob", t);
-    const auto& points = evaluated(x);
+    const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("log_prob: x", points, dim(), "path");
     const Standardize<Scalar> frame = frame_at(t);
     Array<Scalar> log_p(x.rows(), 1);

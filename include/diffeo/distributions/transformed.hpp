@@ -83,7 +83,7 @@ struct TransformedDistribution {
   /// or infinity. Far out the result may be -infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    const auto& points = evaluated(x);
+    const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), 1);
     detail::evaluate_checked(*this, [&] {
@@ -98,7 +98,7 @@ struct TransformedDistribution {
   /// is -infinity the gradient need not be finite.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    const auto& points = evaluated(x);
+    const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("score: x", points, dim(), "flow");
     Array<Scalar> result(x.rows(), x.cols());
     const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);

@@ -61,7 +61,8 @@ struct UniformBox {
     auto& tape = z.tape();
     const auto a = as_var(tape, low), b = as_var(tape, high);
     const auto x = innermost(z);
-    return zeros(z, 1) + sum_cols(log_density(x, detail::spread(a, x.shape()), detail::spread(b, x.shape())));
+    return zeros(z, 1) +
+           sum_cols(log_density(x, detail::broadcast_to(a, x.shape()), detail::broadcast_to(b, x.shape())));
   }
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
     requires Real<T>

@@ -36,7 +36,7 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
                                                        const Eigen::DenseBase<Derived>& x, const Execution& execution,
                                                        const Direction& direction) {
   using S = typename F::Scalar;
-  const auto& points = evaluated(x);
+  const auto& points = evaluate_once(x);
   require_batch<S>(what, points, flow.dim(), "flow");
   Transformed<Array<S>> y{Array<S>(x.rows(), x.cols()), Array<S>(x.rows(), 1)};
   evaluate_checked(flow, [&] {

@@ -46,7 +46,7 @@ struct Standardize {
     requires Real<T>
   {
     require(data.rows() >= 2, "standardize: data has ", data.rows(), " rows, expected at least 2");
-    const auto& values = evaluated(data);
+    const auto& values = evaluate_once(data);
     require_finite(values, "standardize: data");
     const Index dim = data.cols();
     Array<Scalar> mean(1, dim), scale(1, dim);

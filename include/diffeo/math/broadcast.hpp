@@ -105,7 +105,7 @@ void fill(View<S> out, std::type_identity_t<S> value) {
 
 /// Fills `out` with x, repeated along the dimensions in which x has extent 1.
 template <class S>
-void spread(View<S> out, View<const S> x) {
+void broadcast_to(View<S> out, View<const S> x) {
   for (Index j = 0; j < out.cols; ++j) {
     const S* from = x.col(x.cols == 1 ? 0 : j);
     if (x.rows == 1 && out.rows != 1)

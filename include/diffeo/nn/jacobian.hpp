@@ -103,23 +103,24 @@ void activate_stack_backward(Activation act, const HiddenInput<S>& in, View<cons
         simd::Vec<S> sums[std::size_t{most}] = {};
         const auto piece = [&](Index i, auto... n) {
           const auto d = kernel.derivatives(simd::load<S>(x + i, n...));
-          simd::Vec<S> total{};  // what the derivatives give to the value, but for the curvature
+          simd::Vec<S> total{};  // contribution of the derivatives to the value, without the factor of the curvature
           for (Index k = 0; k < count; ++k) {
             const auto gk = simd::load<S>(from + (first + k) * pitch + i, n...);
             if (step) {
               S* at = to + (first + k) * step + i;
               total = simd::mul_add<S>(gk, simd::load<S>(x + (first + k) * step + i, n...), total);
-              const auto give = d.slope * gk;
-              simd::store<S>(at, value.assign ? give : simd::load<S>(at, n...) + give, n...);
+              const auto contribution = d.slope * gk;
+              simd::store<S>(at, value.assign ? contribution : simd::load<S>(at, n...) + contribution, n...);
             } else {
               total = simd::mul_add<S>(gk, simd::broadcast<S>(in.seeds.value().col(first - 1 + k)[c]), total);
               if (seeds.grad.data) sums[k] = simd::mul_add<S>(d.slope, gk, sums[k]);
             }
           }
           if (!to) return;
-          simd::Vec<S> give = d.curvature * total;
-          if (first == 1) give = simd::mul_add<S>(d.slope, simd::load<S>(from + i, n...), give);
-          simd::store<S>(to + i, value.assign && first == 1 ? give : simd::load<S>(to + i, n...) + give, n...);
+          simd::Vec<S> contribution = d.curvature * total;
+          if (first == 1) contribution = simd::mul_add<S>(d.slope, simd::load<S>(from + i, n...), contribution);
+          simd::store<S>(to + i, value.assign && first == 1 ? contribution : simd::load<S>(to + i, n...) + contribution,
+                         n...);
         };
         Index i = 0;
         for (; i + lanes <= rows; i += lanes) piece(i);

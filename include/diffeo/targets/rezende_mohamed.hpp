@@ -66,7 +66,7 @@ Var<S> ring_with_two_modes(Var<S> x) {
     const auto r = simd::max<S>(simd::broadcast<S>(std::numeric_limits<S>::epsilon()), radius(a, b));
     return ring * (S(2) - r) / r;
   };
-  return diffeo::detail::elementwise<S>(
+  return make_elementwise<S>(
       "targets::U1",
       [radius, ring, mode](auto a, auto b) {
         const auto from_ring = radius(a, b) - S(2), size = simd::abs<S>(a), from_mode = size - S(2);

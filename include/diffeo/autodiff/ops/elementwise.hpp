@@ -22,18 +22,19 @@ struct PassOn {
   }
 };
 
-/// x repeated along the dimensions in which `shape` is larger, laid out as values of the tape are.
+// Returns x repeated along the dimensions in which it has extent 1 and `shape` does not, in the memory layout of values
+// of the tape.
 template <Real S>
-Var<S> spread(Var<S> x, math::Shape shape) {
+Var<S> broadcast_to(Var<S> x, math::Shape shape) {
   if (x.shape() == shape && (x.value().stride == Tape<S>::stride_for(shape.rows) || shape.cols == 1)) return x;
   const Var<S> y = x.tape().make(shape.rows, shape.cols, x.requires_grad());
-  math::spread(x.tape().mutable_value(y), x.value());
+  math::broadcast_to(x.tape().mutable_value(y), x.value());
   if (y.requires_grad()) x.tape().on_backward({y}, [x, y] { add_grad_sum(x, y.grad()); });
   return y;
 }
 template <class X>
-Dual<X> spread(const Dual<X>& x, math::Shape shape) {
-  return {spread(x.value, shape), spread(x.tangent, shape)};
+Dual<X> broadcast_to(const Dual<X>& x, math::Shape shape) {
+  return {broadcast_to(x.value, shape), broadcast_to(x.tangent, shape)};
 }
 
 // Adds the contribution of one operand to its adjoint: g, or a function of g, the result and all operands.
@@ -45,12 +46,26 @@ void add_partial(Var<S> x, const Partial& partial, Var<S> y, X... operands) {
     add_grad(x, partial, y.grad(), y.value(), operands.value()...);
 }
 
-/// Makes the op y = value(x...), whose I-th operand's adjoint receives partials<I>(g, y, x...), all functions of
-/// registers. Operands that broadcast are spread first, so that the op itself runs over plain memory.
+}  // namespace detail
+
+/// Returns y = value(x...), an elementwise op with its gradient, from operands x of type Var<S> whose shapes broadcast
+/// to that of y: along each dimension an operand has the extent of y or 1.
+///
+/// `value` and the partial derivatives are functions of registers, simd::Vec<S>, and must be trivially destructible.
+/// value(x...) returns the result for one register of each operand. `partials` is a tuple with one function for each
+/// operand: partials[i](g, y, x...) returns g dy/dx_i, where g is the gradient with respect to the result y. `name`
+/// names the op in error messages. Throws invalid_argument if the shapes do not broadcast.
+///
+/// Tangents need an overload for Dual, written with differentiable ops. An op a / (1 + b^2):
+///
+///     make_elementwise<S>("damped", [](auto a, auto b) { return a / (S(1) + b * b); },
+///                         std::tuple([](auto g, auto, auto, auto b) { return g / (S(1) + b * b); },
+///                                    [](auto g, auto y, auto, auto b) { return S(-2) * g * y * b / (S(1) + b * b); }),
+///                         a, b);
 template <Real S, class Value, class... Partials, class... X>
-Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, X... x) {
+Var<S> make_elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, X... x) {
   const math::Shape shape = math::broadcast_shape(name, {x.shape()...});
-  const std::tuple operands(spread(x, shape)...);
+  const std::tuple operands(detail::broadcast_to(x, shape)...);
   Tape<S>& tape = std::get<0>(operands).tape();
   const Var<S> y = tape.make(shape.rows, shape.cols, (x.requires_grad() || ...));
   std::apply([&](auto... operand) { math::map(tape.mutable_value(y), value, operand.value()...); }, operands);
@@ -59,7 +74,7 @@ Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partia
       std::apply(
           [&](auto... operand) {
             [&]<std::size_t... I>(std::index_sequence<I...>) {
-              (add_partial<S>(std::get<I>(operands), std::get<I>(partials), y, operand...), ...);
+              (detail::add_partial<S>(std::get<I>(operands), std::get<I>(partials), y, operand...), ...);
             }(std::index_sequence_for<Partials...>{});
           },
           operands);
@@ -67,9 +82,11 @@ Var<S> elementwise(const char* name, const Value& value, const std::tuple<Partia
   return y;
 }
 
+namespace detail {
+
 template <Real S, class Value, class Partial>
 Var<S> unary(const char* name, Var<S> x, const Value& value, const Partial& partial) {
-  return elementwise<S>(name, value, std::tuple(partial), x);
+  return make_elementwise<S>(name, value, std::tuple(partial), x);
 }
 
 template <Real S, Activation A>
@@ -90,7 +107,7 @@ Var<S> activate(Var<S> x) {
 // ---- sums ----
 template <Real S>
 Var<S> operator+(Var<S> a, Var<S> b) {
-  return detail::elementwise<S>(
+  return make_elementwise<S>(
       "operator+", [](auto x, auto y) { return x + y; }, std::tuple(detail::PassOn{}, detail::PassOn{}), a, b);
 }
 template <class X>
@@ -99,7 +116,7 @@ Dual<X> operator+(const Dual<X>& a, const Dual<X>& b) {
 }
 template <Real S>
 Var<S> operator-(Var<S> a, Var<S> b) {
-  return detail::elementwise<S>(
+  return make_elementwise<S>(
       "operator-", [](auto x, auto y) { return x - y; },
       std::tuple(detail::PassOn{}, [](auto g, auto...) { return -g; }), a, b);
 }
@@ -120,7 +137,7 @@ Dual<X> operator-(const Dual<X>& x) {
 // ---- products ----
 template <Real S>
 Var<S> operator*(Var<S> a, Var<S> b) {
-  return detail::elementwise<S>(
+  return make_elementwise<S>(
       "operator*", [](auto x, auto y) { return x * y; },
       std::tuple([](auto g, auto, auto, auto y) { return g * y; }, [](auto g, auto, auto x, auto) { return g * x; }), a,
       b);
@@ -131,7 +148,7 @@ Dual<X> operator*(const Dual<X>& a, const Dual<X>& b) {
 }
 template <Real S>
 Var<S> operator/(Var<S> a, Var<S> b) {
-  return detail::elementwise<S>(
+  return make_elementwise<S>(
       "operator/", [](auto x, auto y) { return x / y; },
       std::tuple([](auto g, auto, auto, auto y) { return g / y; },
                  [](auto g, auto q, auto, auto y) { return -g * q / y; }),
@@ -200,7 +217,7 @@ X operator+(const X& x, P&& p) {
   const auto c = as_var(x.tape(), std::forward<P>(p));
   if constexpr (detail::is_dual<X>) {
     const auto y = x.value + c;
-    return {y, detail::spread(x.tangent, innermost(y).shape())};
+    return {y, detail::broadcast_to(x.tangent, innermost(y).shape())};
   } else
     return x + c;
 }
@@ -210,7 +227,7 @@ X operator-(const X& x, P&& p) {
   const auto c = as_var(x.tape(), std::forward<P>(p));
   if constexpr (detail::is_dual<X>) {
     const auto y = x.value - c;
-    return {y, detail::spread(x.tangent, innermost(y).shape())};
+    return {y, detail::broadcast_to(x.tangent, innermost(y).shape())};
   } else
     return x - c;
 }
@@ -431,7 +448,7 @@ Dual<X> scaled_tanh(const Dual<X>& x, typename X::Scalar a, typename X::Scalar r
 /// x exp(s) + t.
 template <Real S>
 Var<S> scale_shift(Var<S> x, Var<S> s, Var<S> t) {
-  return detail::elementwise<S>(
+  return make_elementwise<S>(
       "scale_shift",
       [](auto v, auto log_scale, auto shift) { return simd::mul_add<S>(v, simd::exp<S>(log_scale), shift); },
       std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(log_scale); },
@@ -446,7 +463,7 @@ Dual<X> scale_shift(const Dual<X>& x, const Dual<X>& s, const Dual<X>& t) {
 /// (y - t) exp(m): the inverse of scale_shift for m = -s.
 template <Real S>
 Var<S> unshift_scale(Var<S> y, Var<S> m, Var<S> t) {
-  return detail::elementwise<S>(
+  return make_elementwise<S>(
       "unshift_scale", [](auto v, auto log_scale, auto shift) { return (v - shift) * simd::exp<S>(log_scale); },
       std::tuple([](auto g, auto, auto, auto log_scale, auto) { return g * simd::exp<S>(log_scale); },
                  [](auto g, auto x, auto...) { return g * x; },

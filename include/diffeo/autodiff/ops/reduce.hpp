@@ -18,7 +18,7 @@ Var<S> sum_to(Var<S> x, Index rows, Index cols) {
       const GradTarget<S> target = x.tape().grad_target(x);
       const ScratchBuffer<S> memory(x.tape(), target.grad.stride * target.grad.cols);
       const View<S> full{memory.data(), target.grad.rows, target.grad.cols, target.grad.stride};
-      math::spread(full, y.grad());
+      math::broadcast_to(full, y.grad());
       math::sum_to(target.grad, target.assign, static_cast<View<const S>>(full));
     });
   return y;
