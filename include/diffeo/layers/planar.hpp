@@ -259,7 +259,7 @@ struct Planar {
   }
   template <Real S>
   static Var<S> leaky(Var<S> s) {
-    constexpr S slope = static_cast<S>(detail::planar_leaky_slope);
+    constexpr S slope = static_cast<S>(detail::leaky_slope);
     return step(s) * (1 - slope) + slope;
   }
   template <Traced X, Real S>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <diffeo/math/activation.hpp>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/root.hpp>
 #include <new>
@@ -30,8 +31,6 @@ struct PlanarMap {
   double shift;    // u' = u + shift w
   double sigmoid;  // of a: the derivative of rise
 };
-
-inline constexpr double planar_leaky_slope = 0.01;
 
 /// The map of u, w and b (Rezende & Mohamed 2015, appendix A.1), with |w|^2, without which w.u' > -1 does not follow,
 /// and with m(a) - a = softplus(-a) - 1, which does not cancel. Writes u' to memory of D numbers. Throws
@@ -104,18 +103,9 @@ inline void store_rows(S* column, Index first, Index rows, simd::Vec<S> v) {
 template <class S, PlanarKind Kind>
 struct PlanarFunction {
   using V = simd::Vec<S>;
-  static V value(V s) {
-    if constexpr (Kind == PlanarKind::tanh)
-      return simd::tanh<S>(s);
-    else
-      return s > S(0) ? s : s * S(planar_leaky_slope);
-  }
-  static V slope(V h) {
-    if constexpr (Kind == PlanarKind::tanh)
-      return simd::mul_add<S>(-h, h, simd::broadcast<S>(1));
-    else
-      return h > S(0) ? simd::broadcast<S>(1) : simd::broadcast<S>(S(planar_leaky_slope));
-  }
+  using Kernel = ActivationKernel<S, Kind == PlanarKind::tanh ? Activation::tanh : Activation::leaky_relu>;
+  static V value(V s) { return Kernel{}.value(s); }
+  static V slope(V h) { return Kernel{}.slope(h); }
   // log(1 - h'), which for tanh is h^2, also where that underflows.
   static V log_complement(V h) {
     if constexpr (Kind == PlanarKind::tanh)
