@@ -39,6 +39,7 @@ class Var {
   View<const S> value() const { return node_->value; }
   bool requires_grad() const { return node_->requires_grad; }
   Tape<S>& tape() const { return *tape_; }
+  /// Returns whether the handle refers to a value; false for Var{}.
   explicit operator bool() const { return node_ != nullptr; }
 
   /// Returns whether backward() has contributed to the adjoint. The adjoint of an intermediate value is dropped once
@@ -171,8 +172,8 @@ class Tape : public TapeStorage<S> {
     return {this, &parameters_.back()};
   }
 
-  /// Places the adjoints of the parameters, in the order of their creation, at consecutive blocks of `grads`, without
-  /// contributions as yet.
+  /// Places the adjoints of the parameters, in the order of their creation, at consecutive blocks of `grads`. Earlier
+  /// contributions to them are lost, and the blocks are not initialised.
   void redirect_parameter_grads(S* grads) {
     for (auto& p : parameters_) {
       if (!p.requires_grad) continue;
@@ -264,6 +265,7 @@ class Tape : public TapeStorage<S> {
     void* closure;
     Node* outputs[max_outputs];
   };
+
   Var<S> node(View<S> value, bool requires_grad) {
     return {this, new (this->template allocate<Node>(1)) Node{value, nullptr, requires_grad}};
   }

@@ -8,13 +8,13 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// How the equations of a continuous flow are solved.
+/// Options of the solver of a continuous flow.
 ///
 /// | option     | type                          | default                                                     |
 /// |------------|-------------------------------|-------------------------------------------------------------|
 /// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute          |
-/// | log_det    | std::optional<ode::Tolerance> | of the log-determinant; none: the tolerances of the state   |
-/// | divergence | Divergence                    | ExactDivergence, in closed form where the field has one     |
+/// | log_det    | std::optional<ode::Tolerance> | none: tolerances of the log-determinant are those of x      |
+/// | divergence | Divergence                    | ExactDivergence, in closed form if the field has one        |
 struct CnfSolver {
   ode::SolverOptions solver = {};
   std::optional<ode::Tolerance> log_det = std::nullopt;
@@ -25,6 +25,7 @@ struct CnfSolver {
     return diffeo::settings("solver", self.solver, "log_det", self.log_det, "divergence", self.divergence);
   }
 
+  /// Throws invalid_argument for options out of range; `what` names the caller.
   void check(const char* what) const {
     solver.check(what);
     if (log_det) log_det->check(concat_message(what, ": log_det").c_str());
@@ -32,22 +33,25 @@ struct CnfSolver {
   }
 };
 
+/// Options of a continuous flow.
+///
 /// | option     | type                 | default                                                                |
 /// |------------|----------------------|------------------------------------------------------------------------|
-/// | training   | CnfSolver            | used in training (see Pass); at most 1000 attempts a sample, so that a |
-/// |            |                      | flow that becomes stiff stops a training                               |
-/// | evaluation | CnfSolver            | used otherwise                                                         |
-/// | gradient   | ode::GradientOptions | the exact gradient of the solve that was made                          |
+/// | training   | CnfSolver            | solver in training (see Pass), at most 1000 attempted steps a sample, |
+/// |            |                      | so that training stops if the flow becomes stiff                       |
+/// | evaluation | CnfSolver            | solver otherwise                                                       |
+/// | gradient   | ode::GradientOptions | exact gradient of the discrete solution                                |
 /// | kinetic    | double               | 0; weight of the integral of |v|^2 in the training loss                |
-/// | frobenius  | double               | 0; weight of the integral of the squared Frobenius norm of dv/dx; with |
-/// |            |                      | the exact divergence that takes a pass with tangents                   |
-/// | steer      | double               | 0; in training, solves from end to end stop up to that much early or   |
-/// |            |                      | late, drawn uniformly for each sample                                  |
-/// | seed       | std::uint64_t        | 0, of what steer draws                                                 |
+/// | frobenius  | double               | 0; weight of the integral of |dv/dx|_F^2 in the training loss; with    |
+/// |            |                      | ExactDivergence it is computed by tangents                             |
+/// | steer      | double               | 0; in training, the end time of solves between 0 and 1 is shifted by a |
+/// |            |                      | number uniform in [-steer, steer], drawn for each sample               |
+/// | seed       | std::uint64_t        | 0; seed of these numbers                                               |
 ///
 /// kinetic and frobenius are the regularisation of RNODE (Finlay et al. 2020, "How to train your neural ODE", eqs. 10
-/// and 12); their integrals have no part in the error control. steer is STEER (Ghosh et al. 2020); a copy of the model
-/// made of constants, as ReverseKl's path_derivative takes, is evaluated, so it is solved to the end by `evaluation`.
+/// and 12); error control ignores their integrals. steer is the regularisation STEER (Ghosh et al. 2020). It does not
+/// apply to a copy of the model with constant parameters, as ReverseKl uses for path_derivative: such a copy is
+/// evaluated, by `evaluation` and up to the end time.
 struct CnfOptions {
   CnfSolver training = {.solver = {.max_steps = 1000}};
   CnfSolver evaluation = {};
@@ -64,6 +68,7 @@ struct CnfOptions {
                             self.seed);
   }
 
+  /// Throws invalid_argument for options out of range.
   void check() const {
     require(kinetic >= 0 && std::isfinite(kinetic), "cnf: kinetic is ", kinetic, ", expected finite and at least 0");
     require(frobenius >= 0 && std::isfinite(frobenius), "cnf: frobenius is ", frobenius,
@@ -109,23 +114,24 @@ struct CnfSystem {
 
 }  // namespace detail
 
-/// A continuous normalizing flow (Chen et al. 2018; FFJORD, Grathwohl et al. 2019): points follow a vector field,
-/// dx/dt = v(t, x), from time 0 (latent) to time 1 (data), and d log_det / dt = div v. Both directions are solves of
-/// the same equation; neither costs more than the other. Each row takes steps of its own: its result is the same bits
-/// whatever else is in the batch.
+/// Continuous normalizing flow (Chen et al. 2018; FFJORD, Grathwohl et al. 2019): points move along a vector field,
+/// dx/dt = v(t, x), from time 0 (latent) to time 1 (data), with d log_det / dt = div v. forward and inverse solve the
+/// same equation in opposite directions at the same cost. Every row has its own steps, so that the bits of its result
+/// do not depend on the other rows of the batch.
 ///
-/// The values on a tape refer to the field's arrays, as all constants of a tape do: the flow must outlive them.
+/// Values on a tape refer to the arrays of the field, as all constants of a tape do, so that the flow must outlive
+/// them.
 ///
-/// A solve that fails throws integration_error with the row: too many steps, a step that became too small, a velocity
-/// that is not finite.
+/// forward(), inverse(), generate() and transport() throw integration_error, which names the row, if a row needs too
+/// many steps, its step becomes too small or its velocity is not finite.
 template <class Field>
 struct Cnf {
   using Scalar = typename Field::Scalar;
 
-  Field field;
+  Field field;  ///< v
   CnfOptions options = {};
 
-  /// Rows that are solved together: those with few steps make room for others.
+  /// Number of rows that are solved together. A row that has reached its end time is replaced by another.
   static constexpr Index tile_rows = 256;
   static constexpr double suggested_learning_rate = 1e-2;
 
@@ -147,21 +153,23 @@ struct Cnf {
   /// Throws invalid_argument for options out of range.
   void check() const { options.check(); }
 
+  /// Returns the points at time 1 that are at z (N x D) at time 0, and log|det dx/dz|.
   Transformed<Var<Scalar>> forward(const Var<Scalar>& z, const Pass<Scalar>& pass = {}) const {
     return transport(z, 0, 1, pass);
   }
+  /// Returns the points at time 0 that are at x (N x D) at time 1, and log|det dz/dx|.
   Transformed<Var<Scalar>> inverse(const Var<Scalar>& x, const Pass<Scalar>& pass = {}) const {
     return transport(x, 1, 0, pass);
   }
 
-  /// Returns the value of forward without the log-determinant, at about half the cost.
+  /// Returns the value of forward() without the log-determinant, at about half the cost.
   Var<Scalar> generate(const Var<Scalar>& z, const Pass<Scalar>& pass = {}) const {
     return cols(solve(z, 0, 1, {.divergence = false}, pass), 0, dim());
   }
 
-  /// Returns where points that are at x (N x D) at time `from` are at time `to`, and log|det| of that map. In training
-  /// the weighted integrals of the two penalties go to pass.penalties. Throws invalid_argument for times outside [0, 1]
-  /// and options out of range.
+  /// Moves points from x (N x D) at time `from` to time `to`. Returns their positions and log|det| of this map. In
+  /// training the weighted integrals of the two penalties are added to pass.penalties. Throws invalid_argument for
+  /// times outside [0, 1] and for options out of range.
   Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to,
                                      const Pass<Scalar>& pass = {}) const {
     const bool penalised = pass.training && pass.penalties;
@@ -180,8 +188,8 @@ struct Cnf {
     return {cols(state, 0, d), cols(state, d, 1)};
   }
 
-  /// What it took to solve for each row of x (N x D) from time `from` to `to`, as in evaluation. Throws as transport()
-  /// does, and for NaN or infinity.
+  /// Returns the statistics of the solves for each row of x (N x D) from time `from` to `to`, as in evaluation. Throws
+  /// as transport() does, and invalid_argument for NaN or infinity.
   template <class Derived>
   std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x, double from = 1, double to = 0,
                                                      const Execution& execution = {}) const {
@@ -228,14 +236,14 @@ struct Cnf {
                                  to > from ? "cnf forward" : "cnf inverse");
   }
 
-  // In memory of the tape that serves every solve, so that a training step allocates nothing.
+  // Returns the system of the flow as a pooled object of the tape, so that a training step does not allocate.
   const auto& make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
     using Lifted = decltype(field.template rebind<Var<S>>());
     using System = detail::CnfSystem<PreparedField<Lifted>>;
     auto& system = tape.template pooled_object<System>([&] {
       return System{{field.template rebind<Var<S>>(), {}, divergence}, terms, dim()};
     });
-    // What lies there may be of another shape.
+    // The pooled object may have another shape.
     if constexpr (std::is_same_v<Lifted, Field>)
       detail::replace_object(system.field.field, field);
     else

@@ -9,8 +9,9 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Layers that time gates and shifts (FFJORD). Where `gate_output` is false, the last layer is shifted only: unlike in
-/// FFJORD, which gates it too, the divergence of a field of two hidden layers then has a closed form.
+/// Vector field of layers whose outputs are scaled (gated) and shifted by functions of time (FFJORD). If `gate_output`
+/// is false, the last layer is shifted only. Then, unlike in FFJORD, the divergence of a field with two hidden layers
+/// has a closed form.
 template <class T>
 struct ConcatSquashField {
   using Scalar = scalar_t<T>;
@@ -35,7 +36,8 @@ struct ConcatSquashField {
     return {std::vector<ConcatSquash<U>>(layers.size()), activation, gate_output};
   }
 
-  /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
+  /// Throws invalid_argument if there is no layer, or if the number of inputs of a layer differs from the outputs of
+  /// the layer before it.
   void check() const {
     require(!layers.empty(), "ConcatSquashField: no layers, expected at least one");
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -95,6 +97,8 @@ struct ConcatSquashField {
   }
 };
 
+/// Options of make_concat_squash_field().
+///
 /// | option         | type                 | default                                                   |
 /// |----------------|----------------------|-----------------------------------------------------------|
 /// | hidden         | widths of the layers | {64, 64}                                                  |
@@ -110,7 +114,8 @@ struct ConcatSquashOptions {
   bool gate_output = false;
 };
 
-/// A fresh field. Throws invalid_argument for a dimension or width below 1 or a scale that is not finite.
+/// Returns a field with random weights. Throws invalid_argument for a dimension or width below 1 and for a scale that
+/// is not finite.
 template <Real S>
 ConcatSquashField<S> make_concat_squash_field(Index dim, const ConcatSquashOptions& options = {},
                                               std::uint64_t seed = 0, std::uint64_t stream = 0) {

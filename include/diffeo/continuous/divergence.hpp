@@ -14,7 +14,7 @@
 /// with respect to the parameters, x and t.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Computes the exact divergence, by one of two methods.
+/// Exact divergence, computed by one of two methods.
 ///
 /// Closed form: with one or two hidden layers the cost does not grow with D. Let J = W3 D2 W2 D1 W1, where D1 and D2
 /// are diagonal matrices with the slopes d1 and d2 of the activations. Then tr J = d2' M d1 with M = W2 o (W1 W3)',
@@ -95,8 +95,8 @@ bool has_closed_form(const F& field) {
 
 }  // namespace detail
 
-/// A field whose parameters are variables of a tape, with the quantities that many evaluations share, which are
-/// recorded on the tape too. prepare_field() makes it. fields() and rebind() allow a copy on another tape.
+/// A field whose parameters are variables of a tape, prepared by prepare_field(). It holds quantities that many
+/// evaluations share, which are recorded on the tape too. fields() and rebind() allow a copy on another tape.
 template <VectorField Field>
 struct PreparedField {
   using Scalar = typename Field::Scalar;

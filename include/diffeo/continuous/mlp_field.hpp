@@ -7,12 +7,12 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A multi-layer perceptron of [x, t].
+/// Vector field given by a multi-layer perceptron of [x, t].
 template <class T>
 struct MlpField {
   using Scalar = scalar_t<T>;
 
-  Mlp<T> network;  ///< D + 1 -> D; the last input is time
+  Mlp<T> network;  ///< N x (D + 1) -> N x D; the last input is time
 
   Index dim() const { return network.layers.empty() ? 0 : network.layers.back().weight.rows(); }
 
@@ -29,7 +29,7 @@ struct MlpField {
     return {network.template rebind<U>()};
   }
 
-  /// Throws invalid_argument where the network does not go from D + 1 to D coordinates.
+  /// Throws invalid_argument unless the network has D + 1 inputs and D outputs.
   void check() const {
     require(network.inputs() == network.outputs() + 1, "MlpField: the network has ", network.inputs(), " inputs and ",
             network.outputs(), " outputs, expected one input more than outputs");
@@ -79,9 +79,9 @@ struct MlpField {
   }
 };
 
-/// A network of `options` from [x, t] to velocities. Without options last_scale is 1: velocities of order 1, as other
-/// libraries begin. MlpOptions' own default, 0.01, begins with a flow close to the identity instead. Throws
-/// invalid_argument for a dimension below 1, and as make_mlp does.
+/// Returns a field with random weights and the options of its network. By default last_scale is 1, which gives
+/// velocities of order 1, as in other libraries. With the default of MlpOptions, 0.01, the flow is close to the
+/// identity. Throws invalid_argument for a dimension below 1, and as make_mlp() does.
 template <Real S>
 MlpField<S> make_mlp_field(Index dim, const MlpOptions& options = {.last_scale = 1}, std::uint64_t seed = 0,
                            std::uint64_t stream = 0) {

@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <utility>
 
-/// The array vocabulary. A batch is N x D: rows are samples, columns are coordinates, stored column-major, so that one
+/// Arrays and views. A batch is N x D: rows are samples, columns are coordinates, stored column-major, so that one
 /// coordinate of all samples is contiguous.
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -24,7 +24,7 @@ using Index = Eigen::Index;
 static_assert(sizeof(Index) == sizeof(std::ptrdiff_t),
               "diffeo counts as std::ptrdiff_t does: compile without EIGEN_DEFAULT_DENSE_INDEX_TYPE");
 
-/// float and double, both first class.
+/// Scalar types: float and double.
 template <class S>
 concept Real = std::is_same_v<S, float> || std::is_same_v<S, double>;
 
@@ -128,7 +128,7 @@ struct ArrayExpression : Eigen::ArrayBase<Array<S>> {
 
 }  // namespace diffeo::inline DIFFEO_ISA
 
-/// Where Eigen keeps the entries of an Array.
+/// Storage that Eigen uses for the entries of an Array.
 template <class S>
 class Eigen::DenseStorage<S, diffeo::detail::storage_tag, Eigen::Dynamic, Eigen::Dynamic,
                           static_cast<int>(Eigen::ColMajor) | Eigen::DontAlign>
@@ -136,7 +136,7 @@ class Eigen::DenseStorage<S, diffeo::detail::storage_tag, Eigen::Dynamic, Eigen:
   using diffeo::detail::ArrayStorage<S>::ArrayStorage;
 };
 
-/// What Eigen asks of a type that owns its coefficients.
+/// Properties that Eigen requires of a type that owns its coefficients.
 namespace Eigen::internal {
 
 template <class S>
@@ -166,10 +166,10 @@ struct eval<diffeo::Array<S>, Dense> {
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// An owning N x D batch or a parameter: an array of Eigen's with all that Eigen offers, of a type of its own for each
-/// instruction set. What Eigen makes of it (loops, sums) is then machine code of this instruction set alone, while
-/// that of Eigen::Array has one name for all. Its memory begins at a cache line, whatever the instruction set, where
-/// Eigen's alignment depends on it.
+/// An array that owns its memory, for batches and parameters, with the interface of Eigen::Array. It is a distinct type
+/// for each instruction set, because the functions that Eigen instantiates for Eigen::Array have the same names for all
+/// instruction sets, and the linker would keep one of them. Its memory begins at a cache line for every instruction set,
+/// while the alignment that Eigen uses depends on the instruction set.
 template <Real S>
 class Array : public Eigen::PlainObjectBase<Array<S>> {
  public:
@@ -185,9 +185,9 @@ class Array : public Eigen::PlainObjectBase<Array<S>> {
   Array& operator=(const Array& x) { return Base::_set(x); }
   Array& operator=(Array&&) noexcept = default;
 
-  /// Leaves the entries unset.
+  /// Creates a rows x cols array with uninitialised entries.
   Array(Index rows, Index cols) : Base(0, rows, cols) {}
-  /// Takes rows, as nested lists of one length.
+  /// Creates an array from its rows, nested lists of equal length.
   Array(const std::initializer_list<std::initializer_list<S>>& rows) : Base(rows) {}
   template <class Derived>
   Array(const Eigen::EigenBase<Derived>& x) : Base(x.derived()) {}
@@ -217,7 +217,7 @@ class Array : public Eigen::PlainObjectBase<Array<S>> {
 template <class D>
 concept DenseExpression = requires { typename D::Scalar; } && std::is_base_of_v<Eigen::DenseBase<D>, D>;
 
-/// A non-owning column-major block: element (i, j) lies at data[i + j * stride]. What the numerical kernels work on.
+/// A non-owning column-major block with element (i, j) at data[i + j * stride]. Numerical kernels work on views.
 template <class S>
 struct View {
   S* data = nullptr;
@@ -226,7 +226,7 @@ struct View {
   Index stride = 0;
 
   constexpr Index size() const { return rows * cols; }
-  /// Whether the elements form one run without gaps.
+  /// Returns whether the elements are contiguous.
   constexpr bool contiguous() const { return stride == rows || cols == 1; }
   constexpr S* col(Index j) const { return data + j * stride; }
   constexpr View cols_block(Index first, Index count) const { return {data + first * stride, rows, count, stride}; }
@@ -258,7 +258,7 @@ decltype(auto) evaluate_once(const Eigen::DenseBase<Derived>& x) {
   }
 }
 
-/// The same block as an Eigen expression.
+/// Returns the block as an Eigen expression.
 template <class S>
 auto as_eigen(View<S> x) {
   using Plain = Array<std::remove_const_t<S>>;

@@ -12,22 +12,22 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// What a continuous flow does on its way: points follow dx/dt = v(t, x) from the base's density p_0 to that of the
-/// model, p_1, and dp_t/dt + div(p_t v) = 0 at every time between. For pictures and for laws.
+/// Probability path of a continuous flow: points follow dx/dt = v(t, x) from the density p_0 of the base to the density
+/// p_1 of the model, with dp_t/dt + div(p_t v) = 0 at all times between.
 ///
-/// A standardisation behind the flow takes part from 0 to 1 too: at time t the flow's points y are seen at
-/// x = t mean + scale^t y. So p_0 is the base and p_1 the model, in the units of the data.
+/// If a Standardize follows the flow, it is applied gradually: at time t the points y of the flow correspond to x = t
+/// mean + scale^t y. Then p_0 is the base and p_1 the model, in the units of the data.
 ///
-/// A plain value. Methods take any Eigen expression and work in tiles on several threads (see Execution); a row's
-/// result does not depend on the others. They throw invalid_argument for times outside [0, 1], the wrong number of
-/// columns, NaN or infinity, and integration_error as Cnf does.
+/// It is a plain value. Methods take any Eigen expression and work in tiles on several threads (see Execution). The
+/// result of a row does not depend on the other rows. They throw invalid_argument for times outside [0, 1], the wrong
+/// number of columns, NaN or infinity, and integration_error as Cnf does.
 template <class Base, class Field>
 class ProbabilityPath {
  public:
   using Scalar = typename Field::Scalar;
   static_assert(std::is_same_v<Scalar, typename Base::Scalar>, "base and flow are of different scalars");
 
-  /// Throws invalid_argument when the dimensions differ.
+  /// Throws invalid_argument if the dimensions of base and flow differ.
   ProbabilityPath(Base base, const Cnf<Field>& cnf)
       : ProbabilityPath(std::move(base), cnf, Standardize<Scalar>::identity(cnf.dim())) {}
   explicit ProbabilityPath(const TransformedDistribution<Base, Cnf<Field>>& model)
@@ -37,7 +37,8 @@ class ProbabilityPath {
 
   Index dim() const { return base_.dim(); }
 
-  /// Velocities at the points x (N x D) at time t: N x D. Throws invalid_argument where the field is not finite.
+  /// Returns the velocities at the points x (N x D) at time t: N x D. Throws invalid_argument if the field is not
+  /// finite.
   template <class Derived>
   Array<Scalar> velocity(double t, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     check("velocity", t);
@@ -56,7 +57,7 @@ class ProbabilityPath {
     return v;
   }
 
-  /// log p_t in nats at the points x (N x D): N x 1. Far out the result may be -infinity.
+  /// Returns log p_t in nats at the points x (N x D): N x 1. It may be -infinity far from the mass of the distribution.
   template <class Derived>
   Array<Scalar> log_prob(double t, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     check("log_prob", t);
@@ -72,16 +73,17 @@ class ProbabilityPath {
     return log_p;
   }
 
-  /// n samples of p_t (n x D): those of the model on their way, sample i a function of (seed, i) alone.
+  /// Returns n samples of p_t, n x D: the samples of the model at time t of their path. Sample i depends on (seed, i)
+  /// alone.
   Array<Scalar> sample(double t, Index n, std::uint64_t seed, const Execution& execution = {}) const {
     check("sample", t);
     return trajectories(latent(n, seed), {t}, execution).front();
   }
 
-  /// Where points that are at z (N x D) at time 0 are at each of the times, which ascend: N x D for each. One solve,
-  /// with the options for evaluation and without the log-determinant: at the last time the points are those of
-  /// sample(), and at 1 those of the model's own, bit for bit; states between the ends of steps come from the method's
-  /// dense output.
+  /// Returns the positions at each of the times, in ascending order, of points that are at z (N x D) at time 0: N x D
+  /// for each time. There is one solve, with the options for evaluation and without the log-determinant. At the last
+  /// time the points equal those of sample(), and at time 1 those of the model, bit for bit. States between the ends of
+  /// steps come from the dense output of the method.
   template <class Derived>
   std::vector<Array<Scalar>> trajectories(const Eigen::DenseBase<Derived>& z, const std::vector<double>& times,
                                           const Execution& execution = {}) const {
@@ -114,7 +116,7 @@ class ProbabilityPath {
     return paths;
   }
 
-  /// n samples of the base, from which sample() goes on.
+  /// Returns n samples of the base, from which sample() continues.
   Array<Scalar> latent(Index n, std::uint64_t seed) const {
     require(n >= 0, "probability path: n is ", n, ", expected at least 0");
     Array<Scalar> z(n, dim());

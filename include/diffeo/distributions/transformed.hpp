@@ -21,10 +21,10 @@ struct Draw {
   Var<S> log_prob;
 };
 
-/// The distribution of x = flow.forward(z) for z from the base:
-/// log p(x) = log p_z(inverse(x)) + log|det d inverse / d x|. A plain value: copy it, assign it, move it to another
-/// thread. Methods that take arrays accept any Eigen expression and work in tiles on several threads (see Execution);
-/// results do not depend on the number of threads, nor a row's on the other rows.
+/// Distribution of x = flow.forward(z) for z from a base distribution: log p(x) = log p_z(inverse(x)) + log|det d
+/// inverse / d x|. It is a plain value that can be copied, assigned and moved to another thread. Methods that take
+/// arrays accept any Eigen expression and work in tiles on several threads (see Execution). Results do not depend on
+/// the number of threads, and the result of a row does not depend on the other rows.
 template <class Base, class FlowType>
 struct TransformedDistribution {
   using Scalar = typename FlowType::Scalar;
@@ -33,13 +33,13 @@ struct TransformedDistribution {
   Base base;
   FlowType flow;
 
-  /// The random stream that samples are drawn from; apart from those of initial weights.
+  /// Random stream of samples, different from those of initial weights.
   static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;
-  /// Rows that its evaluation takes at a time.
+  /// Number of rows that are evaluated at a time.
   static constexpr Index tile_rows = tile_rows_of<FlowType>;
 
   TransformedDistribution() = default;
-  /// Throws invalid_argument when the dimensions differ.
+  /// Throws invalid_argument if the dimensions of base and flow differ.
   TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) {
     if constexpr (Flow<FlowType>)
       require(flow.dim() == 0 || flow.dim() == base.dim(), "transformed distribution: the base has dimension ",
@@ -60,7 +60,7 @@ struct TransformedDistribution {
     return lifted;
   }
 
-  /// Draws `rows` traced samples with their log-densities, both functions of the parameters: sample i depends on
+  /// Draws `rows` samples on the tape with their log-densities, both functions of the parameters. Sample i depends on
   /// (seed, stream, first + i).
   Draw<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first,
                     const Pass<Scalar>& pass = {}) const
@@ -71,16 +71,16 @@ struct TransformedDistribution {
     return {x.value, base_log_prob(z) - x.log_det};
   }
 
-  /// Returns the log-densities of traced samples: N x D -> N x 1. An objective passes on what the trainer says of the
-  /// call (see Minibatch::pass); without it the call is an evaluation.
+  /// Returns the log-densities of samples on a tape: N x D -> N x 1. An objective passes on the Pass of its minibatch
+  /// (see Minibatch::pass); without one the call is an evaluation.
   template <Traced X>
   X log_prob(const X& x, const Pass<Scalar>& pass = {}) const {
     const Transformed<X> z = checked(call_inverse(flow, x, pass), x);
     return base_log_prob(z.value) + z.log_det;
   }
 
-  /// Log-density in nats of each row of x (N x D): N x 1. Throws invalid_argument for the wrong number of columns, NaN
-  /// or infinity. Far out the result may be -infinity.
+  /// Returns the log-density in nats of each row of x (N x D): N x 1. It may be -infinity far from the mass of the
+  /// distribution. Throws invalid_argument for the wrong number of columns, NaN or infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     const auto& points = evaluate_once(x);
@@ -94,8 +94,8 @@ struct TransformedDistribution {
     return result;
   }
 
-  /// Gradient of the log-density with respect to each row of x: N x D. Throws as log_prob does. Where the log-density
-  /// is -infinity the gradient need not be finite.
+  /// Returns the gradient of the log-density with respect to each row of x: N x D. If the log-density is -infinity, the
+  /// gradient may not be finite. Throws as log_prob() does.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
     const auto& points = evaluate_once(x);
@@ -115,7 +115,7 @@ struct TransformedDistribution {
     return result;
   }
 
-  /// n samples (n x D); sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
+  /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
   Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
@@ -130,7 +130,8 @@ struct TransformedDistribution {
     return x;
   }
 
-  /// The same samples with their log-densities, in one pass; those of a solved flow are the same within its tolerance.
+  /// Draws the samples of sample() with their log-densities, in one pass. If the flow needs a solver, the samples agree
+  /// with those of sample() within its tolerance.
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
     require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};

@@ -10,47 +10,53 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Coordinate transform b + t of NICE (Dinh, Krueger & Bengio 2014, section 3.2). Its log-determinant is 0.
+/// Coordinate transform b + t of NICE (Dinh, Krueger & Bengio 2014, section 3.2), where t is computed by the
+/// conditioner. Its log-determinant is 0.
 struct AdditiveTransform {
-  static constexpr Index parameters_per_coordinate = 1;
+  static constexpr Index parameters_per_coordinate = 1;  ///< t
 
   template <class Self>
   static auto settings(Self&) {
     return diffeo::settings("kind", "additive");
   }
 
+  /// Returns b + t and the log-determinant, N x 1, for coordinates b and parameters t of the same shape.
   template <Traced X>
   Transformed<X> forward(const X& b, const X& parameters) const {
     return {b + parameters, zeros(b, 1)};
   }
+  /// Returns b - t and the log-determinant, N x 1.
   template <Traced X>
   Transformed<X> inverse(const X& b, const X& parameters) const {
     return {b - parameters, zeros(b, 1)};
   }
 };
 
-/// Coordinate transform b exp(s) + t of Real NVP (Dinh, Sohl-Dickstein & Bengio 2016, eq. 4 to 8). The network's
-/// log-scale s is replaced by bound tanh(s / bound) with bound = log_scale_bound, so that no input makes the scale
-/// overflow; an infinite bound leaves s unchanged.
+/// Coordinate transform b exp(s) + t of Real NVP (Dinh, Sohl-Dickstein & Bengio 2016, eq. 4 to 8), where s and t are
+/// computed by the conditioner. s is replaced by B tanh(s / B) with B = log_scale_bound, so that the scale cannot
+/// overflow. An infinite B leaves s unchanged.
 struct AffineTransform {
-  static constexpr Index parameters_per_coordinate = 2;
+  static constexpr Index parameters_per_coordinate = 2;  ///< s and t
 
-  double log_scale_bound = 1.5;
+  double log_scale_bound = 1.5;  ///< B, greater than 0
 
   template <class Self>
   static auto settings(Self& self) {
     return diffeo::settings("kind", "affine", "log_scale_bound", self.log_scale_bound);
   }
 
+  /// Throws invalid_argument unless log_scale_bound > 0.
   void check() const {
     require(log_scale_bound > 0, "coupling: log_scale_bound is ", log_scale_bound, ", expected > 0");
   }
 
+  /// Returns b exp(s) + t and the log-determinant, N x 1, for coordinates b (N x C) and parameters [s, t] (N x 2C).
   template <Traced X>
   Transformed<X> forward(const X& b, const X& parameters) const {
     const X s = log_scale(b, parameters, 1);
     return {scale_shift(b, s, shift(b, parameters)), sum_cols(s)};
   }
+  /// Returns (b - t) exp(-s) and the log-determinant, N x 1.
   template <Traced X>
   Transformed<X> inverse(const X& b, const X& parameters) const {
     const X minus_s = log_scale(b, parameters, -1);
@@ -71,13 +77,15 @@ struct AffineTransform {
   }
 };
 
-/// Coupling flow: transforms some coordinates with parameters that a network computes from the others, which are kept.
+/// Coupling layer (Dinh et al. 2014, 2016): a network, the conditioner, computes parameters from some of the
+/// coordinates, the kept ones. The transform applies them to the other coordinates, the moved ones. The kept
+/// coordinates do not change.
 template <class T, class Transform = AffineTransform>
 struct Coupling {
   using Scalar = scalar_t<T>;
 
   Mask mask;
-  Mlp<T> conditioner;  ///< network: kept coordinates -> parameters_per_coordinate values per moved coordinate
+  Mlp<T> conditioner;  ///< kept coordinates -> parameters_per_coordinate values per moved coordinate
   Transform transform{};
 
   static constexpr double suggested_learning_rate = 2e-3;
@@ -98,7 +106,8 @@ struct Coupling {
     return {mask, conditioner.template rebind<U>(), transform};
   }
 
-  /// Throws invalid_argument where the mask lists a coordinate twice or the conditioner does not fit it.
+  /// Throws invalid_argument if the mask lists a coordinate twice, if the conditioner does not have as many inputs and
+  /// outputs as the mask requires, and for options of the transform out of range.
   void check() const {
     mask.check();
     if constexpr (requires { conditioner.inputs(); }) {
@@ -134,8 +143,9 @@ struct Coupling {
   }
 };
 
-/// Returns a coupling close to the identity, with weights drawn by make_mlp(). Throws invalid_argument for a mask or
-/// transform out of range, a mask that keeps or moves no coordinate, and what make_mlp() refuses.
+/// Returns a coupling layer close to the identity, whose conditioner has weights drawn by make_mlp() from (seed,
+/// stream). Throws invalid_argument for a mask or options of the transform out of range, for a mask that keeps or moves
+/// no coordinate, and for what make_mlp() refuses.
 template <Real S, class Transform = AffineTransform>
 Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::uint64_t seed, std::uint64_t stream = 0,
                                      Transform transform = {}) {

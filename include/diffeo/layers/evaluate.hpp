@@ -5,13 +5,13 @@
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/layers/flow.hpp>
 
-/// A flow applied to arrays.
+/// Evaluation of flows on arrays.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
-/// Throws unless x has the flow's dimension (0: any) and entries that are finite as S. `what` names function and
-/// argument.
+/// Throws invalid_argument unless x has the dimension of the flow (0: any) and entries that are finite as S. `what`
+/// names the function and its argument.
 template <Real S, class Derived>
 void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index dim, const char* owner) {
   require(dim == 0 || x.cols() == dim, what, " has ", x.cols(), " columns, this ", owner, " has dimension ", dim);
@@ -49,16 +49,17 @@ Transformed<Array<typename F::Scalar>> transform_batch(const char* what, const F
 
 }  // namespace detail
 
-/// The generating direction for any Eigen expression z (N x D): values N x D and log-determinants N x 1. Throws
-/// invalid_argument for the wrong number of columns, NaN or infinity, and where the flow gives results of other shapes
-/// than these.
+/// Applies the flow in the generating direction to any Eigen expression z (N x D). Returns values, N x D, and
+/// log-determinants, N x 1. Throws invalid_argument for the wrong number of columns, for NaN or infinity, and if the
+/// flow returns results of other shapes.
 template <Flow F, class Derived>
 auto forward(const F& flow, const Eigen::DenseBase<Derived>& z, const Execution& execution = {}) {
   return detail::transform_batch("forward: z", flow, z, execution,
                                  [&flow](const auto& v) { return call_forward(flow, v); });
 }
 
-/// The density direction for any Eigen expression x (N x D), likewise.
+/// Applies the inverse of the flow to any Eigen expression x (N x D). Returns values, N x D, and log-determinants, N x
+/// 1. Throws as forward() does.
 template <Flow F, class Derived>
 auto inverse(const F& flow, const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) {
   return detail::transform_batch("inverse: x", flow, x, execution,

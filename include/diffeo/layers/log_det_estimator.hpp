@@ -7,11 +7,11 @@
 #include <diffeo/nn/linearised.hpp>
 #include <variant>
 
-/// Ways to the log-determinant log|det(I + J)| of a residual layer, J = dg/dz with |J| < 1. All give the value and the
-/// gradient; the estimates are deterministic given their seed.
+/// Estimators of the log-determinant log|det(I + J)| of a residual layer, J = dg/dz with |J| < 1. All return the value
+/// and the gradient. For a given seed the estimates are deterministic.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// The dense Jacobian, all columns in one pass, and its determinant. Costs D + 1 passes through the network.
+/// Exact log-determinant, computed from the whole Jacobian. Costs D + 1 passes through the network.
 struct ExactLogDet {
   template <class Self>
   static auto settings(Self&) {
@@ -19,9 +19,9 @@ struct ExactLogDet {
   }
 };
 
-/// The power series tr(J) - tr(J^2) / 2 + ... cut after `terms` (i-ResNet: Behrmann et al. 2019, algorithm 2), traces
-/// by Hutchinson's v'J^k v with random signs v. Biased: what is cut is at most D L^(terms + 1) / ((terms + 1) (1 - L))
-/// in size, L the Lipschitz constant of g.
+/// Power series tr(J) - tr(J^2) / 2 + ..., truncated after `terms` terms (i-ResNet: Behrmann et al. 2019, algorithm 2),
+/// with traces by Hutchinson's estimator v'J^k v with random signs v. It is biased: the truncation error is at most D
+/// L^(terms + 1) / ((terms + 1) (1 - L)), where L is the Lipschitz constant of g.
 struct PowerSeriesLogDet {
   Index terms = 10;
   Index probes = 1;
@@ -38,18 +38,18 @@ struct PowerSeriesLogDet {
   }
 };
 
-/// How many terms follow the exact ones: 1, 2, ... with the probabilities of a geometric distribution (parameter:
-/// chance to stop after each, 0 < p < 1), or 0, 1, ... of a Poisson one (parameter: mean > 0).
+/// Distribution of the number of random terms of RouletteLogDet: geometric, from 1 on, with the probability p to stop
+/// after each term, 0 < p < 1, as parameter; or Poisson, from 0 on, with the mean as parameter.
 enum class RouletteLength { geometric, poisson };
 
 inline const char* to_string(RouletteLength length) {
   return length == RouletteLength::geometric ? "geometric" : "poisson";
 }
 
-/// The same series without bias (Residual Flows: Chen et al. 2019, eq. 6): `exact_terms`, then a random number of
-/// others, each divided by the chance that it is reached. The variance is finite where L^2 < 1 - p for the geometric
-/// distribution and always for the Poisson one; with L near 1 rare samples weigh much all the same, so take more exact
-/// terms there, or a smaller p.
+/// Unbiased estimate of the power series tr(J) - tr(J^2) / 2 + ... (Residual Flows: Chen et al. 2019, eq. 6):
+/// `exact_terms` terms, then a random number of further terms, each divided by the probability that it is reached. The
+/// variance is finite if L^2 < 1 - p for the geometric distribution, and always for the Poisson distribution. If L is
+/// close to 1, rare samples still have large weights; use more exact terms or a smaller p then.
 struct RouletteLogDet {
   Index exact_terms = 2;
   RouletteLength length = RouletteLength::geometric;
@@ -128,7 +128,7 @@ class TermWeights {
   double parameter_ = 0.5;
 };
 
-/// One probe's share of an estimate: the value (N x 1), and v and u (N x D) with d(estimate) = v' dJ u.
+/// Contribution of one probe to an estimate: the value (N x 1), and v and u (N x D) with d(estimate) = v' dJ u.
 template <Real S>
 struct SeriesEstimate {
   Var<S> value, probe, direction;

@@ -89,7 +89,7 @@ struct PlanarChain {
   }
 };
 
-/// Planar maps one after another as one op with two outputs.
+/// Applies a sequence of planar maps as one op with two outputs.
 template <bool Inverse, Real S>
 Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameters, std::size_t count, PlanarKind kind) {
   Tape<S>& tape = in.tape();
@@ -122,21 +122,23 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
 
 }  // namespace detail
 
-/// x = z + u' h(w.z + b), a plane's worth of bending (Rezende & Mohamed 2015, eq. 10 to 13), with h = tanh or leaky
-/// relu (slope 0.01). It is invertible because u' = u + (m(a) - a) w / |w|^2, a = w.u, m(a) = softplus(a) - 1, has w.u'
-/// = m(a) > -1 (their appendix A.1). Its log-determinant, log(1 + h' w.u'), is computed as log((1 - h') + h'
+/// Planar layer x = z + u' h(w.z + b) (Rezende & Mohamed 2015, eq. 10 to 13), with h = tanh or leaky relu (slope 0.01).
+/// It is invertible for all u and w, because u' = u + (m(a) - a) w / |w|^2 with a = w.u and m(a) = softplus(a) - 1
+/// satisfies w.u' = m(a) > -1 (appendix A.1). The log-determinant log(1 + h' w.u') is computed as log((1 - h') + h'
 /// softplus(a)), which does not cancel however close w.u' is to -1.
 ///
-/// The inverse solves s + (w.u') h(s) = w.x + b for one number per row, to the last few digits; its derivatives, for
-/// parameters and input, follow from the implicit function theorem. With z in floating-point numbers,
-/// forward(inverse(x)) = x to about eps (|z| + |u' h|) (1 + |w| |u'|). The other way the map itself loses digits:
-/// inverse(forward(z)) = z to about eps (|z| + |u' h|) (1 + |w| |u'| / d), d = 1 + h' w.u' the determinant at z, which
-/// for tanh is as small as softplus(a) at s = 0 but grows with s^2, and for leaky relu is softplus(a) at all s > 0.
+/// The inverse solves s + (w.u') h(s) = w.x + b, one equation per row, to the last few digits. Its derivatives follow
+/// from the implicit function theorem. The errors of a round trip are due to rounding: forward(inverse(x)) = x to about
+/// eps (|z| + |u' h|) (1 + |w| |u'|), and inverse(forward(z)) = z to about eps (|z| + |u' h|) (1 + |w| |u'| / d), where
+/// d = 1 + h' w.u' is the determinant at z. For tanh d is as small as softplus(a) at s = 0 and grows with s^2; for
+/// leaky relu it is softplus(a) at all s > 0.
 ///
-/// With leaky relu the log-determinant jumps where w.z + b = 0, and the gradient of a mean over samples, which knows
-/// nothing of samples that cross the jump, is not that of the mean; with tanh it is.
+/// With leaky relu the log-determinant is discontinuous at w.z + b = 0. The gradient of the mean over samples then
+/// omits the contribution of samples at the discontinuity, so that it is not the gradient of the expectation. With tanh
+/// it is.
 ///
-/// Throws invalid_argument where w is 0, or so small that |w|^2 is no normal number: no direction, no such map.
+/// forward() and inverse() throw invalid_argument if |w|^2 is smaller than the smallest normal number, because the
+/// layer is then not defined.
 template <class T>
 struct Planar {
   using Scalar = scalar_t<T>;
@@ -186,7 +188,7 @@ struct Planar {
     }
   }
 
-  /// Several layers, the first one first, as one op; and their inverse, the last one first.
+  /// Applies the layers as one op, the first layer first. inverse_all() applies their inverses, the last layer first.
   template <Real S>
   static Transformed<Var<S>> forward_all(std::span<const Planar> layers, Var<S> z) {
     return chain<false>(layers, z);
@@ -301,9 +303,9 @@ struct Planar {
   }
 };
 
-/// A fresh planar layer close to the identity, at which softplus(a) = 1: w has a random direction and length 1, b is
-/// standard normal, and u is that of the identity with normal noise of standard deviation 0.1. Throws invalid_argument
-/// for a dimension below 1 or an activation that is neither tanh nor leaky_relu.
+/// Returns a planar layer close to the identity: w has a random direction and length 1, b is standard normal, and u is
+/// that of the identity, softplus(a) = 1, plus normal noise of standard deviation 0.1. Throws invalid_argument for a
+/// dimension below 1 and for an activation other than tanh and leaky_relu.
 template <Real S>
 Planar<S> make_planar(Index dim, Activation activation = Activation::tanh, std::uint64_t seed = 0,
                       std::uint64_t stream = 0) {

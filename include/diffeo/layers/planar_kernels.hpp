@@ -9,32 +9,33 @@
 #include <numbers>
 #include <span>
 
-/// Planar maps x = z + u' h(w.z + b), one after another, on plain numbers: what layers/planar.hpp records as one op.
-/// A few registers of rows go through all the maps before the next ones do, so that memory is touched once whatever the
-/// depth. Every product that a sum follows is written as mul_add: a row's bits must not depend on its register.
+/// Sequences of planar maps x = z + u' h(w.z + b) on plain numbers, which layers/planar.hpp records as one op. A few
+/// registers of rows pass through all maps before the next ones do, so that memory is read once, whatever the number of
+/// maps. Products that are added to are written as mul_add, so that the bits of a row do not depend on its position in
+/// a register.
 namespace diffeo::inline DIFFEO_ISA::detail {
 
 enum class PlanarKind { tanh, leaky_relu };
 
-/// One map. With a = w.u, u' is u moved along w so that w.u' = softplus(a) - 1 > -1.
+/// One planar map. u' is u moved along w so that w.u' = softplus(a) - 1 > -1, with a = w.u.
 template <class S>
 struct PlanarMap {
-  const S* w;  ///< D
-  S* u_hat;    ///< D, what the paper calls u-hat
+  const S* w;  ///< D values
+  S* u_hat;    ///< u', D values; u-hat in the paper
   S bias;
   S rise;        ///< softplus(a), the slope of s + (w.u') h(s) where h' = 1
-  S root_rise;   ///< 1 + w.u' of u' as rounded: what the inverse has to solve for
-  S log_rise;    ///< its logarithm, also where `rise` underflows
-  bool extreme;  ///< products of a few log-determinant factors could overflow or underflow
-  // For the way back, in double since there is one of each per map.
+  S root_rise;   ///< 1 + w.u' for the rounded u', which the inverse needs
+  S log_rise;    ///< log(softplus(a)), also where softplus(a) underflows
+  bool extreme;  ///< whether a product of a few determinants could overflow or underflow
+  // For the gradient, in double because there is only one of each per map.
   double square;   // |w|^2
   double shift;    // u' = u + shift w
   double sigmoid;  // of a: the derivative of rise
 };
 
-/// The map of u, w and b (Rezende & Mohamed 2015, appendix A.1), with |w|^2, without which w.u' > -1 does not follow,
-/// and with m(a) - a = softplus(-a) - 1, which does not cancel. Writes u' to memory of D numbers. Throws
-/// invalid_argument where w is zero, or so small that |w|^2 is not a normal number, or not finite.
+/// Returns the map with parameters u, w and b (Rezende & Mohamed 2015, appendix A.1), and writes u' to memory of D
+/// numbers. The shift along w is divided by |w|^2, which w.u' > -1 requires. m(a) - a is computed as softplus(-a) - 1,
+/// without cancellation. Throws invalid_argument if |w|^2 is not finite or smaller than the smallest normal number.
 template <Real S>
 PlanarMap<S> planar_map(const S* u, const S* w, S b, Index dim, S* u_hat) {
   double a = 0, square = 0;

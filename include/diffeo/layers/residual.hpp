@@ -172,7 +172,7 @@ struct Residual {
 /// | first_scale | double                 | 1: factor on the initial weights of the first layer                   |
 /// | training    | LogDetEstimator        | ExactLogDet: estimator of the log-determinant in training             |
 /// | evaluation  | LogDetEstimator        | ExactLogDet: estimator of the log-determinant otherwise               |
-/// | inverse     | ResidualInverseOptions | as accurate as rounding allows, see there                             |
+/// | inverse     | ResidualInverseOptions | ResidualInverseOptions{}: as accurate as rounding allows              |
 struct ResidualOptions {
   std::vector<Index> hidden = {128, 128};
   Activation activation = Activation::lip_swish;

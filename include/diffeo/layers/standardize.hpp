@@ -89,7 +89,7 @@ struct Standardize {
     return {(x - mean) / scale, zeros(x, 1) - log_scales(x)};
   }
 
-  /// Throws invalid_argument where the shapes of mean and scale do not fit.
+  /// Throws invalid_argument unless mean and scale have the same shape 1 x D.
   void check() const {
     require(mean.value.rows() == 1 && scale.value.rows() == 1 && mean.value.cols() == scale.value.cols(),
             "standardize: mean is ", mean.value.rows(), " x ", mean.value.cols(), ", scale is ", scale.value.rows(),
@@ -108,9 +108,9 @@ struct Standardize {
   }
 };
 
-/// The flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D), so that the
-/// others work on coordinates of order 1 and densities are in data units. Throws as Standardize::fit does, and when the
-/// dimensions differ.
+/// Returns the flow with its last layer, a Standardize, set to the mean and standard deviation of the data (N x D). The
+/// other layers then work on coordinates of order 1, and densities are in the units of the data. Throws as
+/// Standardize::fit() does, and invalid_argument if the dimensions differ.
 template <class... Layers, class Derived>
 FlowSequence<Layers...> standardized(FlowSequence<Layers...> flow, const Eigen::DenseBase<Derived>& data) {
   auto& last = std::get<sizeof...(Layers) - 1>(flow.layers);

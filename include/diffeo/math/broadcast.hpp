@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-/// Elementwise maps over blocks, and broadcasting: along each of the two dimensions an operand has the extent of the
+/// Elementwise functions of blocks, and broadcasting: along each of the two dimensions an operand has the extent of the
 /// result or 1.
 namespace diffeo::inline DIFFEO_ISA::math {
 
@@ -20,7 +20,8 @@ struct Shape {
   friend bool operator==(const Shape&, const Shape&) = default;
 };
 
-/// The shape that the operands broadcast to; throws `invalid_argument` where they do not fit.
+/// Returns the shape that the operands broadcast to. Throws invalid_argument if they do not broadcast; `op` names the
+/// caller.
 inline Shape broadcast_shape(const char* op, std::span<const Shape> operands) {
   Shape out{1, 1};
   const auto grow = [](Index& extent, Index other) {
@@ -65,7 +66,7 @@ void map(View<S> out, const F& f, In... in) {
 }
 
 /// Assigns (first, second) = f(in...) elementwise, for blocks of one shape; f returns a pair of registers. `first` may
-/// lie where an operand does.
+/// be the memory of an operand.
 template <class S, class F, class... In>
 void map_pair(View<S> first, View<S> second, const F& f, In... in) {
   const bool as_one = detail::same_layout(first, second) && (detail::same_layout(first, in) && ...);
@@ -82,7 +83,7 @@ void map_pair(View<S> first, View<S> second, const F& f, In... in) {
   }
 }
 
-/// Adds f(in...) to `out`, or assigns it where `assign`.
+/// Adds f(in...) to `out` elementwise, or assigns it if `assign` is true.
 template <class S, class F, class... In>
 void map_add(View<S> out, bool assign, const F& f, In... in) {
   if (assign) return map(out, f, in...);
@@ -90,20 +91,20 @@ void map_add(View<S> out, bool assign, const F& f, In... in) {
       out, [&f](simd::Vec<S> y, auto... x) { return y + f(x...); }, static_cast<View<const S>>(out), in...);
 }
 
-/// Copies x, of the shape of `out`.
+/// Copies x to `out`, of the same shape.
 template <class S>
 void copy(View<S> out, View<const S> x) {
   map(
       out, [](simd::Vec<S> v) { return v; }, x);
 }
 
-/// Assigns `value` to every element.
+/// Assigns `value` to every element of `out`.
 template <class S>
 void fill(View<S> out, std::type_identity_t<S> value) {
   map(out, [value] { return simd::broadcast<S>(value); });
 }
 
-/// Fills `out` with x, repeated along the dimensions in which x has extent 1.
+/// Fills `out` with x, repeated along each dimension in which x has extent 1.
 template <class S>
 void broadcast_to(View<S> out, View<const S> x) {
   for (Index j = 0; j < out.cols; ++j) {
@@ -115,8 +116,8 @@ void broadcast_to(View<S> out, View<const S> x) {
   }
 }
 
-/// Sums x down to the shape of `out` (extent that of x or 1 along each dimension), and assigns it to `out` or adds it.
-/// Sums over rows are added up in one fixed order; those over columns keep the rows apart.
+/// Sums x over each dimension in which `out` has extent 1, and assigns the result to `out` if `assign` is true, or adds
+/// it. Sums over rows are computed in one fixed order. Sums over columns treat each row independently.
 template <class S>
 void sum_to(View<S> out, bool assign, View<const S> x) {
   using V = simd::Vec<S>;

@@ -5,12 +5,12 @@
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/math/linear_solve.hpp>
 
-/// Whole Jacobians through dense networks: one pass that carries the value and its derivatives along several
-/// directions, and differentiates in reverse like everything else.
+/// Whole Jacobians of dense networks, computed in one pass for the value and its derivatives along several directions.
+/// They are differentiable in reverse mode.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A value of N rows and C columns with its derivatives along k directions, in one block of the tape: k + 1 blocks one
-/// below the other, each of N rows padded to `pitch`. What lies in the padding is undefined.
+/// A value of N rows and C columns with its derivatives along k directions. They form one value of the tape that stacks
+/// k + 1 blocks of N rows, each padded to `pitch` rows; the padding is undefined.
 template <Real S>
 struct MultiDual {
   Var<S> blocks;  ///< (k + 1) pitch x C
@@ -216,7 +216,7 @@ void for_each_direction(View<T> blocks, const MultiDual<S>& of, const F& f) {
 
 }  // namespace detail
 
-/// The value of a MultiDual: N x C.
+/// Returns the value of a MultiDual: N x C.
 template <Real S>
 Var<S> value_of(const MultiDual<S>& x) {
   Tape<S>& tape = x.tape();
@@ -232,7 +232,7 @@ Var<S> value_of(const MultiDual<S>& x) {
   return y;
 }
 
-/// log|det(I + J)| of the Jacobian J = dg/dz that g (N x D with D directions) carries: N x 1.
+/// Returns log|det(I + J)| for the Jacobian J = dg/dz of g (N x D with D directions): N x 1.
 template <Real S>
 Var<S> log_det_identity_plus(const MultiDual<S>& g) {
   Tape<S>& tape = g.tape();
@@ -264,7 +264,8 @@ Var<S> log_det_identity_plus(const MultiDual<S>& g) {
   return y;
 }
 
-/// x scale + shift, where scale (none: an empty Var) and shift, N x C, do not depend on the directions.
+/// Returns x scale + shift, where scale and shift (N x C) do not depend on the directions. An empty Var for scale means
+/// 1.
 template <Real S>
 MultiDual<S> scale_shift(const MultiDual<S>& x, Var<S> scale, Var<S> shift) {
   Tape<S>& tape = x.tape();
@@ -306,7 +307,7 @@ MultiDual<S> scale_shift(const MultiDual<S>& x, Var<S> scale, Var<S> shift) {
   return y;
 }
 
-/// The trace of the Jacobian that g (N x D with D directions) carries: N x 1.
+/// Returns the trace of the Jacobian of g (N x D with D directions): N x 1.
 template <Real S>
 Var<S> trace_of(const MultiDual<S>& g) {
   Tape<S>& tape = g.tape();
@@ -328,7 +329,7 @@ Var<S> trace_of(const MultiDual<S>& g) {
   return y;
 }
 
-/// The sum of the squares of all derivatives of a row: the squared Frobenius norm of its Jacobian, N x 1.
+/// Returns the squared Frobenius norm of the Jacobian of each row: N x 1.
 template <Real S>
 Var<S> squared_norm_of(const MultiDual<S>& g) {
   Tape<S>& tape = g.tape();

@@ -6,14 +6,14 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A dense network at given points: the linear map of small changes there and its transpose, row by row, as constants
-/// of a tape. One pass through the network is kept for any number of products.
+/// The Jacobian J of a dense network at given points, row by row, as a linear map and its transpose, constants of a
+/// tape. One pass through the network serves any number of products.
 template <Real S>
 class Linearised {
  public:
   Linearised() = default;
 
-  /// layer(i) gives matrix and bias of layer i < count, constants.
+  /// Linearises the network at x (N x inputs). layer(i) returns the matrix and bias of layer i < count, as constants.
   template <class Layer>
   Linearised(Var<S> x, Activation activation, std::size_t count, const Layer& layer) : count_(count) {
     Tape<S>& tape = x.tape();
@@ -33,7 +33,7 @@ class Linearised {
     }
   }
 
-  /// J v: N x inputs -> N x outputs.
+  /// Returns J v: N x inputs -> N x outputs.
   Var<S> forward(Var<S> v) const {
     for (std::size_t i = 0; i < count_; ++i) {
       v = linear(v, weights_[i]);
@@ -42,7 +42,7 @@ class Linearised {
     return v;
   }
 
-  /// J' v: N x outputs -> N x inputs.
+  /// Returns J' v: N x outputs -> N x inputs.
   Var<S> transposed(Var<S> v) const {
     for (std::size_t i = count_; i-- > 0;) {
       if (i + 1 < count_) v = v * slopes_[i];

@@ -10,9 +10,10 @@
 /// parameters of the system.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
-/// How a solve is differentiated. `discrete`: exactly, as the sequence of accepted steps that it was, their sizes held
-/// fixed. `adjoint`: by the adjoint equation (Chen et al. 2018, section 2), solved backwards together with the state
-/// itself in memory that does not grow with the number of steps; exact but for the errors of both solves.
+/// Ways to differentiate a solve. `discrete`: the exact gradient of the discrete solution, the sequence of accepted
+/// steps with their sizes held fixed. `adjoint`: by the adjoint equation (Chen et al. 2018, section 2), which is solved
+/// backwards together with the state, in memory that does not grow with the number of steps; it has the errors of both
+/// solves.
 enum class Differentiation { discrete, adjoint };
 
 inline const char* to_string(Differentiation method) {
@@ -26,10 +27,11 @@ inline const char* to_string(Differentiation method) {
 /// |               |                 | gradient; beyond that it keeps fewer, at least one of every 64 steps, and |
 /// |               |                 | computes those between again                                             |
 ///
-/// The gradient's bits do not depend on the budget, which is for states alone: times and sizes of all steps are kept
-/// besides, 16 bytes a step and sample until the gradient is made, and 20 in the solver's own memory. Errors of
-/// the adjoint equation are controlled in state and adjoint; the gradients of the parameters are integrals along the
-/// solution, have no part in the error (the seminorm of Kidger, Chen & Lyons 2021), and take no memory either.
+/// The bits of the gradient do not depend on the budget, which limits the memory of states only. Times and sizes of all
+/// steps take another 16 bytes per step and sample until the gradient has been computed, and 20 bytes in the memory of
+/// the solver. The step size of the adjoint equation controls the errors of state and adjoint. The gradients of the
+/// parameters are integrals along the solution that are ignored by error control (the seminorm of Kidger, Chen & Lyons
+/// 2021) and take no memory.
 struct GradientOptions {
   Differentiation method = Differentiation::discrete;
   std::size_t memory_budget = std::size_t{64} << 20;
@@ -40,11 +42,10 @@ struct GradientOptions {
   }
 };
 
-/// The solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may be times of each sample, and t1
-/// may lie before t0. Each row is solved by steps of its own. The statistics of the solve are those of
-/// `statistics(tape)` until the next solve. Throws integration_error, with the row, where a row cannot be solved
-/// (`caller` names the caller in messages, also in those of the backward pass; it is copied), and invalid_argument for
-/// options out of range.
+/// Returns the solution at t1 of y' = system(t, y, context), y(t0) = y0: N x n. t0 and t1 may differ between samples,
+/// and t1 may be before t0. Each row has its own steps. statistics(tape) returns the statistics of the solve until the
+/// next one. Throws integration_error, which names the row, if a row cannot be solved, and invalid_argument for options
+/// out of range. `caller`, which is copied, names the caller in messages, including those of the backward pass.
 template <Real S, TapeSystem<S> System, class Norm>
 Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S> context, const SolverOptions& options,
                      const ErrorControl<Norm>& control, const GradientOptions& gradient, const char* caller = "ode") {
@@ -93,7 +94,7 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
   return y1;
 }
 
-/// What the latest solve on this tape did, one entry a row.
+/// Returns the statistics of the latest solve on this tape, one entry per row.
 template <Real S>
 std::span<const SolveStatistics> statistics(Tape<S>& tape) {
   return tape.template singleton<detail::SharedSolverState<S>>().statistics;

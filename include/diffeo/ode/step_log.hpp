@@ -10,35 +10,35 @@
 
 namespace diffeo::inline DIFFEO_ISA::ode {
 
-/// The steps that a solve accepted, sample by sample, and the states before every `every`-th of them: what it takes to
-/// go through the solve again, backwards.
+/// Steps that a solve accepted, sorted by sample, and the states before every `every`-th step. The gradient repeats the
+/// steps from them, from the last to the first.
 template <Real S>
 struct StepRecord {
   Index samples = 0;
-  Index width = 0;  ///< values of a state
+  Index width = 0;  ///< number of values of a state
   Index every = 1;
-  const Index* first = nullptr;        ///< samples + 1: where the steps of each sample begin
-  const double* t = nullptr;           ///< at the start of each step
-  const double* step = nullptr;        ///< signed
-  const double* last_end = nullptr;    ///< samples: where the last step of each ends
-  const Index* first_state = nullptr;  ///< samples + 1: where the states of each sample begin
-  const S* states = nullptr;           ///< each `width` values in a row
+  const Index* first = nullptr;        ///< index of the first step of each sample, samples + 1 entries
+  const double* t = nullptr;           ///< time at the start of each step
+  const double* step = nullptr;        ///< size of each step, with its sign
+  const double* last_end = nullptr;    ///< time at the end of the last step of each sample
+  const Index* first_state = nullptr;  ///< index of the first state of each sample, samples + 1 entries
+  const S* states = nullptr;           ///< states, each of `width` contiguous values
 
   Index steps(Index sample) const { return first[sample + 1] - first[sample]; }
-  /// Where step `number` of a sample ends: where the next one begins.
+  /// Returns the time at which step `number` of a sample ends, which is where the next one starts.
   double end(Index sample, Index number) const {
     return number + 1 < steps(sample) ? t[first[sample] + number + 1] : last_end[sample];
   }
-  /// The state before step `number` of a sample, a multiple of `every`.
+  /// Returns the state before step `number` of a sample; `number` must be a multiple of `every`.
   const S* state(Index sample, Index number) const { return states + (first_state[sample] + number / every) * width; }
 };
 
-/// Takes the steps down while a solve runs. States that outgrow the budget are thinned out, every second one at a time.
+/// Stores the accepted steps during a solve. If the states exceed the memory budget, every second one is removed.
 template <Real S>
 class StepLog {
  public:
-  /// Forgets all steps. `budget` bounds the bytes of kept states. Throws invalid_argument for more samples than 32 bits
-  /// number.
+  /// Removes all steps. `budget` bounds the memory of the states in bytes. Throws invalid_argument if the number of
+  /// samples exceeds 32 bits.
   void begin(Index samples, Index width, std::size_t budget) {
     require(samples <= max_samples, "StepLog: ", samples, " samples, expected at most ", max_samples);
     width_ = width;
@@ -66,7 +66,7 @@ class StepLog {
     while (states_.size() * sizeof(S) > budget_ && every_ < longest_segment) thin_out();
   }
 
-  /// Everything sorted by sample, in memory of the tape.
+  /// Returns the steps sorted by sample, in memory of the tape that is valid until its reset().
   StepRecord<S> keep(Tape<S>& tape) const {
     const auto samples = count_.size();
     StepRecord<S> record{static_cast<Index>(samples), width_, every_};

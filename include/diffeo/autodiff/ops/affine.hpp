@@ -4,7 +4,7 @@
 #include <diffeo/autodiff/ops/activation.hpp>
 #include <diffeo/math/matmul.hpp>
 
-/// Products with a matrix: the dense layers' op, with bias and activation in one.
+/// Products with matrices, among them the op of dense layers, which includes bias and activation.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
@@ -136,8 +136,8 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
 
 }  // namespace detail
 
-/// activation(x W' + b): x is N x K, W is M x K (row m holds the weights of output m), b is 1 x M; the result N x M.
-/// Throws invalid_argument where shapes do not fit.
+/// Returns activation(x W' + b): N x M for x of N x K, W of M x K (row m holds the weights of output m) and b of 1 x M.
+/// Throws invalid_argument if the shapes do not match.
 template <Real S, class W, class B>
 Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::identity) {
   Tape<S>& tape = x.tape();
@@ -159,7 +159,7 @@ Dual<X> affine(const Dual<X>& x, const W& w, const B& b, Activation act = Activa
   return activate(act, Dual<X>{affine(x.value, w, b), linear(x.tangent, w)});
 }
 
-/// x W' without bias: x is N x K, W is M x K.
+/// Returns x W': N x M for x of N x K and W of M x K.
 template <Real S, class W>
 Var<S> linear(Var<S> x, const W& w) {
   return detail::product_op(x, as_var(x.tape(), w), true, Var<S>{}, Activation::identity);
@@ -169,7 +169,7 @@ Dual<X> linear(const Dual<X>& x, const W& w) {
   return {linear(x.value, w), linear(x.tangent, w)};
 }
 
-/// x B: x is N x K, B is K x M.
+/// Returns x B: N x M for x of N x K and B of K x M.
 template <Real S, class B>
 Var<S> matmul(Var<S> x, const B& b) {
   return detail::product_op(x, as_var(x.tape(), b), false, Var<S>{}, Activation::identity);

@@ -4,7 +4,8 @@
 #include <diffeo/autodiff/dual.hpp>
 #include <span>
 
-/// Moving columns. Columns are contiguous, so this costs no more than a copy, and nothing where a block is consecutive.
+/// Ops that select and arrange columns. Columns are contiguous, so that these ops cost at most one copy, and a block of
+/// consecutive columns none.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
@@ -61,7 +62,7 @@ void require_distinct(Tape<S>& tape, const char* op, std::span<const Index> a, s
 
 }  // namespace detail
 
-/// `count` consecutive columns from `first`: N x D -> N x count. No copy.
+/// Returns `count` consecutive columns from `first` on, without a copy: N x D -> N x count.
 template <Real S>
 Var<S> cols(Var<S> x, Index first, Index count) {
   require(first >= 0 && count >= 0 && first + count <= x.cols(), "cols: columns ", first, " to ", first + count,
@@ -73,7 +74,7 @@ Dual<X> cols(const Dual<X>& x, Index first, Index count) {
   return {cols(x.value, first, count), cols(x.tangent, first, count)};
 }
 
-/// The listed columns, in that order: N x D -> N x columns.size().
+/// Returns the listed columns, in that order: N x D -> N x columns.size().
 template <Real S>
 Var<S> take(Var<S> x, std::span<const Index> columns) {
   detail::require_columns("take", columns, x.cols());
@@ -95,8 +96,8 @@ Dual<X> take(const Dual<X>& x, std::span<const Index> columns) {
   return {take(x.value, columns), take(x.tangent, columns)};
 }
 
-/// a and b dealt out to the columns of one block: column a_columns[k] is column k of a, likewise b. The two lists
-/// together hold each column once.
+/// Returns a block with the columns of a and b: its column a_columns[k] is column k of a, and column b_columns[k] is
+/// column k of b. The two lists together contain every column once.
 template <Real S>
 Var<S> merge(Var<S> a, std::span<const Index> a_columns, Var<S> b, std::span<const Index> b_columns) {
   const Index dim = a.cols() + b.cols();
@@ -134,7 +135,7 @@ Dual<X> merge(const Dual<X>& a, std::span<const Index> a_columns, const Dual<X>&
   return {merge(a.value, a_columns, b.value, b_columns), merge(a.tangent, a_columns, b.tangent, b_columns)};
 }
 
-/// Rows and columns exchanged: N x D -> D x N. For parameters; batches are not meant to be turned over.
+/// Returns the transpose: N x D -> D x N. It is meant for parameters and is slow for batches.
 template <Real S>
 Var<S> transposed(Var<S> x) {
   const Var<S> y = x.tape().make(x.cols(), x.rows(), x.requires_grad());
@@ -154,7 +155,7 @@ Dual<X> transposed(const Dual<X>& x) {
   return {transposed(x.value), transposed(x.tangent)};
 }
 
-/// Columns of a, then columns of b: N x (A + B).
+/// Returns the columns of a followed by the columns of b: N x (A + B).
 template <Traced X>
 X concat(const X& a, const X& b) {
   const auto left = static_cast<std::size_t>(a.cols()), n = left + static_cast<std::size_t>(b.cols());

@@ -8,8 +8,8 @@
 #include <type_traits>
 #include <utility>
 
-/// Elementwise operations with broadcasting. Each has its value, its adjoint and its tangent side by side; a tangent is
-/// written over the same operations, so that it is differentiable itself.
+/// Elementwise ops with broadcasting. Each op defines its value, its adjoint and its tangent. Tangents are written with
+/// the same ops, so that they are differentiable too.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
@@ -98,7 +98,7 @@ Var<S> activation_op(const char* name, Var<S> x, ActivationKernel<S, A> kernel) 
 
 }  // namespace detail
 
-/// The activation A, applied elementwise.
+/// Returns the activation A of each element.
 template <Activation A, Real S>
 Var<S> activate(Var<S> x) {
   return detail::activation_op(to_string(A).data(), x, detail::ActivationKernel<S, A>{});
@@ -308,7 +308,7 @@ Dual<X> log(const Dual<X>& x) {
   return {log(x.value), x.tangent / x.value};
 }
 
-/// log(1 + x), accurate near 0.
+/// Returns log(1 + x), accurate near 0.
 template <Real S>
 Var<S> log1p(Var<S> x) {
   return detail::unary(
@@ -337,7 +337,7 @@ Dual<X> cos(const Dual<X>& x) {
   return {cos(x.value), -(x.tangent * sin(x.value))};
 }
 
-/// 1 where x > 0, else 0. Its derivative is taken as 0.
+/// Returns 1 where x > 0 and 0 elsewhere. The derivative is 0.
 template <Real S>
 Var<S> step(Var<S> x) {
   const Var<S> y = x.tape().make(x.rows(), x.cols(), false);
@@ -352,6 +352,7 @@ Dual<X> step(const Dual<X>& x) {
   return {step(x.value), x.tangent * 0};
 }
 
+/// Returns |x|. The derivative at 0 is set to -1.
 /// |x|. At 0 the derivative is taken as -1.
 template <Real S>
 Var<S> abs(Var<S> x) {
@@ -373,7 +374,7 @@ Dual<X> tanh(const Dual<X>& x) {
   return {y, x.tangent * (1 - square(y))};
 }
 
-/// 1 / (1 + exp(-x)).
+/// Returns 1 / (1 + exp(-x)).
 template <Real S>
 Var<S> sigmoid(Var<S> x) {
   return detail::unary(
@@ -386,7 +387,7 @@ Dual<X> sigmoid(const Dual<X>& x) {
   return {y, x.tangent * y * (1 - y)};
 }
 
-/// log(1 + exp(x)).
+/// Returns log(1 + exp(x)).
 template <Real S>
 Var<S> softplus(Var<S> x) {
   return activate<Activation::softplus>(x);
@@ -396,7 +397,7 @@ Dual<X> softplus(const Dual<X>& x) {
   return {softplus(x.value), x.tangent * sigmoid(x.value)};
 }
 
-/// log(sigmoid(x)).
+/// Returns log(sigmoid(x)).
 template <Real S>
 Var<S> log_sigmoid(Var<S> x) {
   return detail::unary(
@@ -417,7 +418,7 @@ Dual<X> relu(const Dual<X>& x) {
   return {relu(x.value), x.tangent * step(x.value)};
 }
 
-/// A constant block of zeros with as many rows as x.
+/// Returns a constant block of zeros with as many rows as x.
 template <Real S>
 Var<S> zeros(Var<S> x, Index cols) {
   const Var<S> y = x.tape().make(x.rows(), cols, false);
@@ -430,7 +431,7 @@ Dual<X> zeros(const Dual<X>& x, Index cols) {
 }
 
 // ---- fused chains ----
-/// a tanh(r x).
+/// Returns a tanh(r x).
 template <Real S>
 Var<S> scaled_tanh(Var<S> x, std::type_identity_t<S> a, std::type_identity_t<S> r) {
   return detail::unary(
@@ -445,7 +446,7 @@ Dual<X> scaled_tanh(const Dual<X>& x, typename X::Scalar a, typename X::Scalar r
   return {y, x.tangent * (a * r - square(y) * (r / a))};
 }
 
-/// x exp(s) + t.
+/// Returns x exp(s) + t.
 template <Real S>
 Var<S> scale_shift(Var<S> x, Var<S> s, Var<S> t) {
   return make_elementwise<S>(
@@ -460,7 +461,7 @@ Dual<X> scale_shift(const Dual<X>& x, const Dual<X>& s, const Dual<X>& t) {
   return x * exp(s) + t;
 }
 
-/// (y - t) exp(m): the inverse of scale_shift for m = -s.
+/// Returns (y - t) exp(m), the inverse of scale_shift() for m = -s.
 template <Real S>
 Var<S> unshift_scale(Var<S> y, Var<S> m, Var<S> t) {
   return make_elementwise<S>(

@@ -3,13 +3,14 @@
 
 #include <diffeo/autodiff/ops/elementwise.hpp>
 
-/// Solutions of equations as values of a tape. A solver works on plain numbers; its result enters the tape as one op,
-/// differentiated by the implicit function theorem, so that how the solver got there is never differentiated.
+/// Solutions of equations as values of a tape. A solver works on plain numbers. Its result enters the tape as one op,
+/// differentiated by the implicit function theorem, so that the steps of the solver are not differentiated.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// y with r(y, p) = 0, where `solution` is y as found by a solver and `residual` is r recorded at that y, a function of
-/// everything else (its value is not read). With A = dr/dy, dy = -A^-1 dr: `solve_transposed(g, v)` must write
-/// v = A^-T g, both of the shape of y, and be trivially destructible.
+/// Returns y with r(y, p) = 0 as a value of the tape. `solution` is y as found by a solver. `residual` is r recorded at
+/// that y, as a function of the parameters p; its value is not read. With A = dr/dy, dy = -A^-1 dr: solve_transposed(g,
+/// v) must write v = A^-T g, where g and v have the shape of y, and be trivially destructible. Throws invalid_argument
+/// if the shapes of solution and residual differ.
 template <Real S, class Solve>
 Var<S> implicit(View<const S> solution, Var<S> residual, const Solve& solve_transposed) {
   Tape<S>& tape = residual.tape();
@@ -31,7 +32,7 @@ Var<S> implicit(View<const S> solution, Var<S> residual, const Solve& solve_tran
   return y;
 }
 
-/// What a residual of one unknown per element gives: its value and its derivative with respect to the unknown.
+/// Value of an equation with one unknown per element, and its derivative with respect to the unknown.
 template <class X>
 struct RootEquation {
   X value;
@@ -56,9 +57,9 @@ Dual<X> with_zero_tangent(const X& x) {
 
 }  // namespace detail
 
-/// The same for equations that each hold one unknown: the elements of y solve residual(y, p...) = 0, where residual is
-/// written over the op vocabulary and returns a RootEquation of the shape of y, and `solution`, in memory that outlives
-/// the sweep, was found by a solver. Operands p are values, at least one of type X, or parameters.
+/// Returns y whose elements each solve one equation, residual(y, p...) = 0, as a value of type X. `residual` is written
+/// with tape ops and returns a RootEquation of the shape of y. `solution`, found by a solver, must outlive the backward
+/// sweep. Operands p are values, at least one of type X, or parameters.
 template <Traced X, class R, class... P>
 X implicit_root(View<const typename X::Scalar> solution, const R& residual, const P&... p) {
   static_assert((std::is_same_v<P, X> || ...), "implicit_root: at least one operand must be of the type of the result");

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <diffeo/autodiff/ops/elementwise.hpp>
 
-/// Sums and the like. Sums over columns keep the rows apart: a row's result has the same bits whatever the other rows.
+/// Sums, means and other reductions. Reductions over columns treat each row independently: the bits of its result do
+/// not depend on the other rows.
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
@@ -25,17 +26,17 @@ Var<S> sum_to(Var<S> x, Index rows, Index cols) {
 }
 }  // namespace detail
 
-/// Sum of each row: N x C -> N x 1.
+/// Returns the sum of each row: N x C -> N x 1.
 template <Real S>
 Var<S> sum_cols(Var<S> x) {
   return detail::sum_to(x, x.rows(), 1);
 }
-/// Sum of each column: N x C -> 1 x C.
+/// Returns the sum of each column: N x C -> 1 x C.
 template <Real S>
 Var<S> sum_rows(Var<S> x) {
   return detail::sum_to(x, 1, x.cols());
 }
-/// Sum of all elements: N x C -> 1 x 1.
+/// Returns the sum of all elements: N x C -> 1 x 1.
 template <Real S>
 Var<S> sum(Var<S> x) {
   return detail::sum_to(x, 1, 1);
@@ -53,14 +54,14 @@ Dual<X> sum(const Dual<X>& x) {
   return {sum(x.value), sum(x.tangent)};
 }
 
-/// Mean of all elements: N x C -> 1 x 1.
+/// Returns the mean of all elements: N x C -> 1 x 1.
 template <Traced X>
 X mean(const X& x) {
   return sum(x) * (typename X::Scalar(1) / static_cast<typename X::Scalar>(x.rows() * x.cols()));
 }
 
-/// Euclidean length of each row, which may be long: N x C -> N x 1. At 0, where it has a kink, its derivative is taken
-/// as 0.
+/// Returns the Euclidean norm of each row: N x C -> N x 1. The derivative at 0, where the norm is not differentiable,
+/// is set to 0.
 template <Real S>
 Var<S> norm_cols(Var<S> x) {
   Tape<S>& tape = x.tape();
@@ -97,7 +98,7 @@ Dual<X> norm_cols(const Dual<X>& x) {
   return {y, sum_cols(x.tangent * (x.value / (y + is_zero)))};
 }
 
-/// Largest element of each row, as a constant: N x C -> N x 1.
+/// Returns the largest element of each row as a constant: N x C -> N x 1.
 template <Real S>
 Var<S> max_cols(Var<S> x) {
   require(x.cols() > 0, "max_cols: x has no columns");
@@ -111,8 +112,8 @@ Var<S> max_cols(Var<S> x) {
   return y;
 }
 
-/// log of the sum of the exponentials of each row, without overflow: N x C -> N x 1. A row of -infinity gives
-/// -infinity, where there is no derivative.
+/// Returns the logarithm of the sum of the exponentials of each row, computed without overflow: N x C -> N x 1. A row
+/// of -infinity gives -infinity, without a valid derivative.
 template <Traced X>
 X log_sum_exp(const X& x) {
   // The result does not depend on the shift, so the shift needs no derivative; an infinite one would leave NaN.

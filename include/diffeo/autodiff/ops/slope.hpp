@@ -3,10 +3,10 @@
 
 #include <diffeo/autodiff/ops/affine.hpp>
 
-/// Activations that give their slope too: what a Jacobian needs of a network, in the pass that evaluates it.
+/// Activations with their slopes, which Jacobians of networks need, computed in one pass.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// An activation's results and its slopes at the same points, N x H each.
+/// Values of an activation and its slopes at the same points, N x H each.
 template <Real S>
 struct WithSlope {
   Var<S> value;
@@ -68,7 +68,7 @@ View<S> argument_adjoint(Activation act, Var<S> y, Var<S> d, View<const S> argum
 
 }  // namespace detail
 
-/// act(x) and act'(x), elementwise; differentiated with the curvature.
+/// Returns act(x) and act'(x), elementwise. Gradients use the second derivative of the activation.
 template <Real S>
 WithSlope<S> activate_with_slope(Activation act, Var<S> x) {
   Tape<S>& tape = x.tape();
@@ -81,8 +81,8 @@ WithSlope<S> activate_with_slope(Activation act, Var<S> x) {
   return {y, d};
 }
 
-/// act(x W' + b) and act' at the same points, in one op: x is N x K, W is M x K, b is 1 x M. Throws invalid_argument
-/// where shapes do not fit.
+/// Returns act(x W' + b) and act' at the same points, computed by one op: N x M for x of N x K, W of M x K and b of 1 x
+/// M. Throws invalid_argument if the shapes do not match.
 template <Real S, class W, class B>
 WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activation act) {
   Tape<S>& tape = x.tape();
