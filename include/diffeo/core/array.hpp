@@ -168,8 +168,8 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// An array that owns its memory, for batches and parameters, with the interface of Eigen::Array. It is a distinct type
 /// for each instruction set, because the functions that Eigen instantiates for Eigen::Array have the same names for all
-/// instruction sets, and the linker would keep one of them. Its memory begins at a cache line for every instruction set,
-/// while the alignment that Eigen uses depends on the instruction set.
+/// instruction sets, and the linker would keep one of them. Its memory begins at a cache line for every instruction
+/// set, while the alignment that Eigen uses depends on the instruction set.
 template <Real S>
 class Array : public Eigen::PlainObjectBase<Array<S>> {
  public:

@@ -183,7 +183,7 @@ class integration_error : public solver_error {
 
 /// Throws `invalid_argument` with the concatenation of `parts` unless `condition` holds.
 template <class... Parts>
-void require(bool condition, const Parts&... parts) {
+[[gnu::always_inline]] inline void require(bool condition, const Parts&... parts) {  // parts need no memory then
   if (!condition) [[unlikely]]
     throw_invalid_argument({MessagePart(parts)...});
 }

@@ -25,12 +25,16 @@ struct PassOn {
 // Returns x repeated along the dimensions in which it has extent 1 and `shape` does not, in the memory layout of values
 // of the tape.
 template <Real S>
-Var<S> broadcast_to(Var<S> x, math::Shape shape) {
-  if (x.shape() == shape && (x.value().stride == Tape<S>::stride_for(shape.rows) || shape.cols == 1)) return x;
+Var<S> repeated(Var<S> x, math::Shape shape) {
   const Var<S> y = x.tape().make(shape.rows, shape.cols, x.requires_grad());
   math::broadcast_to(x.tape().mutable_value(y), x.value());
   if (y.requires_grad()) x.tape().on_backward({y}, [x, y] { add_grad_sum(x, y.grad()); });
   return y;
+}
+template <Real S>
+inline Var<S> broadcast_to(Var<S> x, math::Shape shape) {
+  const bool same = x.shape() == shape && (shape.cols == 1 || x.value().stride == Tape<S>::stride_for(shape.rows));
+  return same ? x : repeated(x, shape);
 }
 template <class X>
 Dual<X> broadcast_to(const Dual<X>& x, math::Shape shape) {
