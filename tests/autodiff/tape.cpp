@@ -202,7 +202,7 @@ TEST_CASE("tape: reset keeps the memory", "[tape]") {
 TEST_CASE("tape: marks give back the memory of constants", "[tape]") {
   Tape<double> tape;
   const Var<double> kept = tape.copy(ones(64, 4));
-  const Arena::Mark mark = tape.mark();
+  const auto mark = tape.mark();
   const double* first = exp(kept).value().data;
   for (int k = 0; k < 10; ++k) {
     tape.release(mark);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cassert>
 #include <deque>
 #include <diffeo/autodiff/tape_storage.hpp>
 #include <diffeo/core/array.hpp>
@@ -247,10 +248,27 @@ class Tape : public TapeStorage<S> {
     this->reset_storage();
   }
 
-  /// Removes the values and operations made since the mark. Only valid if nothing had been recorded before it.
-  void rewind(Arena::Mark mark) {
+  /// A moment in the use of a tape: its memory, and the operations recorded so far.
+  struct Mark {
+    Arena::Mark memory;
+    std::size_t operations = 0;
+  };
+
+  /// Returns the present moment, for release() and rewind().
+  Mark mark() const { return {this->memory_mark(), records_.size()}; }
+
+  /// Frees all memory allocated since the mark, including that of values, which must no longer be used. Only valid if
+  /// no operation was recorded since.
+  void release(Mark mark) {
+    assert(records_.size() == mark.operations);
+    this->release_memory(mark.memory);
+  }
+
+  /// Removes the values and operations made since the mark. Only valid if no operation had been recorded before it.
+  void rewind(Mark mark) {
+    assert(mark.operations == 0);
     records_.clear();
-    this->release_recycled(mark);
+    this->release_recycled(mark.memory);
   }
 
   /// Returns the number of recorded operations.

@@ -87,16 +87,14 @@ class ScratchBuffer;
 /// The ways to get memory from a tape, of which this is a base class. All memory is reused after Tape::reset(), so that
 /// work that repeats itself does not allocate.
 ///
-/// | function                  | returns                             | state                | valid until |
-/// |---------------------------|-------------------------------------|----------------------|----------------------------|
-/// | allocate_values(n)        | n values of type S                  | uninitialised        | reset(), release() | |
-/// allocate<T>(n)            | n objects of a trivial type T       | uninitialised        | reset(), release() | |
-/// ScratchBuffer<S>(tape, n) | n values of type S                  | uninitialised        | the end of its scope | |
-/// pooled_copy(x)            | an object of the type of x          | a copy of x          | reset() | |
-/// pooled_object<T>(make)    | an object of type T                 | make(), or as an     | reset() | | | | earlier
-/// user left it |                            | | singleton<T>()            | the tape's only object of type T    | as
-/// left by its last  | the end of the tape        | |                           |                                     |
-/// user, at first T{}   |                            |
+/// | function                  | returns                          | state                 | valid until           |
+/// |---------------------------|----------------------------------|-----------------------|-----------------------|
+/// | allocate_values(n)        | n values of type S               | uninitialised         | reset() or release()  |
+/// | allocate<T>(n)            | n objects of a trivial type T    | uninitialised         | reset() or release()  |
+/// | ScratchBuffer<S>(tape, n) | n values of type S               | uninitialised         | the end of its scope  |
+/// | pooled_copy(x)            | an object of the type of x       | a copy of x           | reset()               |
+/// | pooled_object<T>(make)    | an object of type T              | make(), or as left    | reset()               |
+/// | singleton<T>()            | the tape's only object of type T | T{}, or as left       | the end of the tape   |
 template <Real S>
 class TapeStorage {
  public:
@@ -117,13 +115,6 @@ class TapeStorage {
   T* allocate(std::size_t n) {
     return arena_.allocate<T>(n);
   }
-
-  /// Returns a position in the memory of allocate_values() and allocate(), for release().
-  Arena::Mark mark() const { return arena_.mark(); }
-
-  /// Frees all memory allocated since the mark, including that of values. Only valid if those values are constants that
-  /// are no longer used.
-  void release(Arena::Mark mark) { arena_.release(mark); }
 
   /// Returns a copy of x that is valid until reset(). It replaces an object that an earlier call created before the
   /// last reset(), if there is one, and reuses the memory of that object.
@@ -168,7 +159,13 @@ class TapeStorage {
     objects_.reset();
   }
 
-  // Like release(), for memory that may have been recycled.
+  // A position in the memory of allocate_values() and allocate().
+  Arena::Mark memory_mark() const { return arena_.mark(); }
+
+  // Frees what was allocated since the mark.
+  void release_memory(Arena::Mark mark) { arena_.release(mark); }
+
+  // Like release_memory(), for memory that may have been recycled.
   void release_recycled(Arena::Mark mark) {
     recycled_.clear();
     arena_.release(mark);

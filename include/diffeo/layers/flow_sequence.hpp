@@ -71,8 +71,7 @@ class Composition {
     }
     X& next = buffers_[turn_];
     turn_ = 1 - turn_;
-    math::map(
-        tape.mutable_value(next), [](auto v) { return v; }, y.value.value());
+    math::copy(tape.mutable_value(next), y.value.value());
     if (y.log_det) {
       math::map(
           tape.mutable_value(total_), [](auto a, auto b) { return a + b; }, total_.value(), y.log_det.value());

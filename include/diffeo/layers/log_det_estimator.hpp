@@ -153,13 +153,11 @@ void sum_series(const Estimator& estimator, const Linearised<S>& jacobian, View<
     for (Index j = 0; j < dim; ++j) u.col(j)[n] = static_cast<S>(terms[n].term(1)) * v.col(j)[n];
   }
   Var<S> power = tape.make(rows, dim, false);  // J^k v
-  math::map(
-      tape.mutable_value(power), [](auto x) { return x; }, View<const S>(v));
+  math::copy(tape.mutable_value(power), View<const S>(v));
   for (Index k = 1; k <= most; ++k) {
     const auto mark = tape.mark();
     const View<const S> next = jacobian.forward(power).value();
-    math::map(
-        tape.mutable_value(power), [](auto x) { return x; }, next);
+    math::copy(tape.mutable_value(power), next);
     tape.release(mark);
     const double sign = k % 2 == 1 ? 1 : -1;
     for (Index n = 0; n < rows; ++n) {

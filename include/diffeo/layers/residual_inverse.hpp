@@ -295,7 +295,7 @@ class ResidualInverse {
                       // (I + J') v = g
                       Tape<S>& t = x.tape();
                       const auto mark = t.mark();
-                      copy(g, v);
+                      math::copy(v, g);
                       const auto space = fixed_point_workspace(t, g.rows, g.cols);
                       math::fixed_point<S>(
                           "residual inverse, gradient", v, g,
@@ -340,11 +340,6 @@ class ResidualInverse {
         tape.template allocate<Index>(static_cast<std::size_t>(d)));
   }
 
-  static void copy(View<const S> from, View<S> to) {
-    math::map(
-        to, [](auto v) { return v; }, from);
-  }
-
   // ---- solution ----
   // Returns the number of fixed-point steps before a row continues by Newton's method.
   int first_steps() const {
@@ -359,7 +354,7 @@ class ResidualInverse {
     options_.check();
     Tape<S>& tape = z.tape();
     const View<S> y = tape.mutable_value(z);
-    copy(x, y);
+    math::copy(y, x);
     const auto mark = tape.mark();
     const auto space = fixed_point_workspace(tape, x.rows, x.cols);
     const int most = options_.max_iterations;
@@ -370,7 +365,7 @@ class ResidualInverse {
           "residual inverse", y, x,
           [&](View<const S> in, View<S> out) {
             const auto inner = tape.mark();
-            copy(network_.with_constant_parameters(tape.constant(in)).value(), out);
+            math::copy(out, network_.with_constant_parameters(tape.constant(in)).value());
             tape.release(inner);
           },
           network_.coefficient(), {options_.tolerance, first}, space);
@@ -410,7 +405,7 @@ class ResidualInverse {
     S* inverse = tape.allocate_values(padded(rows) * d * d);
     auto* state = tape.template allocate<RowState>(static_cast<std::size_t>(x.rows));
     std::fill_n(state, x.rows, RowState{});
-    copy(y, trial);
+    math::copy(trial, y);
     for (int iteration = 0; !open.empty(); ++iteration) {
       if (iteration == most)
         throw convergence_error("residual inverse", open[0], static_cast<double>(state[open[0]].size),

@@ -93,7 +93,7 @@ void map_add(View<S> out, bool assign, const F& f, In... in) {
 
 /// Copies x to `out`, of the same shape.
 template <class S>
-void copy(View<S> out, View<const S> x) {
+void copy(View<S> out, std::type_identity_t<View<const S>> x) {
   map(
       out, [](simd::Vec<S> v) { return v; }, x);
 }

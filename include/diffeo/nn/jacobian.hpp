@@ -221,8 +221,7 @@ template <Real S>
 Var<S> value_of(const MultiDual<S>& x) {
   Tape<S>& tape = x.tape();
   const Var<S> y = tape.make(x.rows, x.cols(), x.blocks.requires_grad());
-  math::map(
-      tape.mutable_value(y), [](auto v) { return v; }, detail::stacked(x.blocks.value(), x, 0, x.rows));
+  math::copy(tape.mutable_value(y), detail::stacked(x.blocks.value(), x, 0, x.rows));
   if (y.requires_grad())
     tape.on_backward({y}, [x, y] {
       const GradTarget<S> target = detail::zeroed_target(x.blocks);
@@ -281,8 +280,7 @@ MultiDual<S> scale_shift(const MultiDual<S>& x, Var<S> scale, Var<S> shift) {
           detail::stacked(out, y, k, x.rows), [](auto v, auto s) { return v * s; },
           detail::stacked(x.blocks.value(), x, k, x.rows), scale.value());
   else
-    math::map(
-        out, [](auto v) { return v; }, x.blocks.value());
+    math::copy(out, x.blocks.value());
   math::map_add(
       detail::stacked(out, y, 0, x.rows), false, [](auto v) { return v; }, shift.value());
   if (y.blocks.requires_grad())

@@ -17,8 +17,7 @@ Var<S> implicit(View<const S> solution, Var<S> residual, const Solve& solve_tran
   require(solution.rows == residual.rows() && solution.cols == residual.cols(), "implicit: the solution is ",
           solution.rows, " x ", solution.cols, ", its residual ", residual.rows(), " x ", residual.cols());
   const Var<S> y = tape.make(solution.rows, solution.cols, residual.requires_grad());
-  math::map(
-      tape.mutable_value(y), [](auto v) { return v; }, solution);
+  math::copy(tape.mutable_value(y), solution);
   if (y.requires_grad())
     tape.on_backward({y}, [y, residual, solve_transposed] {
       Tape<S>& t = y.tape();

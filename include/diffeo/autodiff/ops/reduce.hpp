@@ -104,8 +104,7 @@ Var<S> max_cols(Var<S> x) {
   require(x.cols() > 0, "max_cols: x has no columns");
   const Var<S> y = x.tape().make(x.rows(), 1, false);
   const View<S> out = x.tape().mutable_value(y);
-  math::map(
-      out, [](auto v) { return v; }, x.value().cols_block(0, 1));
+  math::copy(out, x.value().cols_block(0, 1));
   for (Index j = 1; j < x.cols(); ++j)
     math::map(
         out, [](auto a, auto b) { return a > b ? a : b; }, static_cast<View<const S>>(out), x.value().cols_block(j, 1));

@@ -13,8 +13,7 @@ Var<S> with_gradient_of(Var<S> value, Var<S> source) {
           ", the source of gradients ", source.rows(), " x ", source.cols());
   Tape<S>& tape = value.tape();
   const Var<S> y = tape.make(value.rows(), value.cols(), source.requires_grad());
-  math::map(
-      tape.mutable_value(y), [](auto v) { return v; }, value.value());
+  math::copy(tape.mutable_value(y), value.value());
   if (y.requires_grad())
     tape.on_backward({y}, [y, source] {
       add_grad(
