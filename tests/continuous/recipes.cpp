@@ -15,7 +15,7 @@ static_assert(diffeo::Flow<diffeo::CnfFlow<double>>);
 
 TEMPLATE_TEST_CASE("continuous recipe: laws", "[continuous]", float, double) {
   using S = TestType;
-  CnfFlowOptions options{.network = {.hidden = {10, 9, 8}, .last_scale = 1}};
+  CnfFlowOptions options{.network = {.hidden = {10, 9, 8}, .first_scale = 1}};
   auto& solver = options.cnf.training.solver;
   if constexpr (std::is_same_v<S, float>)
     solver.steps = 12;  // so that derivatives in float and double are those of one map
