@@ -64,14 +64,14 @@ TEMPLATE_TEST_CASE("vector_field: dense fields give their Jacobian in factors an
             CAPTURE(name, std::string(activation_names[a]), dim, n);
             Tape<S> tape;
             const Var<S> t = tape.copy(times<S>(n)), x = tape.copy(gaussian<S>(n, dim, 0));
-            const LinearisedField<S> factors = field.linearised(t, x);
+            const Linearised<S> factors = field.linearised(t, x);
             const MultiDual<S> columns = field.with_jacobian(t, x);
             REQUIRE(tape.size() == 0);
             REQUIRE(factors.count == field.layer_count());
             REQUIRE(static_cast<bool>(factors.slopes[factors.count - 1]) == field.gates_output());
             REQUIRE(columns.directions == dim);
             const Array<S> v = to_array(field(t, x));
-            REQUIRE(same_bits(to_array(factors.velocity), v));
+            REQUIRE(same_bits(to_array(factors.value), v));
             const auto near = [&](const Array<S>& got, const Array<S>& expected) {
               return n == 0 || (got - expected).abs().maxCoeff() <= eps * (1 + expected.abs().maxCoeff());
             };
@@ -80,7 +80,7 @@ TEMPLATE_TEST_CASE("vector_field: dense fields give their Jacobian in factors an
               const Array<S> expected = column_of_jacobian(field, t, x, k);
               Array<S> direction = Array<S>::Zero(n, dim);
               direction.col(k).setOnes();
-              REQUIRE(near(to_array(factors.times(tape.copy(direction))), expected));
+              REQUIRE(near(to_array(factors.forward(tape.copy(direction))), expected));
               const View<const S> column =
                   diffeo::detail::stacked(columns.blocks.value(), columns, k + 1, columns.rows);
               REQUIRE(near(as_eigen(column), expected));

@@ -22,7 +22,7 @@ auto layers_of(const Mlp<S>& net, Tape<S>& tape) {
 
 template <Real S>
 Linearised<S> linearised(const Mlp<S>& net, Var<S> x) {
-  return {x, net.activation, net.layers.size(), layers_of(net, x.tape())};
+  return linearise(x, net.activation, net.layers.size(), layers_of(net, x.tape()));
 }
 
 }  // namespace

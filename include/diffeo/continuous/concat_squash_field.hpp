@@ -58,7 +58,7 @@ struct ConcatSquashField {
   bool gates_output() const { return gate_output; }
   Var<Scalar> weights(Tape<Scalar>& tape, std::size_t i) const { return as_var(tape, layers[i].dense.weight); }
 
-  LinearisedField<Scalar> linearised(const Var<Scalar>& t, Var<Scalar> x) const {
+  Linearised<Scalar> linearised(const Var<Scalar>& t, Var<Scalar> x) const {
     using S = Scalar;
     detail::require_point("ConcatSquashField", t, x, dim());
     Tape<S>& tape = x.tape();

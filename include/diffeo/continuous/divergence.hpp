@@ -164,8 +164,8 @@ struct PreparedField {
   FieldValue<S> by_closed_form(const Var<S>& t, const Var<S>& x) const {
     FieldValue<S> value;
     if constexpr (DenseField<Field>) {
-      const LinearisedField<S> at = field.linearised(t, x);
-      value.velocity = at.velocity;
+      const Linearised<S> at = field.linearised(t, x);
+      value.velocity = at.value;
       value.divergence = linear(at.slopes[0], closed.front());
       if (at.slopes[1]) value.divergence = row_dot(at.slopes[1], value.divergence);
     }
@@ -208,10 +208,10 @@ struct PreparedField {
   FieldValue<S> estimated(const Var<S>& t, const Var<S>& x, const Var<S>& noise, const FieldTerms& terms) const {
     const ProbeCounts counts = probe_counts();
     FieldValue<S> value;
-    [[maybe_unused]] LinearisedField<S> at;
+    [[maybe_unused]] Linearised<S> at;
     if constexpr (DenseField<Field>) {
       at = field.linearised(t, x);
-      value.velocity = at.velocity;
+      value.velocity = at.value;
     }
     // Sums over the random vectors first, divided by their number before the others are added.
     const S share = counts.random > 1 ? S(1) / static_cast<S>(counts.random) : S(1);
@@ -219,7 +219,7 @@ struct PreparedField {
       const Var<S> e = cols(noise, i * dim(), dim());
       Var<S> moved;
       if constexpr (DenseField<Field>) {
-        moved = at.times(e);
+        moved = at.forward(e);
       } else {
         const Dual<Var<S>> v = along(field, t, x, e);
         moved = v.tangent;
@@ -247,11 +247,11 @@ struct PreparedField {
     Field& constants = tape.pooled_copy(field);
     for_each_leaf_pair(field, constants, tape.template allocate<const Var<S>*>(leaf_count(field)),
                        [&tape](LeafKind, const Var<S>& from, Var<S>& to) { to = tape.constant(from.value()); });
-    [[maybe_unused]] LinearisedField<S> at;
+    [[maybe_unused]] Linearised<S> at;
     if constexpr (DenseField<Field>) at = constants.linearised(time, point);
     detail::orthonormalise_sketch(tape, counts, dim(), noise, [&](const Var<S>& v) {
       if constexpr (DenseField<Field>)
-        return at.times(v);
+        return at.forward(v);
       else
         return along(constants, time, point, v).tangent;
     });

@@ -48,7 +48,7 @@ struct MlpField {
     return i == 0 ? cols(w, 0, dim()) : w;
   }
 
-  LinearisedField<Scalar> linearised(const Var<Scalar>& t, const Var<Scalar>& x) const {
+  Linearised<Scalar> linearised(const Var<Scalar>& t, const Var<Scalar>& x) const {
     using S = Scalar;
     detail::require_point("MlpField", t, x, dim());
     Tape<S>& tape = x.tape();

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <diffeo/nn/jacobian.hpp>
+#include <diffeo/nn/linearised.hpp>
 
 /// Vector fields dx/dt = f(t, x), from which continuous flows are made.
 namespace diffeo::inline DIFFEO_ISA {
@@ -35,25 +36,6 @@ concept VectorFieldOf = Real<S> && requires(const F& f, F& m, const Var<S>& v, c
 template <class F>
 concept VectorField = requires { typename F::Scalar; } && VectorFieldOf<F, typename F::Scalar>;
 
-/// The velocity at given points, with the Jacobian there as a chain of factors: J = diag(slopes[L - 1]) W[L - 1] ...
-/// diag(slopes[0]) W[0]. The last slope is an empty Var where it is 1.
-template <Real S>
-struct LinearisedField {
-  Var<S> velocity;
-  std::size_t count = 0;
-  const Var<S>* weights = nullptr;
-  const Var<S>* slopes = nullptr;
-
-  /// J v, N x D.
-  Var<S> times(Var<S> v) const {
-    for (std::size_t i = 0; i < count; ++i) {
-      v = linear(v, weights[i]);
-      if (slopes[i]) v = v * slopes[i];
-    }
-    return v;
-  }
-};
-
 /// A field that is a chain of dense layers: its Jacobian is known in factors, and its divergence in closed form where
 /// at most two layers are hidden.
 ///
@@ -62,7 +44,7 @@ struct LinearisedField {
 /// | f.layer_count()         | std::size_t        | L, hidden layers and the last                              |
 /// | f.weights(tape, i)      | Var<S>             | W[i], outputs x inputs; of the first, those of x alone     |
 /// | f.gates_output()        | bool               | whether the last layer has a slope of its own              |
-/// | f.linearised(t, x)      | LinearisedField<S> | velocity and the factors of the Jacobian                   |
+/// | f.linearised(t, x)      | Linearised<S>      | velocity (its value) and the factors of the Jacobian       |
 /// | f.with_jacobian(t, x)   | MultiDual<S>       | velocity and all columns of the Jacobian                   |
 template <class F>
 concept DenseField =
@@ -70,7 +52,7 @@ concept DenseField =
       { f.layer_count() } -> std::convertible_to<std::size_t>;
       { f.weights(tape, std::size_t{0}) } -> std::same_as<Var<typename F::Scalar>>;
       { f.gates_output() } -> std::same_as<bool>;
-      { f.linearised(v, v) } -> std::same_as<LinearisedField<typename F::Scalar>>;
+      { f.linearised(v, v) } -> std::same_as<Linearised<typename F::Scalar>>;
       { f.with_jacobian(v, v) } -> std::same_as<MultiDual<typename F::Scalar>>;
     };
 

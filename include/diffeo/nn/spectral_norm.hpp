@@ -318,7 +318,7 @@ struct SpectralMlp {
 
   /// Returns the Jacobian at x, a constant, as a linear map, with the parameters as constants.
   Linearised<Scalar> linearised(const Var<Scalar>& x) const {
-    return {x, activation, layers.size(), [&](std::size_t i) { return constants(x.tape(), i); }};
+    return linearise(x, activation, layers.size(), [&](std::size_t i) { return constants(x.tape(), i); });
   }
 
   /// Returns an upper bound of the Lipschitz constant that does not depend on the power iterations.
