@@ -166,11 +166,11 @@ class RefinementInDouble {
 
   // Returns g(v) in double.
   View<const double> evaluate(View<const double> v) const {
-    const std::size_t depth = network_.layers.size();
-    Var<double> h = wide_->constant(v);
-    for (std::size_t i = 0; i < depth; ++i)
-      h = affine(h, weights_[2 * i], weights_[2 * i + 1], i + 1 < depth ? network_.activation : Activation::identity);
-    return h.value();
+    return perceptron(wide_->constant(v), network_.layers.size(), network_.activation,
+                      [this](std::size_t i, const Var<double>& in, Activation a) {
+                        return affine(in, weights_[2 * i], weights_[2 * i + 1], a);
+                      })
+        .value();
   }
 
   // Returns the rows of v that have not converged.

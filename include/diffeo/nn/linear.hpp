@@ -45,6 +45,14 @@ struct Linear {
   }
 };
 
+/// Returns x after the layers of a perceptron, with the activation between them and none after the last: layer(i, x, a)
+/// is layer i < count with the activation a.
+template <class X, class Layer>
+X perceptron(X x, std::size_t count, Activation activation, const Layer& layer) {
+  for (std::size_t i = 0; i < count; ++i) x = layer(i, x, i + 1 < count ? activation : Activation::identity);
+  return x;
+}
+
 /// Returns a dense layer with weights drawn by initialise() and zero bias. Throws invalid_argument for fewer than one
 /// input or output.
 template <Real S>

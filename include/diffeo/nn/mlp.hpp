@@ -43,10 +43,9 @@ struct Mlp {
 
   /// N x inputs -> N x outputs.
   template <Traced X>
-  X operator()(X x) const {
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      x = layers[i](x, i + 1 < layers.size() ? activation : Activation::identity);
-    return x;
+  X operator()(const X& x) const {
+    return perceptron(x, layers.size(), activation,
+                      [this](std::size_t i, const X& in, Activation a) { return layers[i](in, a); });
   }
 };
 

@@ -280,11 +280,11 @@ struct SpectralMlp {
 
   /// Returns the network's outputs, N x inputs -> N x outputs.
   template <Traced X>
-  X operator()(X x) const {
+  X operator()(const X& x) const {
     auto& tape = innermost(x).tape();
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      x = affine(x, layers[i].matrix(tape), layers[i].bias, i + 1 < layers.size() ? activation : Activation::identity);
-    return x;
+    return perceptron(x, layers.size(), activation, [&](std::size_t i, const X& in, Activation a) {
+      return affine(in, layers[i].matrix(tape), layers[i].bias, a);
+    });
   }
 
   /// Returns the network's outputs with their whole Jacobian, one direction per input.
@@ -302,12 +302,11 @@ struct SpectralMlp {
   }
 
   /// Returns the network's outputs like operator(), with the parameters as constants.
-  Var<Scalar> with_constant_parameters(Var<Scalar> x) const {
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      const auto [w, b] = constants(x.tape(), i);
-      x = affine(x, w, b, i + 1 < layers.size() ? activation : Activation::identity);
-    }
-    return x;
+  Var<Scalar> with_constant_parameters(const Var<Scalar>& x) const {
+    return perceptron(x, layers.size(), activation, [this](std::size_t i, const Var<Scalar>& in, Activation a) {
+      const auto [w, b] = constants(in.tape(), i);
+      return affine(in, w, b, a);
+    });
   }
 
   /// Returns the network's outputs with their whole Jacobian like with_jacobian(), with the parameters as constants.
