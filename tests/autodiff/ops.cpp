@@ -26,8 +26,8 @@ namespace {
 template <class T>
 using Span = std::span<const T>;
 
-// An extent of an operand; `rows` stands for the number of rows of the batch.
-constexpr Index rows = -1;
+// An extent of an operand; `batch_rows` stands for the number of rows of the batch.
+constexpr Index batch_rows = -1;
 struct Extent {
   Index r, c;
 };
@@ -90,7 +90,7 @@ std::vector<Case> broadcasts(std::size_t operands) {
   for (std::size_t k = 0; k < operands; ++k) {
     std::vector<Case> longer;
     for (const Case& c : cases)
-      for (const Extent e : {Extent{rows, 3}, Extent{rows, 1}, Extent{1, 3}, Extent{1, 1}}) {
+      for (const Extent e : {Extent{batch_rows, 3}, Extent{batch_rows, 1}, Extent{1, 3}, Extent{1, 1}}) {
         longer.push_back(c);
         longer.back().push_back(e);
       }
@@ -176,7 +176,7 @@ auto matrix(const X& x) {
 std::vector<Case> dense(bool bias, bool turned = false) {
   std::vector<Case> cases;
   for (const auto& [k, m] : {std::pair<Index, Index>{1, 1}, {1, 6}, {2, 5}, {3, 3}, {5, 2}, {4, 4}, {7, 9}, {9, 17}}) {
-    cases.push_back({{rows, k}, turned ? Extent{k, m} : Extent{m, k}});
+    cases.push_back({{batch_rows, k}, turned ? Extent{k, m} : Extent{m, k}});
     if (bias) cases.back().push_back({1, m});
   }
   return cases;
@@ -262,7 +262,7 @@ std::vector<Op> make_ops() {
       unary("silu", any, [](double a) { return act(Activation::silu, a); })([](auto x, auto) { return silu(x[0]); }),
       unary("lip_swish", any,
             [](double a) { return act(Activation::lip_swish, a); })([](auto x, auto) { return lip_swish(x[0]); }),
-      general("zeros", 1, {{{rows, 3}}}, true, [](const Arrays& x) { return Array<double>::Zero(x[0].rows(), 2); })(
+      general("zeros", 1, {{{batch_rows, 3}}}, true, [](const Arrays& x) { return Array<double>::Zero(x[0].rows(), 2); })(
           [](auto x, auto) { return zeros(x[0], 2); }),
       // fused chains
       unary("scaled_tanh", any, [](double a) { return 1.5 * std::tanh(0.75 * a); })(
@@ -293,33 +293,33 @@ std::vector<Op> make_ops() {
       general("log_sum_exp", 1, broadcasts(1), true, [](const Arrays& x) { return x[0].exp().rowwise().sum().log(); })(
           [](auto x, auto) { return log_sum_exp(x[0]); }),
       // columns
-      general("cols", 1, {{{rows, 4}}}, true,
+      general("cols", 1, {{{batch_rows, 4}}}, true,
               [](const Arrays& x) { return x[0].middleCols(1, 2); })([](auto x, auto) { return cols(x[0], 1, 2); }),
-      general("cols(none)", 1, {{{rows, 4}}}, true,
+      general("cols(none)", 1, {{{batch_rows, 4}}}, true,
               [](const Arrays& x) { return x[0].middleCols(4, 0); })([](auto x, auto) { return cols(x[0], 4, 0); }),
-      general("cols * cols", 1, {{{rows, 4}}}, true,
+      general("cols * cols", 1, {{{batch_rows, 4}}}, true,
               [](const Arrays& x) { return x[0].leftCols(3) * x[0].rightCols(3); })(
           [](auto x, auto) { return cols(x[0], 0, 3) * cols(x[0], 1, 3); }),
-      general("take", 1, {{{rows, 4}}}, true,
+      general("take", 1, {{{batch_rows, 4}}}, true,
               [](const Arrays& x) {
                 Array<double> y(x[0].rows(), 4);
                 for (std::size_t k = 0; k < 4; ++k) y.col(static_cast<Index>(k)) = x[0].col(some_columns[k]);
                 return y;
               })([](auto x, auto) { return take(x[0], some_columns); }),
-      general("take(consecutive)", 1, {{{rows, 4}}}, true,
+      general("take(consecutive)", 1, {{{batch_rows, 4}}}, true,
               [](const Arrays& x) { return x[0].middleCols(1, 2); })([](auto x, auto) { return take(x[0], middle); }),
-      general("take(none)", 1, {{{rows, 4}}}, true, [](const Arrays& x) { return x[0].leftCols(0); })(
+      general("take(none)", 1, {{{batch_rows, 4}}}, true, [](const Arrays& x) { return x[0].leftCols(0); })(
           [](auto x, auto) { return take(x[0], std::vector<Index>{}); }),
-      general("merge", 2, {{{rows, 3}, {rows, 2}}}, true,
+      general("merge", 2, {{{batch_rows, 3}, {batch_rows, 2}}}, true,
               [](const Arrays& x) {
                 Array<double> y(x[0].rows(), 5);
                 for (std::size_t k = 0; k < 3; ++k) y.col(even[k]) = x[0].col(static_cast<Index>(k));
                 for (std::size_t k = 0; k < 2; ++k) y.col(odd[k]) = x[1].col(static_cast<Index>(k));
                 return y;
               })([](auto x, auto) { return merge(x[0], even, x[1], odd); }),
-      general("transposed", 1, {{{rows, 3}}, {{3, 5}}, {{1, 4}}, {{20, 1}}}, false,
+      general("transposed", 1, {{{batch_rows, 3}}, {{3, 5}}, {{1, 4}}, {{20, 1}}}, false,
               [](const Arrays& x) { return x[0].transpose(); })([](auto x, auto) { return transposed(x[0]); }),
-      general("concat", 2, {{{rows, 2}, {rows, 2}}, {{rows, 1}, {rows, 3}}, {{rows, 2}, {rows, 0}}}, true,
+      general("concat", 2, {{{batch_rows, 2}, {batch_rows, 2}}, {{batch_rows, 1}, {batch_rows, 3}}, {{batch_rows, 2}, {batch_rows, 0}}}, true,
               [](const Arrays& x) {
                 Array<double> y(x[0].rows(), x[0].cols() + x[1].cols());
                 y << x[0], x[1];
@@ -356,7 +356,7 @@ template <Real S>
 std::vector<Array<S>> operands(const Op& op, const Case& shapes, Index n) {
   std::vector<Array<S>> x;
   for (const Extent& e : shapes) {
-    Array<S> a(e.r == rows ? n : e.r, e.c);
+    Array<S> a(e.r == batch_rows ? n : e.r, e.c);
     fill_normal(view(a), 11, x.size());
     if (op.domain == Domain::positive) a = a.abs() + S(0.4);
     if (op.domain == Domain::off_zero)
@@ -371,7 +371,7 @@ void for_each_case(const F& f) {
   for (const Op& op : ops())
     for (const Case& shapes : op.cases) {
       bool batched = false;
-      for (const Extent& e : shapes) batched = batched || e.r == rows;
+      for (const Extent& e : shapes) batched = batched || e.r == batch_rows;
       for (const Index n : batches) {
         const auto x = operands<S>(op, shapes, n);
         std::string where = op.name;
@@ -620,13 +620,13 @@ TEMPLATE_TEST_CASE("ops: a row's bits do not depend on the other rows", "[ops]",
     const auto part = [&](Index first, Index count) {
       auto some = x;
       for (std::size_t k = 0; k < x.size(); ++k)
-        if (shapes[k].r == rows) some[k] = x[k].middleRows(first, count).eval();
+        if (shapes[k].r == batch_rows) some[k] = x[k].middleRows(first, count).eval();
       return some;
     };
     Index n = 0;
     bool batched = false;
     for (std::size_t k = 0; k < x.size(); ++k)
-      if (shapes[k].r == rows) {
+      if (shapes[k].r == batch_rows) {
         n = x[k].rows();
         batched = true;
       }
@@ -817,10 +817,10 @@ TEMPLATE_TEST_CASE("make_elementwise: an op of one's own, with operands that bro
   });
   const auto [expected_y, expected_da, expected_db] =
       gradients([](Var<S> a, Var<S> b) { return a / (square(b) + S(1)); });
-  const S tolerance = 50 * std::numeric_limits<S>::epsilon();
-  CHECK((y - expected_y).abs().maxCoeff() < tolerance);
-  CHECK((da - expected_da).abs().maxCoeff() < tolerance);
-  CHECK((db - expected_db).abs().maxCoeff() < tolerance);
+  const S accuracy = 50 * std::numeric_limits<S>::epsilon();
+  CHECK((y - expected_y).abs().maxCoeff() < accuracy);
+  CHECK((da - expected_da).abs().maxCoeff() < accuracy);
+  CHECK((db - expected_db).abs().maxCoeff() < accuracy);
   Tape<S> tape;
   const Var<S> a = tape.copy(a0), narrow = tape.copy(Array<S>(Array<S>::Zero(1, 2)));
   CHECK_THROWS_AS(make_elementwise<S>(

@@ -66,9 +66,8 @@ TEST_CASE("learning rate: bad options", "[training]") {
 
 TEST_CASE("learning rate: what suits a model is the least that a part of it suggests", "[training]") {
   using namespace diffeo;
-  using Base = StandardNormal<float>;
-  CHECK(suggested_learning_rate<TransformedDistribution<Base, RealNvp<float>>> == 2e-3);
-  CHECK(suggested_learning_rate<TransformedDistribution<Base, PlanarFlow<float>>> == 5e-3);
+  CHECK(suggested_learning_rate<TransformedDistribution<StandardNormal<float>, RealNvp<float>>> == 2e-3);
+  CHECK(suggested_learning_rate<TransformedDistribution<StandardNormal<float>, PlanarFlow<float>>> == 5e-3);
   CHECK(suggested_learning_rate<CnfFlow<float>> == 1e-2);
   CHECK(suggested_learning_rate<FlowSequence<CnfFlow<float>, Repeated<Planar<float>>>> == 5e-3);
   CHECK(suggested_learning_rate<DiagonalScale<float>> == usual_learning_rate);
