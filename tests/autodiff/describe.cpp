@@ -42,6 +42,11 @@ TEST_CASE("describe: how two models differ", "[describe]") {
   CHECK(wider[0] ==
         "layers.0.0.conditioner.layers.0.weight (parameter, 4 x 1), not layers.0.0.conditioner.layers.0.weight "
         "(parameter, 5 x 1)");
+  const auto shorter = planar<float>(2, {.layers = 2}), longer = planar<float>(2, {.layers = 3});
+  const auto missing = structure_differences(shorter, longer);
+  REQUIRE(missing.size() == 5);  // kind, activation, u, w, b
+  for (const std::string& line : missing) CHECK(contains(line, "only in the second: layers.0.2."));
+  CHECK(contains(structure_differences(longer, shorter).front(), "only in the first: layers.0.2."));
   // A mask decides what is computed though every array is the same.
   auto turned = one;
   std::swap(std::get<0>(turned.layers).layers[0].mask.kept, std::get<0>(turned.layers).layers[0].mask.moved);

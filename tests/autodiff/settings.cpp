@@ -18,7 +18,42 @@ std::string value_at(const std::vector<Setting>& settings, const std::string& pa
   return "missing";
 }
 
+// A structure with settings of many kinds.
+struct Knots {
+  std::vector<double> positions = {0.5, 1.5};
+  std::uint64_t seed = ~std::uint64_t{0};
+  template <class Self>
+  static auto fields(Self&) {
+    return diffeo::fields();
+  }
+  template <class Self>
+  static auto settings(Self& self) {
+    return diffeo::settings("positions", self.positions, "seed", self.seed);
+  }
+};
+
 }  // namespace
+
+TEST_CASE("settings: numbers keep their values", "[settings]") {
+  CHECK(value_at(settings_of(Knots{}), "positions") == "[0.5, 1.5]");
+  CHECK(value_at(settings_of(Knots{}), "seed") == "18446744073709551615");
+  CHECK(settings_of(Knots{}) != settings_of(Knots{{0.7, 1.9}, 1}));
+}
+
+TEST_CASE("settings: parts that do not fit together are named", "[settings]") {
+  const auto named = [](const auto& flow) {
+    const TransformedDistribution model(StandardNormal<double>(2), flow);
+    return thrown_message<invalid_argument>([&] { model.log_prob(Array<double>::Zero(2, 2)); });
+  };
+  CHECK(named(FlowSequence(Permutation<double>::reverse(2), Permutation<double>{{1, 0}, {0, 1}})) ==
+        "flow.layers.1: Permutation: inverse_order does not undo order");
+  CHECK(named(FlowSequence(Permutation<double>::reverse(2), Permutation<double>{{0, 5}, {0, 1}})) ==
+        "flow.layers.1: Permutation: coordinate 5 is out of the range 0 to 1");
+  CHECK(contains(named(DiagonalScale<double>{Array<double>::Zero(2, 2)}), "flow: diagonal scale: log_scale is 2 x 2"));
+  auto layers = planar<double>(2, {.layers = 3});
+  std::get<0>(layers.layers).layers[1].u = Array<double>::Zero(1, 3);
+  CHECK(contains(named(layers), "flow.layers.0.1: planar: u is 1 x 3"));
+}
 
 TEST_CASE("settings: all that decides what a model computes besides its arrays", "[settings]") {
   const auto coupling = settings_of(real_nvp<float>(3, {.layers = 2, .log_scale_bound = 2.5}));

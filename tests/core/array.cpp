@@ -89,6 +89,8 @@ TEST_CASE("arrays: sizes, moves and conversions", "[array]") {
 
   constexpr Index huge = Index{1} << 40;
   CHECK_THROWS_AS(Array<float>(huge, huge), std::bad_alloc);
+  CHECK_THROWS_AS(Array<float>(-1, 3), std::bad_alloc);
+  CHECK_THROWS_AS(Array<float>(-2, -3), std::bad_alloc);
   CHECK_THROWS_AS(x.resize(huge, huge), std::bad_alloc);
   CHECK((x == own.transpose()).all());
 }

@@ -311,9 +311,8 @@ TEST_CASE("sequences: results of the wrong shape are refused", "[layers]") {
         FlowSequence(plain, layer).forward(input ? tape.variable(x) : tape.copy(x));
       });
     };
-    CHECK(message({1, 0, 1}) == "flow sequence: map number 2 gave 30 x 1 values for 30 x 2");
-    CHECK(message({2, 1, 1}) == "flow sequence: map number 2 gave 1 x 1 log-determinants for 30 rows, expected 30 x 1");
-    CHECK(message({2, 0, 2}) ==
-          "flow sequence: map number 2 gave 30 x 2 log-determinants for 30 rows, expected 30 x 1");
+    CHECK(message({1, 0, 1}) == "flow sequence: layer 1 gave 30 x 1 values for 30 x 2");
+    CHECK(message({2, 1, 1}) == "flow sequence: layer 1 gave 1 x 1 log-determinants for 30 rows, expected 30 x 1");
+    CHECK(message({2, 0, 2}) == "flow sequence: layer 1 gave 30 x 2 log-determinants for 30 rows, expected 30 x 1");
   }
 }

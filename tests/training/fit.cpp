@@ -59,6 +59,18 @@ struct Failing {
   }
 };
 
+// Maximum likelihood that throws at one step.
+struct Throwing {
+  MaximumLikelihood<float> good;
+  std::uint64_t at_step;
+  Index size() const { return good.size(); }
+  template <class Model>
+  Var<float> loss(const Model& model, Tape<float>& tape, const Minibatch& batch) const {
+    if (batch.step == at_step) throw std::runtime_error("enough");
+    return good.loss(model, tape, batch);
+  }
+};
+
 // Maximum likelihood for which one row of the data is never solved from some step on.
 template <class Error>
 struct Unsolved {
@@ -281,6 +293,39 @@ TEST_CASE("a callback that throws leaves the best or the latest parameters", "[t
   short_one.steps = 10;
   diffeo::fit(expected, data, short_one);
   CHECK(same_parameters(best, expected));
+}
+
+TEST_CASE("an objective that throws leaves the latest parameters", "[training]") {
+  const Array<float> data = moons<float>(200);
+  const auto start = some_model(data, 1);
+  const diffeo::LearningRate rate{.learning_rate = 0.01, .schedule = diffeo::Schedule::constant};
+  auto latest = start, expected = start;
+  CHECK(thrown_message<std::runtime_error>([&] {
+          diffeo::fit(latest, Throwing{MaximumLikelihood<float>(data), 3}, {.steps = 20, .batch = 50, .rate = rate});
+        }) == "enough");
+  diffeo::fit(expected, data, {.steps = 3, .batch = 50, .rate = rate});
+  CHECK(same_parameters(latest, expected));
+}
+
+TEST_CASE("a callback may assign to the model", "[training]") {
+  const Array<float> data = moons<float>(200);
+  const auto start = some_model(data, 1), other = some_model(data, 2);
+  auto model = start, expected = start;
+  diffeo::fit(expected, data, {.steps = 6, .batch = 50});
+  diffeo::fit(model, data, {.steps = 6, .batch = 50}, [&](const FitProgress&) { model = start; });
+  CHECK(same_parameters(model, expected));
+  CHECK(thrown_message<invalid_argument>([&] {
+          diffeo::fit(model, data, {.steps = 6, .batch = 50}, [&](const FitProgress&) { model = other; });
+        }) != "");
+}
+
+TEST_CASE("a loss that is not finite because of a parameter names it", "[training]") {
+  const Array<float> data = moons<float>(200);
+  auto model = some_model(data, 2);
+  std::get<0>(model.flow.layers).layers[1].conditioner.layers[0].bias(0, 2) = std::numeric_limits<float>::quiet_NaN();
+  const FitReport report = diffeo::fit(model, data, {.steps = 6, .batch = 50});
+  CHECK(report.reason == StopReason::non_finite);
+  CHECK(report.failure == "the parameter flow.layers.0.1.conditioner.layers.0.bias(row 0, col 2) is nan");
 }
 
 TEST_CASE("the progress bar is a callback", "[training]") {

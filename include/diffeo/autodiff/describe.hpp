@@ -3,6 +3,7 @@
 
 #include <diffeo/autodiff/settings.hpp>
 #include <iomanip>
+#include <map>
 #include <ostream>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -68,11 +69,18 @@ template <class A, class B>
 std::vector<std::string> structure_differences(const A& a, const B& b) {
   std::vector<std::string> differences;
   const auto compare = [&](const auto& left, const auto& right, const auto& text) {
-    for (std::size_t i = 0; i < std::max(left.size(), right.size()); ++i) {
-      const std::string of_left = i < left.size() ? text(left[i]) : "nothing";
-      const std::string of_right = i < right.size() ? text(right[i]) : "nothing";
-      if (of_left != of_right) differences.push_back(of_left + ", not " + of_right);
+    std::map<std::string, std::string> of_right;
+    for (const auto& entry : right) of_right[entry.path] = text(entry);
+    for (const auto& entry : left) {
+      const std::string of_left = text(entry);
+      const auto match = of_right.extract(entry.path);
+      if (match.empty())
+        differences.push_back("only in the first: " + of_left);
+      else if (match.mapped() != of_left)
+        differences.push_back(of_left + ", not " + match.mapped());
     }
+    for (const auto& entry : right)
+      if (of_right.contains(entry.path)) differences.push_back("only in the second: " + text(entry));
   };
   compare(settings_of(a), settings_of(b), [](const Setting& s) { return s.path + " = " + to_string(s.value); });
   compare(leaves(a), leaves(b), [](const auto& leaf) {

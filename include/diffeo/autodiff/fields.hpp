@@ -52,6 +52,21 @@ struct NamedType<const char (&)[N]> {
   using type = std::string_view;
 };
 
+template <class T>
+inline constexpr bool lists_references = std::is_lvalue_reference_v<T>;
+template <class... T>
+inline constexpr bool lists_references<std::tuple<T...>> = (std::is_lvalue_reference_v<T> && ...);
+template <class... T>
+inline constexpr bool lists_references<Named<T...>> = (lists_references<T> && ...);
+
+// Whether every second argument is an lvalue or a list of references.
+template <class... Args>
+constexpr bool refer_to_fields() {
+  bool all = true, field = false;
+  ((all = all && (!field || lists_references<Args>), field = !field), ...);
+  return all;
+}
+
 template <class... Args, std::size_t... I>
 auto named(std::index_sequence<I...>, [[maybe_unused]] std::tuple<Args...> args) {
   using Tuple = std::tuple<Args...>;
@@ -62,10 +77,12 @@ auto named(std::index_sequence<I...>, [[maybe_unused]] std::tuple<Args...> args)
 
 }  // namespace detail
 
-/// Returns the fields of a structure: alternating names and references to them.
+/// Returns the fields of a structure: alternating names and references to them. A field may also be a temporary list of
+/// references: std::tie(...) or fields(...).
 template <class... Args>
 auto fields(Args&&... args) {
   static_assert(sizeof...(Args) % 2 == 0, "fields: expected a name before each field");
+  static_assert(detail::refer_to_fields<Args...>(), "fields: a field is a temporary value, expected a reference to it");
   return detail::named(std::make_index_sequence<sizeof...(Args) / 2>{},
                        std::tuple<Args&&...>(std::forward<Args>(args)...));
 }

@@ -12,7 +12,8 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 /// The value of one setting. Enumerations and the names of alternatives are texts.
-using SettingValue = std::variant<bool, std::int64_t, double, std::string, std::vector<Index>>;
+using SettingValue =
+    std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<Index>, std::vector<double>>;
 
 inline std::string to_string(const SettingValue& value) {
   std::ostringstream out;
@@ -21,7 +22,7 @@ inline std::string to_string(const SettingValue& value) {
       [&out]<class V>(const V& v) {
         if constexpr (std::is_same_v<V, bool>) {
           out << (v ? "true" : "false");
-        } else if constexpr (std::is_same_v<V, std::vector<Index>>) {
+        } else if constexpr (requires { v.front(); } && !std::is_same_v<V, std::string>) {
           out << '[';
           for (std::size_t i = 0; i < v.size(); ++i) out << (i > 0 ? ", " : "") << v[i];
           out << ']';
@@ -62,14 +63,21 @@ SettingValue setting_value(const V& value) {
     return value;
   else if constexpr (std::is_enum_v<V>)
     return std::string(to_string(value));
+  else if constexpr (std::is_same_v<V, std::uint64_t>)
+    return value;
   else if constexpr (std::is_integral_v<V>)
     return static_cast<std::int64_t>(value);
   else if constexpr (std::is_floating_point_v<V>)
     return static_cast<double>(value);
   else if constexpr (std::is_convertible_v<const V&, std::string_view>)
     return std::string(std::string_view(value));
-  else
+  else if constexpr (std::is_floating_point_v<std::remove_cvref_t<decltype(*value.begin())>>)
+    return std::vector<double>(value.begin(), value.end());
+  else {
+    static_assert(std::is_integral_v<std::remove_cvref_t<decltype(*value.begin())>>,
+                  "settings: expected a value or list of a type that fields.hpp names");
     return std::vector<Index>(value.begin(), value.end());
+  }
 }
 
 template <class Values>

@@ -14,8 +14,8 @@ namespace diffeo::inline DIFFEO_ISA {
 /// |---------------------|-------------------------|-------------------------------------------------------|
 /// | f.dim()             | Index                   | D                                                     |
 /// | f(t, x)             | Var<S>                  | the velocity, N x D; t: N x 1, x: N x D               |
-/// | f(t, x)             | Dual<Var<S>>            | the same of Dual<Var<S>>: derivatives along tangents  |
-/// | F::fields(f)        | std::tuple of references | parameters, buffers and parts                        |
+/// | f(t, x)             | Dual<Var<S>>            | velocity with its derivative along a tangent          |
+/// | F::fields(f)        | fields(name, reference, ...) | parameters, buffers and parts                    |
 /// | f.rebind<Var<S>>()  | field over Var<S>       | the same structure with parameters still to be set    |
 ///
 /// A row's velocity must not depend on the other rows. Tangents are asked for because the divergence of a field of

@@ -37,11 +37,11 @@ namespace detail {
 // longer. The same for all instruction sets.
 inline constexpr std::size_t array_alignment = 64;
 
-// Returns rows * cols. Throws bad_alloc where that many numbers cannot be addressed.
+// Returns rows * cols. Throws bad_alloc for a negative extent and where that many numbers cannot be addressed.
 template <class S>
 Index array_size(Index rows, Index cols) {
   constexpr Index most = (std::numeric_limits<Index>::max() - Index{array_alignment}) / Index{sizeof(S)};
-  if (rows > 0 && cols > most / rows) throw std::bad_alloc();
+  if (rows < 0 || cols < 0 || (rows > 0 && cols > most / rows)) throw std::bad_alloc();
   return rows * cols;
 }
 

@@ -92,8 +92,8 @@ class ThreadPool {
     run_round(tasks, f, &ThreadPool::work);
   }
 
-  /// Does the same with the tasks dealt out evenly beforehand: task i is done by worker (i + shift) % size(). So that
-  /// every worker gets some, for instance to allocate what it needs.
+  /// Calls f(task, worker) like run(), with the tasks dealt out evenly beforehand: worker (i + shift) % size() does
+  /// task i. Every worker then gets some, for instance to allocate the memory that they need.
   void run_dealt(Index tasks, Index shift, FunctionRef<void(Index task, int worker)> f) {
     const Turn turn(*this);
     shift_ = shift;

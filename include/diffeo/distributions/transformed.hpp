@@ -41,7 +41,7 @@ struct TransformedDistribution {
   TransformedDistribution() = default;
   /// Throws invalid_argument if the dimensions of base and flow differ.
   TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) {
-    if constexpr (Flow<FlowType>)
+    if constexpr (requires { flow.dim(); })
       require(flow.dim() == 0 || flow.dim() == base.dim(), "transformed distribution: the base has dimension ",
               base.dim(), ", the flow ", flow.dim());
   }

@@ -29,6 +29,12 @@ struct DiagonalScale {
     return {};
   }
 
+  /// Throws invalid_argument where log_scale has not one row.
+  void check() const {
+    require(log_scale.rows() == 1, "diagonal scale: log_scale is ", log_scale.rows(), " x ", log_scale.cols(),
+            ", expected 1 x D");
+  }
+
   template <Traced X>
   Transformed<X> forward(const X& z) const {
     check(z);
@@ -45,6 +51,7 @@ struct DiagonalScale {
  private:
   template <Traced X>
   void check(const X& x) const {
+    check();
     require(x.cols() == dim(), "diagonal scale: x has ", x.cols(), " columns, this layer has dimension ", dim());
   }
 };

@@ -25,17 +25,17 @@ class Composition {
   void then(std::size_t part, FunctionRef<Transformed<X>(const X&, const Pass<Scalar>&)> map) {
     const Pass<Scalar> pass = pass_.of_part(part);
     if constexpr (is_var<X>) {
-      if (!recording_ && !value_.requires_grad()) return then_in_place(map, pass);
+      if (!recording_ && !value_.requires_grad()) return then_in_place(map, pass, part);
     }
-    add(checked(map(value_, pass)));
+    add(checked(map(value_, pass), part));
   }
 
   const X& value() const { return value_; }
   Transformed<X> result() const { return {value_, has_log_det_ ? log_det_ : zeros(value_, 1)}; }
 
  private:
-  const Transformed<X>& checked(const Transformed<X>& y) {
-    require_shapes(y, value_.rows(), value_.cols(), "flow sequence: map number ", ++maps_);
+  const Transformed<X>& checked(const Transformed<X>& y, std::size_t part) const {
+    require_shapes(y, value_.rows(), value_.cols(), "flow sequence: layer ", part);
     return y;
   }
 
@@ -49,7 +49,8 @@ class Composition {
   }
 
   // Two buffers for the value take turns; the log-determinant has one.
-  void then_in_place(FunctionRef<Transformed<X>(const X&, const Pass<Scalar>&)> map, const Pass<Scalar>& pass)
+  void then_in_place(FunctionRef<Transformed<X>(const X&, const Pass<Scalar>&)> map, const Pass<Scalar>& pass,
+                     std::size_t part)
     requires is_var<X>
   {
     auto& tape = value_.tape();
@@ -60,7 +61,7 @@ class Composition {
     const auto mark = tape.mark();
     const std::size_t recorded = tape.size();
     const long penalties = pass.penalties ? pass.penalties->count() : 0;
-    const Transformed<X> y = checked(map(value_, pass));
+    const Transformed<X> y = checked(map(value_, pass), part);
     // What was recorded, or is held by someone else, must keep its memory: a value that is constant may come with a
     // log-determinant that is not.
     if (y.value.requires_grad() || tape.size() != recorded ||
@@ -88,7 +89,6 @@ class Composition {
   X buffers_[2]{};
   X total_{};
   std::size_t turn_ = 0;
-  int maps_ = 0;
 };
 
 // Layers that go faster together than one after another.

@@ -6,7 +6,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A flow with its directions exchanged. What it offers is what the other direction of L offers.
+/// A flow with its directions exchanged: forward() is the inverse() of L where L has one, and the other way round.
 template <class L>
 struct Invert {
   using Scalar = typename L::Scalar;

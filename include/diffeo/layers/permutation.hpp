@@ -58,6 +58,11 @@ struct Permutation {
     return {order, inverse_order};
   }
 
+  /// Throws invalid_argument unless `order` holds each of 0 ... D-1 once and `inverse_order` undoes it.
+  void check() const {
+    require(from(order).inverse_order == inverse_order, "Permutation: inverse_order does not undo order");
+  }
+
   template <Traced X>
   Transformed<X> forward(const X& z) const {
     return apply(z, order);

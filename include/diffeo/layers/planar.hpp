@@ -165,6 +165,13 @@ struct Planar {
     return {{}, {}, {}, activation};
   }
 
+  /// Throws invalid_argument where the shapes of the parameters do not fit, and for an activation that is not tanh or
+  /// leaky_relu.
+  void check() const {
+    kind();
+    check_shapes();
+  }
+
   template <Traced X>
   Transformed<X> forward(const X& z) const {
     if constexpr (detail::is_var<X>)
@@ -214,6 +221,9 @@ struct Planar {
   template <Traced X>
   void check(const X& x) const {
     require(x.cols() == dim(), "planar: x has ", x.cols(), " columns, this layer has dimension ", dim());
+    check_shapes();
+  }
+  void check_shapes() const {
     require(u.rows() == 1 && w.rows() == 1 && u.cols() == dim() && b.rows() == 1 && b.cols() == 1, "planar: u is ",
             u.rows(), " x ", u.cols(), ", w ", w.rows(), " x ", w.cols(), ", b ", b.rows(), " x ", b.cols(),
             ", expected 1 x D, 1 x D and 1 x 1");

@@ -63,7 +63,7 @@ RealNvp<S> real_nvp(Index dim, const CouplingFlowOptions& options = {}) {
   return RealNvp<S>(std::move(couplings), Standardize<S>::identity(dim));
 }
 
-/// NICE of dimension dim, likewise.
+/// NICE of dimension dim, without standardisation: for data of order 1. Throws as real_nvp() does.
 template <Real S>
 Nice<S> nice(Index dim, const CouplingFlowOptions& options = {}) {
   auto couplings = detail::couplings<S>("nice", dim, options, AdditiveTransform{});
@@ -109,7 +109,8 @@ PlanarFlow<S> planar(Index dim, const PlanarFlowOptions& options = {}) {
   return PlanarFlow<S>(std::move(layers), Standardize<S>::identity(dim));
 }
 
-/// A radial flow of dimension dim, likewise; both directions are closed formulas.
+/// A radial flow of dimension dim, without standardisation; both directions are closed formulas. Throws
+/// invalid_argument for dim < 1 or no layers.
 template <Real S>
 RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
   require(options.layers >= 1, "radial: ", options.layers, " layers, expected at least 1");

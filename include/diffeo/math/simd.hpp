@@ -153,7 +153,7 @@ inline Vec<S> mul_add(Vec<S> a, Vec<S> b, Vec<S> c) {
 #endif
 }
 
-/// The same for one number, with the same bits.
+/// Returns a * b + c for single numbers, with the bits of mul_add().
 template <class S>
 inline S mul_add_scalar(S a, S b, S c) {
 #if defined(__FMA__)

@@ -29,14 +29,15 @@ bool goes_on(F& callback, const FitProgress& progress) {
 
 /// Trains the model on an objective, by Adam on shuffled minibatches. Each callback is called after every step with a
 /// FitProgress; one that returns false ends the training. With validation the parameters of the lowest validation loss
-/// are kept; an objective that draws its samples has nothing to hold out. Whatever happens the model ends with finite
-/// parameters: a loss or gradient that is not finite, or an equation of the model that is not solved (solver_error),
-/// stops the training with the last good ones. An exception of a callback or of the objective comes through and leaves
-/// the same parameters as if the training had ended there. While it runs the model holds its initial parameters or
-/// those of the last validation. Throws invalid_argument for options out of range; the model is then as before.
+/// are kept; an objective that draws its samples has nothing to hold out. A model that begins with finite parameters
+/// ends with finite ones: a loss or gradient that is not finite, or an equation of the model that is not solved
+/// (solver_error), stops the training with the last good ones. An exception of a callback or of the objective comes
+/// through and leaves the same parameters as if the training had ended there. While it runs the model holds its initial
+/// parameters or those of the last validation. Throws invalid_argument for options out of range; the model is then as
+/// before.
 template <class Model, class O, class... Callbacks>
   requires Objective<O, Model> && (!std::is_const_v<Model>)
-FitReport fit(Model& model, const O& objective, const FitOptions& options, Callbacks&&... callbacks) {
+FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, Callbacks&&... callbacks) {
   options.check();
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();

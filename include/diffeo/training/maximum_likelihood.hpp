@@ -17,7 +17,7 @@ class MaximumLikelihood {
     require(data.rows() > 0, "fit: data is empty, expected at least one row");
     require_finite(data, "fit: data");
   }
-  /// The same for data that the objective, with its copies, is to own.
+  /// Takes over the data, which the objective and its copies own. Throws as above.
   explicit MaximumLikelihood(Array<S>&& data) : MaximumLikelihood(std::make_shared<const Array<S>>(std::move(data))) {}
 
   Index size() const { return data_->rows(); }

@@ -26,7 +26,7 @@ struct Minibatch {
   }
 };
 
-/// Marks an objective that draws its samples, so that there are no rows. It is said and not left out: a forgotten
+/// Marks an objective that draws its samples, so that there are no rows. The mark is explicit, so that a forgotten
 /// size() is an error.
 template <class O>
 concept DrawsSamples = requires { requires bool(O::draws_samples); };
@@ -96,6 +96,7 @@ concept HasValidationLoss =
 /// | o.begin_step(state, whole)            | void        | with StepState: fills it from the whole minibatch     |
 /// | o.loss(..., state)                    | Var<S>      | with StepState, in place of the two losses above      |
 /// | o.validation_loss(model, tape, batch) | Var<S>      | optional: what validation computes, batch.count x 1   |
+/// | O::suggested_clip_ratio               | double      | optional: FitOptions::clip_ratio by default, else 1.2 |
 /// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
 ///
 /// A minibatch is cut into pieces that never meet, so a loss is a function of its own row, of its noise and of the
@@ -114,6 +115,15 @@ template <class O, class Model>
 concept Objective = (DrawsSamples<O> || requires(const O& o) {
                       { o.size() } -> std::convertible_to<Index>;
                     }) && (detail::HasLoss<O, Model> || detail::HasDetachedLoss<O, Model>);
+
+/// The FitOptions::clip_ratio that suits an objective: its static member `suggested_clip_ratio`, else 1.2.
+template <class O>
+inline constexpr double suggested_clip_ratio = [] {
+  if constexpr (requires { O::suggested_clip_ratio; })
+    return double{O::suggested_clip_ratio};
+  else
+    return 1.2;
+}();
 
 namespace detail {
 

@@ -6,6 +6,7 @@
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/training/adam.hpp>
 #include <diffeo/training/schedule.hpp>
+#include <optional>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -18,7 +19,8 @@ namespace diffeo::inline DIFFEO_ISA {
 /// | rate                | LearningRate  | what suits the model, in most cases 2e-3; cosine                      |
 /// | adam                | AdamOptions   |                                                                       |
 /// | clip_norm           | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | clip_ratio          | double        | 1.2: to this multiple of the running mean of the norms before; 0: off |
+/// | clip_ratio          | double        | what suits the objective, in most cases 1.2: gradients are scaled     |
+/// |                     |               | down to this multiple of the running mean of their norms; 0: off      |
 /// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps   |
 /// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out     |
 /// | validation_every    | long          | 100 steps                                                             |
@@ -32,7 +34,7 @@ struct FitOptions {
   LearningRate rate = {};
   AdamOptions adam = {};
   double clip_norm = 0;
-  double clip_ratio = 1.2;
+  std::optional<double> clip_ratio = std::nullopt;
   double ema_decay = 0;
   double validation_fraction = 0;
   long validation_every = 100;
@@ -48,8 +50,8 @@ struct FitOptions {
     rate.check();
     adam.check();
     require(clip_norm >= 0 && std::isfinite(clip_norm), "fit: clip_norm is ", clip_norm, ", expected >= 0");
-    require(clip_ratio == 0 || (clip_ratio >= 1 && std::isfinite(clip_ratio)), "fit: clip_ratio is ", clip_ratio,
-            ", expected 0 or >= 1");
+    if (const double ratio = clip_ratio.value_or(0); true)
+      require(ratio == 0 || (ratio >= 1 && std::isfinite(ratio)), "fit: clip_ratio is ", ratio, ", expected 0 or >= 1");
     require(ema_decay >= 0 && ema_decay < 1, "fit: ema_decay is ", ema_decay, ", expected 0 <= ema_decay < 1");
     require(validation_fraction >= 0 && validation_fraction < 1, "fit: validation_fraction is ", validation_fraction,
             ", expected 0 <= validation_fraction < 1");

@@ -65,6 +65,8 @@ template <class T>
 class ReverseKl {
  public:
   static constexpr bool draws_samples = true;
+  /// Gradients of samples in the tails are often large and right.
+  static constexpr double suggested_clip_ratio = 3;
 
   explicit ReverseKl(T target, const ReverseKlOptions& options = {}) : target_(std::move(target)), options_(options) {
     options.check();
@@ -90,7 +92,7 @@ class ReverseKl {
     return with_gradient_of(value, penalty ? source + penalty : source);
   }
 
-  /// Which sample has no finite loss, where it lies and what the target says there.
+  /// Returns which sample has no finite loss, where it lies and the value of the target there.
   template <class Model>
   std::string explain(const Model& model, Tape<typename Model::Scalar>& tape, const Minibatch& batch) const {
     Penalties<typename Model::Scalar> penalties;

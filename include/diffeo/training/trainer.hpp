@@ -23,8 +23,8 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
  public:
   using S = typename Model::Scalar;
 
-  /// The objective's rows `rows` are trained on. Model (its structure and buffers) and objective must outlive the
-  /// trainer. Throws invalid_argument for options out of range or no rows.
+  /// The objective's rows `rows` are trained on. The trainer copies the model; the
+  /// objective must outlive it. Throws invalid_argument for options out of range or no rows.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options)
     requires(!DrawsSamples<O>)
       : Trainer(model, objective, checked(std::move(rows)), options, 0) {}
@@ -34,6 +34,11 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
       : Trainer(model, objective, {}, options, 0) {}
 
  private:
+  // A member that no training would call is a mistake.
+  static_assert(BeginsSteps<O> || !(
+                                      requires { typename O::StepState; } || requires { &O::begin_step; }),
+                "fit: expected a StepState and void begin_step(StepState&, const Minibatch&) const");
+
   using Lifted = decltype(lift(std::declval<Tape<S>&>(), std::declval<const Model&>(), nullptr, nullptr));
 
   static constexpr bool detaches = detail::HasDetachedLoss<O, Lifted>;
@@ -57,7 +62,9 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
 
   // The last argument only tells this constructor from the public ones.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options, int)
-      : Core(parameters(model), std::move(rows), tile_rows_of<Model>, options), model_(model), objective_(objective) {
+      : Core(parameters(model), std::move(rows), tile_rows_of<Model>, options, suggested_clip_ratio<O>),
+        model_(model),
+        objective_(objective) {
     workers_.reserve(Core::workers());
     for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
     addresses_ = addresses();
@@ -98,8 +105,9 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
     return sum;
   }
 
-  // Buffers are read from here, and follow where they depend on parameters; the parameters are those of the core.
-  std::conditional_t<refreshes<Model>, Model, const Model&> model_;
+  // Buffers are read from here, and follow where they depend on parameters; the parameters are those of the core. A
+  // copy, so that a callback may do with the model what it likes.
+  Model model_;
   const O& objective_;
   std::uintptr_t addresses_ = 0;
   detail::step_state_t<O> state_{};

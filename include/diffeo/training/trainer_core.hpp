@@ -21,8 +21,8 @@ namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
-// What of a Trainer does not depend on the types of model and objective, so that it is compiled once: the choice of
-// rows, shards and threads, the sum of the gradients, clipping, Adam and averages.
+// The part of a Trainer that is compiled once for all models and objectives: the choice of rows, shards and threads,
+// the sum of the gradients, clipping, Adam and averages.
 template <Real S>
 class TrainerCore {
  public:
@@ -46,7 +46,7 @@ class TrainerCore {
         pool_->run_dealt(shards_, step_, run);
       else
         pool_->run(shards_, run);
-    } catch (...) {
+    } catch (const solver_error&) {
       values_ = previous_;
       refresh_buffers();
       throw;
@@ -60,6 +60,7 @@ class TrainerCore {
         failure_ = "the gradient of " + first_not_finite(gradients_.data());
       else
         explain();
+      if (failure_.empty() && !current().allFinite()) failure_ = "the parameter " + first_not_finite(values_.data());
       values_ = previous_;
       refresh_buffers();
       return loss + gradient_norm_;
@@ -103,9 +104,11 @@ class TrainerCore {
   const std::string& failure() const { return failure_; }
 
  protected:
-  // Of `rows` there are none where the objective draws its samples.
-  TrainerCore(Array<S> values, std::vector<Index> rows, Index model_tile_rows, const FitOptions& options)
+  // `rows` is empty where the objective draws its samples.
+  TrainerCore(Array<S> values, std::vector<Index> rows, Index model_tile_rows, const FitOptions& options,
+              double suggested_clip_ratio)
       : options_(options),
+        clip_ratio_(options.clip_ratio.value_or(suggested_clip_ratio)),
         order_(std::move(rows)),
         model_tile_rows_(model_tile_rows),
         batch_(order_.empty() ? options.batch : std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
@@ -191,7 +194,7 @@ class TrainerCore {
   // raise the bar for the next.
   double clip() {
     double limit = options_.clip_norm > 0 ? options_.clip_norm : std::numeric_limits<double>::infinity();
-    if (options_.clip_ratio > 0 && mean_norm_ > 0) limit = std::min(limit, options_.clip_ratio * mean_norm_);
+    if (clip_ratio_ > 0 && mean_norm_ > 0) limit = std::min(limit, clip_ratio_ * mean_norm_);
     const double norm = std::min(gradient_norm_, limit);
     // A plain mean at first, of about the last hundred steps later.
     mean_norm_ += std::max(0.01, 1 / static_cast<double>(step_)) * (norm - mean_norm_);
@@ -275,6 +278,7 @@ class TrainerCore {
   }
 
   FitOptions options_;
+  double clip_ratio_ = 0;
   std::vector<Index> order_, chosen_;
   std::size_t cursor_ = 0;
   std::uint64_t epoch_ = 0;
