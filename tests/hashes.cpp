@@ -168,7 +168,7 @@ void add_model(Hashes& hashes, const std::string& name, Flow flow) {
     std::vector<Index> rows(static_cast<std::size_t>(data.rows()));
     std::iota(rows.begin(), rows.end(), Index{0});
     const MaximumLikelihood<S> objective(data);
-    Trainer trainer(model, objective, rows, FitOptions{.batch = 140});
+    Trainer trainer(model, objective, rows, FitOptions{.batch = 140, .clip_ratio = 0});
     for (int k = 0; k < 3; ++k) trainer.step(1e-2);
     training.add(trainer.result());
     add<S>(hashes, name + ".training", training);

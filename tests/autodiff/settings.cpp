@@ -45,9 +45,10 @@ TEST_CASE("settings: parts that do not fit together are named", "[settings]") {
     const TransformedDistribution model(StandardNormal<double>(2), flow);
     return thrown_message<invalid_argument>([&] { model.log_prob(Array<double>::Zero(2, 2)); });
   };
-  CHECK(named(FlowSequence(Permutation<double>::reverse(2), Permutation<double>{{1, 0}, {0, 1}})) ==
-        "flow.layers.1: Permutation: inverse_order does not undo order");
-  CHECK(named(FlowSequence(Permutation<double>::reverse(2), Permutation<double>{{0, 5}, {0, 1}})) ==
+  CHECK(thrown_message<invalid_argument>([] {
+          check_structure(FlowSequence(Permutation<double>::reverse(2), Permutation<double>{{1, 0}, {0, 1}}));
+        }) == "layers.1: Permutation: inverse_order does not undo order");
+  CHECK(named(FlowSequence(Permutation<double>::reverse(2), Permutation<double>{{0, 5}, {0, 5}})) ==
         "flow.layers.1: Permutation: coordinate 5 is out of the range 0 to 1");
   CHECK(contains(named(DiagonalScale<double>{Array<double>::Zero(2, 2)}), "flow: diagonal scale: log_scale is 2 x 2"));
   auto layers = planar<double>(2, {.layers = 3});

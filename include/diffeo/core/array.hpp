@@ -143,6 +143,8 @@ template <class S>
 struct traits<diffeo::Array<S>> : traits<Eigen::Array<S, Dynamic, Dynamic, static_cast<int>(ColMajor) | DontAlign>> {
   using XprBase = ArrayBase<diffeo::Array<S>>;
 };
+template <>
+struct check_rows_cols_for_overflow<diffeo::detail::storage_tag> : check_rows_cols_for_overflow<Dynamic> {};
 template <class S>
 struct dense_xpr_base<diffeo::Array<S>, ArrayXpr> {
   using type = diffeo::detail::ArrayExpression<S>;
