@@ -5,8 +5,8 @@
 #include <diffeo/autodiff/parameter.hpp>
 #include <vector>
 
-/// How a model is walked through: its structures, and the vectors and tuples that hold them, down to its parameters and
-/// buffers (see fields.hpp).
+/// Walks through a model: its structures, and the vectors and tuples that hold them, down to its parameters and buffers
+/// (see fields.hpp).
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {

@@ -33,8 +33,8 @@ class Array;
 
 namespace detail {
 
-// Bytes between the beginnings of cache lines, where arrays begin: a product whose weights cross lines takes a fifth
-// longer. The same for all instruction sets.
+// Alignment of arrays in bytes, that of a cache line, for every instruction set: with AVX-512 a product whose weights
+// cross lines takes a fifth longer.
 inline constexpr std::size_t array_alignment = 64;
 
 // Returns rows * cols. Throws bad_alloc for a negative extent and where that many numbers cannot be addressed.

@@ -181,9 +181,10 @@ class integration_error : public solver_error {
   IntegrationFailure failure_;
 };
 
-/// Throws `invalid_argument` with the concatenation of `parts` unless `condition` holds.
+/// Throws `invalid_argument` with the concatenation of `parts` unless `condition` holds. Always inlined: a call would
+/// write the parts to memory, to pass references to them, even where the condition holds.
 template <class... Parts>
-[[gnu::always_inline]] inline void require(bool condition, const Parts&... parts) {  // parts need no memory then
+[[gnu::always_inline]] inline void require(bool condition, const Parts&... parts) {
   if (!condition) [[unlikely]]
     throw_invalid_argument({MessagePart(parts)...});
 }

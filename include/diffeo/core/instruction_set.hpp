@@ -28,7 +28,7 @@
 #define DIFFEO_ISA baseline
 #endif
 
-/// The same name as text.
+/// DIFFEO_ISA_NAME is DIFFEO_ISA as a string literal.
 #define DIFFEO_ISA_TEXT(name) #name
 #define DIFFEO_ISA_TEXT_OF(name) DIFFEO_ISA_TEXT(name)
 #define DIFFEO_ISA_NAME DIFFEO_ISA_TEXT_OF(DIFFEO_ISA)

@@ -18,7 +18,7 @@ void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index d
   require_finite(x.derived().template cast<S>(), what);
 }
 
-// The tiles of y, each `transform`'s of its rows.
+// Fills y tile by tile with what `transform` returns for the rows of the tile.
 template <Real S>
 void transform_tiles(const char* what, Transformed<Array<S>>& y, Index tile_rows, const Execution& execution,
                      FunctionRef<Transformed<Var<S>>(Tape<S>& tape, Index first, Index count)> transform) {

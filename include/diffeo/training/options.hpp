@@ -50,8 +50,8 @@ struct FitOptions {
     rate.check();
     adam.check();
     require(clip_norm >= 0 && std::isfinite(clip_norm), "fit: clip_norm is ", clip_norm, ", expected >= 0");
-    if (const double ratio = clip_ratio.value_or(0); true)
-      require(ratio == 0 || (ratio >= 1 && std::isfinite(ratio)), "fit: clip_ratio is ", ratio, ", expected 0 or >= 1");
+    const double ratio = clip_ratio.value_or(0);
+    require(ratio == 0 || (ratio >= 1 && std::isfinite(ratio)), "fit: clip_ratio is ", ratio, ", expected 0 or >= 1");
     require(ema_decay >= 0 && ema_decay < 1, "fit: ema_decay is ", ema_decay, ", expected 0 <= ema_decay < 1");
     require(validation_fraction >= 0 && validation_fraction < 1, "fit: validation_fraction is ", validation_fraction,
             ", expected 0 <= validation_fraction < 1");
