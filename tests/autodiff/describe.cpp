@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/autodiff/describe.hpp>
 #include <diffeo/layers/recipes.hpp>
+#include <limits>
 #include <sstream>
 
 #include "../catch.hpp"
@@ -21,12 +22,32 @@ TEST_CASE("describe: a table of settings, shapes and norms", "[describe]") {
   CHECK(description.arrays[7].norm == Approx(5).epsilon(1e-14));
   std::ostringstream text;
   text << description;
-  CHECK(contains(text.str(), "layers.0.1.activation  setting    tanh\n"));
-  CHECK(contains(text.str(), "layers.0.1.w           parameter  1 x 2      norm 1\n"));
-  CHECK(contains(text.str(), "layers.1.scale         buffer     1 x 2      norm 5\n"));
+  CHECK(contains(text.str(), "layers.0.{0, 1}.activation  setting    tanh\n"));
+  CHECK(contains(text.str(), "layers.0.{0, 1}.w           parameter  1 x 2      norm 1\n"));
+  CHECK(contains(text.str(), "layers.1.scale              buffer     1 x 2      norm 5\n"));
   CHECK(contains(text.str(), "\n10 parameters\n"));
   std::get<0>(flow.layers).layers[0].u(0, 1) = std::nan("");
   CHECK(std::isnan(describe(flow).arrays[0].norm));
+}
+
+TEST_CASE("describe: what differs in one index alone is one line", "[describe]") {
+  auto flow = real_nvp<float>(2, {.layers = 64, .network = {.hidden = {4}}});
+  auto& couplings = std::get<0>(flow.layers).layers;
+  for (auto& coupling : couplings) coupling.conditioner.layers[0].weight.setConstant(1);
+  couplings[9].conditioner.layers[0].weight *= 3;
+  couplings[5].conditioner.layers[0].weight(0, 0) = std::numeric_limits<float>::infinity();
+  couplings[7].transform.log_scale_bound = 3;
+  std::ostringstream text;
+  text << describe(flow);
+  CHECK(std::ranges::count(text.str(), '\n') < 25);
+  CHECK(contains(text.str(), "layers.0.{0, 2..62}.kept"));
+  CHECK(contains(text.str(), "layers.0.7.transform.log_scale_bound"));
+  CHECK(contains(text.str(), "parameter  4 x 1      norm 2 to 6, inf at 5\n"));
+  CHECK(contains(text.str(), "layers.0.{0..63}.conditioner.layers.1.bias "));
+  couplings.erase(couplings.begin() + 1, couplings.end());
+  text.str("");
+  text << describe(flow);
+  CHECK(contains(text.str(), "parameter  4 x 1      norm 2\n"));
 }
 
 TEST_CASE("describe: how two models differ", "[describe]") {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-# Passes when the compiler refuses program.cpp with the flags after "--" and says why in a line that matches
+# Passes when the compiler refuses a program of this folder with the flags after "--" and says why in a line that matches
 # `expected`, and nothing more than that the translation unit ends there.
-# -D compiler= include_dir= eigen_dir= expected=REGEX -P refused.cmake -- FLAGS
+# -D compiler= include_dir= eigen_dir= program= expected=REGEX -P refused.cmake -- FLAGS
 cmake_minimum_required(VERSION 3.25)
 
 set(flags "")
@@ -16,7 +16,7 @@ endforeach()
 
 execute_process(
   COMMAND ${compiler} -std=c++20 -I${include_dir} -isystem ${eigen_dir} ${flags} -fsyntax-only
-          ${CMAKE_CURRENT_LIST_DIR}/program.cpp
+          ${CMAKE_CURRENT_LIST_DIR}/${program}
   RESULT_VARIABLE result
   OUTPUT_VARIABLE output
   ERROR_VARIABLE output)

@@ -1,30 +1,36 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <diffeo/autodiff/settings.hpp>
 #include <iomanip>
+#include <limits>
 #include <map>
 #include <ostream>
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// What a model consists of, as a table: its settings, and its parameters and buffers with shapes and norms. Written by
-/// operator<<, one line each.
-struct Description {
-  struct Array {
-    std::string path;
-    LeafKind kind;
-    Index rows, cols;
-    double norm;  ///< Frobenius norm; NaN or infinity where an entry is not finite
-  };
+/// One parameter or buffer of a model, as a description lists it.
+struct LeafSummary {
+  std::string path;
+  LeafKind kind;
+  Index rows, cols;
+  double norm;  ///< Frobenius norm; NaN or infinity where an entry is not finite
+};
 
+/// What a model consists of, as a table: its settings, and its parameters and buffers with shapes and norms. operator<<
+/// writes a line for each; lines that differ in one index of the path alone are one line, with the list of indices
+/// and the range of the norms.
+struct Description {
   std::vector<Setting> settings;
-  std::vector<Array> arrays;
+  std::vector<LeafSummary> arrays;
 
   /// Number of trainable values.
   Index parameters() const {
     Index count = 0;
-    for (const Array& a : arrays)
+    for (const LeafSummary& a : arrays)
       if (a.kind == LeafKind::parameter) count += a.rows * a.cols;
     return count;
   }
@@ -41,26 +47,127 @@ Description describe(const M& model) {
   return description;
 }
 
-inline std::ostream& operator<<(std::ostream& out, const Description& description) {
-  std::size_t width = 4;
-  for (const Setting& s : description.settings) width = std::max(width, s.path.size());
-  for (const auto& a : description.arrays) width = std::max(width, a.path.size());
-  std::ostringstream text;
-  const auto column = [&text](const std::string& entry, std::size_t columns) {
-    text << entry << std::string(columns > entry.size() ? columns - entry.size() : 0, ' ') << "  ";
+namespace detail {
+
+// A line of the table. `path` is cut at the dots.
+struct DescriptionLine {
+  std::vector<std::string> path;
+  std::string kind, value;
+  double norm;  // -1: none
+
+  bool is_index(std::size_t place) const { return path[place].find_first_not_of("0123456789") == std::string::npos; }
+
+  // What equal lines have in common, whatever the index at that place of the path.
+  std::string key(std::size_t place) const {
+    std::string text = kind + ' ' + value;
+    for (std::size_t i = 0; i < path.size(); ++i) text += '.' + (i == place ? "*" : path[i]);
+    return text;
+  }
+
+  // The path with `text` at that place.
+  std::string path_with(std::size_t place, const std::string& text) const {
+    std::string joined;
+    for (std::size_t i = 0; i < path.size(); ++i) joined += (i > 0 ? "." : "") + (i == place ? text : path[i]);
+    return joined;
+  }
+};
+
+inline std::vector<std::string> split_path(const std::string& path) {
+  std::vector<std::string> parts(1);
+  for (const char c : path)
+    if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  return parts;
+}
+
+// Writes increasing indices in braces: {0..63}, {0, 2..62} for every second one, {0, 3, 4}.
+inline std::string index_list(const std::vector<long>& indices) {
+  const long step = indices[1] - indices[0];
+  bool even = indices.size() > 2;
+  for (std::size_t i = 1; i < indices.size(); ++i) even = even && indices[i] - indices[i - 1] == step;
+  std::string text = "{" + std::to_string(indices[0]);
+  if (even) {
+    if (step > 1) text += ", " + std::to_string(indices[1]);
+    return text + ".." + std::to_string(indices.back()) + "}";
+  }
+  for (std::size_t i = 1; i < indices.size(); ++i) text += ", " + std::to_string(indices[i]);
+  return text + "}";
+}
+
+// Writes the norms of some arrays, whose paths differ in the index at place `varied`: their range, and those that are
+// not finite one by one.
+inline std::string norms(const std::vector<const DescriptionLine*>& lines, std::size_t varied) {
+  const auto number = [](double value) {
+    std::ostringstream text;
+    text << std::setprecision(4) << value;
+    return text.str();
   };
-  for (const Setting& s : description.settings) {
-    column(s.path, width);
-    column("setting", 9);
-    text << to_string(s.value) << '\n';
+  if (lines.size() == 1) return number(lines[0]->norm);
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+  std::string others;
+  for (const DescriptionLine* line : lines) {
+    if (std::isfinite(line->norm)) {
+      least = std::min(least, line->norm);
+      most = std::max(most, line->norm);
+    } else {
+      others += ", " + number(line->norm) + " at " + line->path[varied];
+    }
   }
-  for (const auto& a : description.arrays) {
-    column(a.path, width);
-    column(to_string(a.kind), 9);
-    column(std::to_string(a.rows) + " x " + std::to_string(a.cols), 9);
-    text << "norm " << std::setprecision(4) << a.norm << '\n';
+  if (least > most) return others.substr(2);
+  return (number(least) == number(most) ? number(least) : number(least) + " to " + number(most)) + others;
+}
+
+// The lines of the table as {path, kind, value}, with those that differ in one index put together.
+inline std::vector<std::array<std::string, 3>> table_rows(const std::vector<DescriptionLine>& lines) {
+  std::map<std::string, std::vector<const DescriptionLine*>> alike;
+  for (const DescriptionLine& line : lines)
+    for (std::size_t place = 0; place < line.path.size(); ++place)
+      if (line.is_index(place)) alike[line.key(place)].push_back(&line);
+  std::vector<std::array<std::string, 3>> rows;
+  std::map<const DescriptionLine*, bool> written;
+  for (const DescriptionLine& line : lines) {
+    if (written[&line]) continue;
+    // The index that most of the unwritten lines share a row by.
+    std::vector<const DescriptionLine*> group{&line};
+    std::size_t varied = line.path.size();
+    for (std::size_t place = 0; place < line.path.size(); ++place) {
+      if (!line.is_index(place)) continue;
+      auto others = alike[line.key(place)];
+      std::erase_if(others, [&](const DescriptionLine* other) { return written[other]; });
+      if (others.size() > group.size()) group = others, varied = place;
+    }
+    std::vector<long> indices;
+    for (const DescriptionLine* member : group) {
+      written[member] = true;
+      if (varied < line.path.size()) indices.push_back(std::stol(member->path[varied]));
+    }
+    std::string value = line.value;
+    if (line.norm != -1)
+      value += std::string(value.size() < 9 ? 9 - value.size() : 0, ' ') + "  norm " + norms(group, varied);
+    rows.push_back({indices.empty() ? line.path_with(0, line.path[0]) : line.path_with(varied, index_list(indices)),
+                    line.kind, value});
   }
-  return out << text.str() << description.parameters() << " parameters\n";
+  return rows;
+}
+
+}  // namespace detail
+
+inline std::ostream& operator<<(std::ostream& out, const Description& description) {
+  std::vector<detail::DescriptionLine> lines;
+  for (const Setting& s : description.settings)
+    lines.push_back({detail::split_path(s.path), "setting", to_string(s.value), -1});
+  for (const LeafSummary& a : description.arrays)
+    lines.push_back({detail::split_path(a.path), to_string(a.kind),
+                     std::to_string(a.rows) + " x " + std::to_string(a.cols), a.norm});
+  const auto rows = detail::table_rows(lines);
+  std::size_t width = 4;
+  for (const auto& row : rows) width = std::max(width, row[0].size());
+  for (const auto& [path, kind, value] : rows)
+    out << path << std::string(width - path.size(), ' ') << "  " << kind << std::string(9 - kind.size(), ' ') << "  "
+        << value << '\n';
+  return out << description.parameters() << " parameters\n";
 }
 
 /// Returns how two models differ in all but the values of their arrays, one line for each difference: settings, and

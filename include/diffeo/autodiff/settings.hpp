@@ -73,11 +73,10 @@ SettingValue setting_value(const V& value) {
     return std::string(std::string_view(value));
   else if constexpr (std::is_floating_point_v<std::remove_cvref_t<decltype(*value.begin())>>)
     return std::vector<double>(value.begin(), value.end());
-  else {
-    static_assert(std::is_integral_v<std::remove_cvref_t<decltype(*value.begin())>>,
-                  "settings: expected a value or list of a type that fields.hpp names");
+  else if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(*value.begin())>>)
     return std::vector<Index>(value.begin(), value.end());
-  }
+  else
+    static_assert(!sizeof(V), "settings: expected a value or list of a type that fields.hpp names");
 }
 
 template <class Values>

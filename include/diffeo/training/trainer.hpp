@@ -34,13 +34,10 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
       : Trainer(model, objective, {}, options, 0) {}
 
  private:
-  // A member that no training would call is a mistake.
-  static_assert(BeginsSteps<O> || !(
-                                      requires { typename O::StepState; } || requires { &O::begin_step; }),
-                "fit: expected a StepState and void begin_step(StepState&, const Minibatch&) const");
-
   using Lifted = decltype(lift(std::declval<Tape<S>&>(), std::declval<const Model&>(), nullptr, nullptr));
 
+  // A begin_step that training could not call is a mistake.
+  static constexpr bool names_begin_step = requires { typename O::StepState; } || requires { &O::begin_step; };
   static constexpr bool detaches = detail::HasDetachedLoss<O, Lifted>;
   static constexpr bool explains = requires(const O& o, const Lifted& model, Tape<S>& tape, const Minibatch& batch) {
     { o.explain(model, tape, batch) } -> std::convertible_to<std::string>;
@@ -65,6 +62,8 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
       : Core(parameters(model), std::move(rows), tile_rows_of<Model>, options, suggested_clip_ratio<O>),
         model_(model),
         objective_(objective) {
+    static_assert(BeginsSteps<O> || !names_begin_step,
+                  "fit: expected a StepState and void begin_step(StepState&, const Minibatch&) const");
     workers_.reserve(Core::workers());
     for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
     addresses_ = addresses();
