@@ -186,9 +186,11 @@ TEST_CASE("shards follow the batch, and the threads share them out", "[training]
                                               diffeo::real_nvp(data, {.layers = 16, .network = {.hidden = {64, 64}}}));
   check(large, 8192, 64, 128);
   check(large, 4096, 32, 128);
+  check(large, 1024, 8, 128);
   check(large, 512, 4, 128);
   check(large, 300, 4, 80);
   check(large, 256, 4, 64);
+  check(large, 128, 2, 64);
   check(large, 100, 2, 64);
   check(large, 7, 1, 7);
   // So do those of a solver, whatever tiles it asks for.
@@ -199,7 +201,10 @@ TEST_CASE("shards follow the batch, and the threads share them out", "[training]
   const auto small = DiagonalNormal<float>::standard(2);
   check(small, 8192, 16, 512);
   check(small, 4096, 8, 512);
+  check(small, 1024, 2, 512);
   check(small, 512, 2, 256);
+  check(small, 256, 2, 128);
+  check(small, 128, 2, 64);
 }
 
 namespace {

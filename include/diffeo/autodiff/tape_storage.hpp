@@ -87,14 +87,14 @@ class ScratchBuffer;
 /// The ways to get memory from a tape, of which this is a base class. All memory is reused after Tape::reset(), so that
 /// work that repeats itself does not allocate.
 ///
-/// | function                  | returns                          | state                 | valid until           |
-/// |---------------------------|----------------------------------|-----------------------|-----------------------|
-/// | allocate_values(n)        | n values of type S               | uninitialised         | reset() or release()  |
-/// | allocate<T>(n)            | n objects of a trivial type T    | uninitialised         | reset() or release()  |
-/// | ScratchBuffer<S>(tape, n) | n values of type S               | uninitialised         | the end of its scope  |
-/// | pooled_copy(x)            | an object of the type of x       | a copy of x           | reset()               |
-/// | pooled_object<T>(make)    | an object of type T              | make(), or as left    | reset()               |
-/// | singleton<T>()            | the tape's only object of type T | T{}, or as left       | the end of the tape   |
+/// | function                  | returns                          | state              | valid until          |
+/// |---------------------------|----------------------------------|--------------------|----------------------|
+/// | allocate_values(n)        | n values of type S               | uninitialised      | reset() or release() |
+/// | allocate<T>(n)            | n objects of a trivial type T    | uninitialised      | reset() or release() |
+/// | ScratchBuffer<S>(tape, n) | n values of type S               | uninitialised      | the end of its scope |
+/// | pooled_copy(x)            | an object of the type of x       | a copy of x        | reset()              |
+/// | pooled_object<T>(make)    | an object of type T              | make(), or as left | reset()              |
+/// | singleton<T>()            | the tape's only object of type T | T{}, or as left    | the end of the tape  |
 template <Real S>
 class TapeStorage {
  public:

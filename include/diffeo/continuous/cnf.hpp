@@ -10,11 +10,11 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of the solver of a continuous flow.
 ///
-/// | option     | type                          | default                                                     |
-/// |------------|-------------------------------|-------------------------------------------------------------|
-/// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute          |
-/// | log_det    | std::optional<ode::Tolerance> | none: tolerances of the log-determinant are those of x      |
-/// | divergence | Divergence                    | ExactDivergence, in closed form if the field has one        |
+/// | option     | type                          | default                                                |
+/// |------------|-------------------------------|--------------------------------------------------------|
+/// | solver     | ode::SolverOptions            | Dopri5, tolerances 1e-5 relative and 1e-6 absolute     |
+/// | log_det    | std::optional<ode::Tolerance> | none: tolerances of the log-determinant are those of x |
+/// | divergence | Divergence                    | ExactDivergence, in closed form if the field has one   |
 struct CnfSolver {
   ode::SolverOptions solver = {};
   std::optional<ode::Tolerance> log_det = std::nullopt;
@@ -37,7 +37,7 @@ struct CnfSolver {
 ///
 /// | option     | type                 | default                                                                |
 /// |------------|----------------------|------------------------------------------------------------------------|
-/// | training   | CnfSolver            | solver in training (see Pass), at most 1000 attempted steps a sample, |
+/// | training   | CnfSolver            | solver in training (see Pass), at most 1000 attempted steps a sample,  |
 /// |            |                      | so that training stops if the flow becomes stiff                       |
 /// | evaluation | CnfSolver            | solver otherwise                                                       |
 /// | gradient   | ode::GradientOptions | exact gradient of the discrete solution                                |

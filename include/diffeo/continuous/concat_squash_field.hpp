@@ -99,13 +99,13 @@ struct ConcatSquashField {
 
 /// Options of make_concat_squash_field().
 ///
-/// | option         | type                 | default                                                   |
-/// |----------------|----------------------|-----------------------------------------------------------|
-/// | hidden         | widths of the layers | {64, 64}                                                  |
-/// | activation     | Activation           | tanh                                                      |
-/// | initialisation | Initialisation       | by default_initialisation(), of the dense weights         |
-/// | last_scale     | factor on the last layer's dense weights and shifts | 1: velocities of order 1   |
-/// | gate_output    | bool                 | false; true as in FFJORD, see ConcatSquashField           |
+/// | option         | type               | default                                                |
+/// |----------------|--------------------|--------------------------------------------------------|
+/// | hidden         | std::vector<Index> | {64, 64}: widths of the hidden layers                  |
+/// | activation     | Activation         | tanh                                                   |
+/// | initialisation | Initialisation     | by default_initialisation(), of the dense weights      |
+/// | last_scale     | double             | 1: factor on the last layer's dense weights and shifts |
+/// | gate_output    | bool               | false; true as in FFJORD, see ConcatSquashField        |
 struct ConcatSquashOptions {
   std::vector<Index> hidden = {64, 64};
   Activation activation = Activation::tanh;

@@ -51,11 +51,11 @@ using Divergence = std::variant<ExactDivergence, HutchinsonDivergence, HutchPlus
 
 /// Quantities to compute with the velocity of a field.
 ///
-/// | option     | default | quantity                                                                               |
-/// |------------|---------|----------------------------------------------------------------------------------------|
-/// | divergence | true    | tr J                                                                                   |
-/// | kinetic    | false   | |v|^2                                                                                  |
-/// | frobenius  | false   | |J|_F^2: exact with ExactDivergence, otherwise estimated by the divergence's probes    |
+/// | option     | default | quantity                                                                            |
+/// |------------|---------|-------------------------------------------------------------------------------------|
+/// | divergence | true    | tr J                                                                                |
+/// | kinetic    | false   | |v|^2                                                                               |
+/// | frobenius  | false   | |J|_F^2: exact with ExactDivergence, otherwise estimated by the divergence's probes |
 struct FieldTerms {
   bool divergence = true;
   bool kinetic = false;

@@ -23,10 +23,10 @@ struct ProbeCounts {
 /// unbiased for any fixed Q, at whatever point J is taken, and its variance is small if J has few large singular
 /// values. If probes >= 3 D, Q is the identity and the result exact.
 ///
-/// | option | type          | default                                                     |
-/// |--------|---------------|-------------------------------------------------------------|
-/// | probes | Index         | 6: number of products with J, those that form Q included    |
-/// | seed   | std::uint64_t | 0: seed of the random vectors (see Pass)                    |
+/// | option | type          | default                                                  |
+/// |--------|---------------|----------------------------------------------------------|
+/// | probes | Index         | 6: number of products with J, those that form Q included |
+/// | seed   | std::uint64_t | 0: seed of the random vectors (see Pass)                 |
 struct HutchPlusPlusDivergence {
   Index probes = 6;
   std::uint64_t seed = 0;

@@ -21,11 +21,11 @@ inline const char* to_string(ProbeDistribution distribution) {
 /// (FFJORD: Grathwohl et al. 2019, section 3.1). It is unbiased. The variance per probe is sum_{i<j} (J_ij + J_ji)^2
 /// with random signs, and larger by 2 sum_i J_ii^2 with Gaussian probes.
 ///
-/// | option       | type              | default                               |
-/// |--------------|-------------------|---------------------------------------|
-/// | probes       | Index             | 1: number of probes                   |
-/// | distribution | ProbeDistribution | rademacher                            |
-/// | seed         | std::uint64_t     | 0: seed of the probes (see Pass)      |
+/// | option       | type              | default                          |
+/// |--------------|-------------------|----------------------------------|
+/// | probes       | Index             | 1: number of probes              |
+/// | distribution | ProbeDistribution | rademacher                       |
+/// | seed         | std::uint64_t     | 0: seed of the probes (see Pass) |
 struct HutchinsonDivergence {
   Index probes = 1;
   ProbeDistribution distribution = ProbeDistribution::rademacher;

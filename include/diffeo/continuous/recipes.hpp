@@ -9,11 +9,11 @@
 /// Whole continuous flows ready to be fitted.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// | option  | type          | default                                                                          |
-/// |---------|---------------|----------------------------------------------------------------------------------|
-/// | network | MlpOptions    | {64, 64, 64} tanh units, of which the divergence is known in closed form         |
-/// | cnf     | CnfOptions    | how the equations are solved                                                     |
-/// | seed    | std::uint64_t | 0, of the initial weights                                                        |
+/// | option  | type          | default                                                                  |
+/// |---------|---------------|--------------------------------------------------------------------------|
+/// | network | MlpOptions    | {64, 64, 64} tanh units, of which the divergence is known in closed form |
+/// | cnf     | CnfOptions    | how the equations are solved                                             |
+/// | seed    | std::uint64_t | 0, of the initial weights                                                |
 ///
 /// The network's last_scale is 1 by default, for velocities of order 1; its first_scale is 8 in the plane, 16 / D in D
 /// dimensions, at least 1.

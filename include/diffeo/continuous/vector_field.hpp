@@ -10,13 +10,13 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// A vector field on R^D that depends on time. Each row has a time of its own.
 ///
-/// | expression          | type                    | meaning                                               |
-/// |---------------------|-------------------------|-------------------------------------------------------|
-/// | f.dim()             | Index                   | D                                                     |
-/// | f(t, x)             | Var<S>                  | the velocity, N x D; t: N x 1, x: N x D               |
-/// | f(t, x)             | Dual<Var<S>>            | velocity with its derivative along a tangent          |
-/// | F::fields(f)        | fields(name, reference, ...) | parameters, buffers and parts                    |
-/// | f.rebind<Var<S>>()  | field over Var<S>       | the same structure with parameters still to be set    |
+/// | expression         | type                         | meaning                                            |
+/// |--------------------|------------------------------|----------------------------------------------------|
+/// | f.dim()            | Index                        | D                                                  |
+/// | f(t, x)            | Var<S>                       | the velocity, N x D; t: N x 1, x: N x D            |
+/// | f(t, x)            | Dual<Var<S>>                 | velocity with its derivative along a tangent       |
+/// | F::fields(f)       | fields(name, reference, ...) | parameters, buffers and parts                      |
+/// | f.rebind<Var<S>>() | field over Var<S>            | the same structure with parameters still to be set |
 ///
 /// A row's velocity must not depend on the other rows. Tangents are asked for because the divergence of a field of
 /// unknown make is computed with them.
@@ -39,13 +39,13 @@ concept VectorField = requires { typename F::Scalar; } && VectorFieldOf<F, typen
 /// A field that is a chain of dense layers: its Jacobian is known in factors, and its divergence in closed form where
 /// at most two layers are hidden.
 ///
-/// | expression              | type               | meaning                                                    |
-/// |-------------------------|--------------------|------------------------------------------------------------|
-/// | f.layer_count()         | std::size_t        | L, hidden layers and the last                              |
-/// | f.weights(tape, i)      | Var<S>             | W[i], outputs x inputs; of the first, those of x alone     |
-/// | f.gates_output()        | bool               | whether the last layer has a slope of its own              |
-/// | f.linearised(t, x)      | Linearised<S>      | velocity (its value) and the factors of the Jacobian       |
-/// | f.with_jacobian(t, x)   | MultiDual<S>       | velocity and all columns of the Jacobian                   |
+/// | expression            | type          | meaning                                                |
+/// |-----------------------|---------------|--------------------------------------------------------|
+/// | f.layer_count()       | std::size_t   | L, hidden layers and the last                          |
+/// | f.weights(tape, i)    | Var<S>        | W[i], outputs x inputs; of the first, those of x alone |
+/// | f.gates_output()      | bool          | whether the last layer has a slope of its own          |
+/// | f.linearised(t, x)    | Linearised<S> | velocity (its value) and the factors of the Jacobian   |
+/// | f.with_jacobian(t, x) | MultiDual<S>  | velocity and all columns of the Jacobian               |
 template <class F>
 concept DenseField =
     VectorField<F> && requires(const F& f, Tape<typename F::Scalar>& tape, const Var<typename F::Scalar>& v) {

@@ -18,16 +18,16 @@
 /// code's lib/toy_data.py) that flows are usually shown on: samples, exact log densities and the best score that a
 /// model can reach. U is uniform on [0, 1) and N standard normal, all draws independent:
 ///
-/// | name         | definition                                                                                        |
-/// |--------------|---------------------------------------------------------------------------------------------------|
-/// | swissroll    | t = 1.5 pi (1 + 2 U); (t cos t + N, t sin t + N) / 5                                              |
-/// | circles      | radius 3 or 1.5, uniform angle, plus 0.24 N per coordinate                                        |
-/// | rings        | radius 3, 2.25, 1.5 or 0.75, uniform angle, plus 0.08 N per coordinate                            |
-/// | moons        | a uniform on [0, pi]; p = (cos a, sin a) or (1 - cos a, 0.5 - sin a), plus 0.1 N; 2 p - (1, 0.2)  |
-/// | 8gaussians   | 4 (cos k pi/4, sin k pi/4), k = 0 ... 7, plus 0.5 N, all divided by 1.414                         |
-/// | pinwheel     | f = (1 + 0.3 N, 0.1 N); 2 f rotated by -(2 pi k / 5 + 0.25 exp(f0)), k = 0 ... 4                  |
-/// | 2spirals     | r = 3 pi sqrt(U); d = (-r cos r + 0.5 U, r sin r + 0.5 U); d / 3 or -d / 3, plus 0.1 N            |
-/// | checkerboard | a = 4 U - 2; b = U - (2 or 0) + (floor(a) mod 2); 2 (a, b)                                        |
+/// | name         | definition                                                                                       |
+/// |--------------|--------------------------------------------------------------------------------------------------|
+/// | swissroll    | t = 1.5 pi (1 + 2 U); (t cos t + N, t sin t + N) / 5                                             |
+/// | circles      | radius 3 or 1.5, uniform angle, plus 0.24 N per coordinate                                       |
+/// | rings        | radius 3, 2.25, 1.5 or 0.75, uniform angle, plus 0.08 N per coordinate                           |
+/// | moons        | a uniform on [0, pi]; p = (cos a, sin a) or (1 - cos a, 0.5 - sin a), plus 0.1 N; 2 p - (1, 0.2) |
+/// | 8gaussians   | 4 (cos k pi/4, sin k pi/4), k = 0 ... 7, plus 0.5 N, all divided by 1.414                        |
+/// | pinwheel     | f = (1 + 0.3 N, 0.1 N); 2 f rotated by -(2 pi k / 5 + 0.25 exp(f0)), k = 0 ... 4                 |
+/// | 2spirals     | r = 3 pi sqrt(U); d = (-r cos r + 0.5 U, r sin r + 0.5 U); d / 3 or -d / 3, plus 0.1 N           |
+/// | checkerboard | a = 4 U - 2; b = U - (2 or 0) + (floor(a) mod 2); 2 (a, b)                                       |
 namespace diffeo::inline DIFFEO_ISA::toy2d {
 
 namespace detail {

@@ -37,9 +37,9 @@ concept BaseDistribution = requires { typename B::Scalar; } && BaseDistributionO
 /// Base distribution whose samples are differentiable functions of its parameters (reparametrisation, Kingma & Welling
 /// 2014, section 2.4). Training towards a known density instead of data (ReverseKl) needs it.
 ///
-/// | expression                              | type   | meaning                                                    |
-/// |-----------------------------------------|--------|------------------------------------------------------------|
-/// | b.draw(tape, rows, seed, stream, first) | Var<S> | rows x D; row i depends on (seed, stream, first + i)       |
+/// | expression                              | type   | meaning                                              |
+/// |-----------------------------------------|--------|------------------------------------------------------|
+/// | b.draw(tape, rows, seed, stream, first) | Var<S> | rows x D; row i depends on (seed, stream, first + i) |
 ///
 /// Models: StandardNormal and DiagonalNormal, with parameters that are arrays or tape variables; draw() returns the
 /// rows of sample_into() up to rounding. GaussianMixture is no model: the component that a sample is drawn from is not

@@ -17,10 +17,10 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of importance_sample().
 ///
-/// | option     | type   | default                                                                       |
-/// |------------|--------|-------------------------------------------------------------------------------|
+/// | option     | type   | default                                                                         |
+/// |------------|--------|---------------------------------------------------------------------------------|
 /// | wide_share | double | 0.1: share of the samples that come from the base scaled by wide_scale; 0: none |
-/// | wide_scale | double | 2                                                                             |
+/// | wide_scale | double | 2                                                                               |
 ///
 /// A flow trained towards a density tends to be too narrow. Where it has hardly any samples the weights are largest,
 /// and mass that is missed there is also missing from the standard error. Therefore a share of the samples starts from

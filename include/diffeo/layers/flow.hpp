@@ -90,19 +90,19 @@ X generate(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {})
 
 /// An invertible differentiable map of R^D. `forward` generates, z -> x; `inverse` evaluates density, x -> z.
 ///
-/// | expression                  | type                | meaning                                                    |
-/// |-----------------------------|---------------------|------------------------------------------------------------|
-/// | F::Scalar                   | float or double     | the scalar of its parameters                               |
-/// | f.dim()                     | Index               | D, or 0 for a flow that takes any dimension                |
-/// | f.forward(z)                | Transformed<Var<S>> | z: N x D; or f.forward(z, pass), see Pass                  |
-/// | f.inverse(x)                | Transformed<Var<S>> | x: N x D; or f.inverse(x, pass)                            |
-/// | F::fields(f)                | see fields.hpp      | parameters, buffers and parts                              |
-/// | F::settings(f)              | see fields.hpp      | optional: what else decides the results                    |
-/// | f.rebind<Var<S>>()          | flow over Var<S>    | the same structure and settings, without parameters        |
-/// | f.check()                   | void                | optional: throws invalid_argument where shapes do not fit  |
-/// | F::forward_all(layers, z)   | Transformed<Var<S>> | optional, static: several layers of this type in one go,   |
-/// |                             |                     | a std::span in forward order                               |
-/// | F::inverse_all(layers, x)   | Transformed<Var<S>> | optional, static: their inverse                            |
+/// | expression                | type                | meaning                                                   |
+/// |---------------------------|---------------------|-----------------------------------------------------------|
+/// | F::Scalar                 | float or double     | the scalar of its parameters                              |
+/// | f.dim()                   | Index               | D, or 0 for a flow that takes any dimension               |
+/// | f.forward(z)              | Transformed<Var<S>> | z: N x D; or f.forward(z, pass), see Pass                 |
+/// | f.inverse(x)              | Transformed<Var<S>> | x: N x D; or f.inverse(x, pass)                           |
+/// | F::fields(f)              | see fields.hpp      | parameters, buffers and parts                             |
+/// | F::settings(f)            | see fields.hpp      | optional: what else decides the results                   |
+/// | f.rebind<Var<S>>()        | flow over Var<S>    | the same structure and settings, without parameters       |
+/// | f.check()                 | void                | optional: throws invalid_argument where shapes do not fit |
+/// | F::forward_all(layers, z) | Transformed<Var<S>> | optional, static: several layers of this type in one go,  |
+/// |                           |                     | a std::span in forward order                              |
+/// | F::inverse_all(layers, x) | Transformed<Var<S>> | optional, static: their inverse                           |
 ///
 /// Laws, checked by testing/flow_laws.hpp: inverse(forward(z)) = z and forward(inverse(x)) = x; log_det of the two
 /// directions add up to 0 and equal log|det| of the dense Jacobian; a row's result does not depend, bit for bit, on the

@@ -37,15 +37,15 @@ class Penalties {
 ///
 /// and hands it on to its parts (call_forward, call_inverse). The default is an evaluation without context.
 ///
-/// | member    | default |                                                                                         |
-/// |-----------|---------|-----------------------------------------------------------------------------------------|
-/// | training  | false   | true where gradients of the parameters are wanted, as the trainer says                   |
-/// | seed      | 0       | seed of the training's noise                                                            |
-/// | step      | 0       | number of the training step                                                             |
-/// | first_row | 0       | place of the first row of the values in the whole minibatch                             |
-/// | part      | 0       | identifies the layer among the others of a model; containers set it while training      |
-/// | context   | none    | what the samples are conditioned on, N x C or 1 x C; layers hand it on                   |
-/// | penalties | none    | collects what layers ask training to add to the losses; none: nobody wants them          |
+/// | member    | default |                                                                                    |
+/// |-----------|---------|------------------------------------------------------------------------------------|
+/// | training  | false   | true where gradients of the parameters are wanted, as the trainer says             |
+/// | seed      | 0       | seed of the training's noise                                                       |
+/// | step      | 0       | number of the training step                                                        |
+/// | first_row | 0       | place of the first row of the values in the whole minibatch                        |
+/// | part      | 0       | identifies the layer among the others of a model; containers set it while training |
+/// | context   | none    | what the samples are conditioned on, N x C or 1 x C; layers hand it on             |
+/// | penalties | none    | collects what layers ask training to add to the losses; none: nobody wants them    |
 template <Real S>
 struct Pass {
   bool training = false;

@@ -13,13 +13,13 @@
 /// Whole flows ready to be fitted.
 namespace diffeo::inline DIFFEO_ISA {
 
-/// | option          | type          | default                                            |
-/// |-----------------|---------------|----------------------------------------------------|
-/// | layers          | Index         | 64 couplings                                       |
-/// | network         | MlpOptions    | {48, 48} tanh units                                |
-/// | mask            | MaskPattern   | even_odd: even and odd coordinates kept in turn    |
-/// | log_scale_bound | double        | 1.5 (Real NVP only); infinity: free                |
-/// | seed            | std::uint64_t | 0, of the initial weights                          |
+/// | option          | type          | default                                         |
+/// |-----------------|---------------|-------------------------------------------------|
+/// | layers          | Index         | 64 couplings                                    |
+/// | network         | MlpOptions    | {48, 48} tanh units                             |
+/// | mask            | MaskPattern   | even_odd: even and odd coordinates kept in turn |
+/// | log_scale_bound | double        | 1.5 (Real NVP only); infinity: free             |
+/// | seed            | std::uint64_t | 0, of the initial weights                       |
 ///
 /// The network's last_scale is 0.05 by default; its first_scale is 2 in the plane, 4 / D in D dimensions, at least 1.
 struct CouplingFlowOptions {
@@ -70,11 +70,11 @@ Nice<S> nice(Index dim, const CouplingFlowOptions& options = {}) {
   return Nice<S>(std::move(couplings), DiagonalScale<S>{Array<S>::Zero(1, dim)}, Standardize<S>::identity(dim));
 }
 
-/// | option     | type          | default                                         |
-/// |------------|---------------|-------------------------------------------------|
-/// | layers     | Index         | 32                                              |
-/// | activation | Activation    | tanh; or leaky_relu                             |
-/// | seed       | std::uint64_t | 0, of the initial parameters                    |
+/// | option     | type          | default                      |
+/// |------------|---------------|------------------------------|
+/// | layers     | Index         | 32                           |
+/// | activation | Activation    | tanh; or leaky_relu          |
+/// | seed       | std::uint64_t | 0, of the initial parameters |
 struct PlanarFlowOptions {
   Index layers = 32;
   Activation activation = Activation::tanh;
@@ -120,11 +120,11 @@ RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
   return RadialFlow<S>(std::move(layers), Standardize<S>::identity(dim));
 }
 
-/// | option | type            | default                          |
-/// |--------|-----------------|----------------------------------|
-/// | layers | Index           | 16                               |
-/// | block  | ResidualOptions | {64, 64} hidden units            |
-/// | seed   | std::uint64_t   | 0, of the initial weights        |
+/// | option | type            | default                   |
+/// |--------|-----------------|---------------------------|
+/// | layers | Index           | 16                        |
+/// | block  | ResidualOptions | {64, 64} hidden units     |
+/// | seed   | std::uint64_t   | 0, of the initial weights |
 struct ResidualFlowOptions {
   Index layers = 16;
   ResidualOptions block = {.hidden = {64, 64}};

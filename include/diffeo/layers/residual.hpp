@@ -163,16 +163,16 @@ struct Residual {
 
 /// Options of make_residual().
 ///
-/// | option      | type                   | default                                                               |
-/// |-------------|------------------------|-----------------------------------------------------------------------|
-/// | hidden      | widths                 | {128, 128}                                                            |
-/// | activation  | Activation             | lip_swish; tanh, elu and sin have slopes of at most 1 too             |
-/// | coefficient | double                 | 0.97: upper bound of the Lipschitz constant of g, between 0 and 1     |
-/// | last_scale  | double                 | 0.05: factor on the initial weights of the last layer                 |
-/// | first_scale | double                 | 1: factor on the initial weights of the first layer                   |
-/// | training    | LogDetEstimator        | ExactLogDet: estimator of the log-determinant in training             |
-/// | evaluation  | LogDetEstimator        | ExactLogDet: estimator of the log-determinant otherwise               |
-/// | inverse     | ResidualInverseOptions | ResidualInverseOptions{}: as accurate as rounding allows              |
+/// | option      | type                   | default                                                           |
+/// |-------------|------------------------|-------------------------------------------------------------------|
+/// | hidden      | widths                 | {128, 128}                                                        |
+/// | activation  | Activation             | lip_swish; tanh, elu and sin have slopes of at most 1 too         |
+/// | coefficient | double                 | 0.97: upper bound of the Lipschitz constant of g, between 0 and 1 |
+/// | last_scale  | double                 | 0.05: factor on the initial weights of the last layer             |
+/// | first_scale | double                 | 1: factor on the initial weights of the first layer               |
+/// | training    | LogDetEstimator        | ExactLogDet: estimator of the log-determinant in training         |
+/// | evaluation  | LogDetEstimator        | ExactLogDet: estimator of the log-determinant otherwise           |
+/// | inverse     | ResidualInverseOptions | ResidualInverseOptions{}: as accurate as rounding allows          |
 struct ResidualOptions {
   std::vector<Index> hidden = {128, 128};
   Activation activation = Activation::lip_swish;

@@ -37,12 +37,12 @@ inline const char* to_string(InverseMethod method) {
 
 /// Options of the inverse of a residual layer.
 ///
-/// | option         | type          | default                                                                        |
-/// |----------------|---------------|--------------------------------------------------------------------------------|
-/// | tolerance      | double        | 0: as exact as rounding allows; otherwise the largest error of a coordinate    |
-/// | max_iterations | int           | 10000: largest number of evaluations of g by each of the methods, and by the   |
-/// |                |               | iteration that solves for the gradient                                         |
-/// | method         | InverseMethod | automatic                                                                      |
+/// | option         | type          | default                                                                      |
+/// |----------------|---------------|------------------------------------------------------------------------------|
+/// | tolerance      | double        | 0: as exact as rounding allows; otherwise the largest error of a coordinate  |
+/// | max_iterations | int           | 10000: largest number of evaluations of g by each of the methods, and by the |
+/// |                |               | iteration that solves for the gradient                                       |
+/// | method         | InverseMethod | automatic                                                                    |
 ///
 /// Rounding in g causes an error of a few epsilons times |x| / (1 - coefficient). If the tolerance is smaller than
 /// that, a layer in float computes the last steps with g in double, after which the error is within the tolerance or

@@ -15,10 +15,10 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of find_roots().
 ///
-/// | option         | type | default                                                                              |
-/// |----------------|------|--------------------------------------------------------------------------------------|
+/// | option         | type | default                                                                                  |
+/// |----------------|------|------------------------------------------------------------------------------------------|
 /// | tolerance      | S    | 0: the best that rounding allows; else largest |error| of a root, certified by a bracket |
-/// | max_iterations | int  | 200 evaluations; bisection alone needs 64 (double) between any two numbers           |
+/// | max_iterations | int  | 200 evaluations; bisection alone needs 64 (double) between any two numbers               |
 template <Real S>
 struct RootOptions {
   S tolerance = 0;

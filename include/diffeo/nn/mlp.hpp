@@ -49,13 +49,13 @@ struct Mlp {
   }
 };
 
-/// | option         | type                 | default                                                          |
-/// |----------------|----------------------|------------------------------------------------------------------|
-/// | hidden         | widths of the layers | {64, 64}                                                         |
-/// | activation     | Activation           | tanh                                                             |
-/// | initialisation | Initialisation       | by default_initialisation()                                      |
-/// | last_scale     | double               | what suits the recipe; for make_mlp() 0.01, near zero            |
-/// | first_scale    | double               | what suits the recipe; for make_mlp() 1                          |
+/// | option         | type                 | default                                               |
+/// |----------------|----------------------|-------------------------------------------------------|
+/// | hidden         | widths of the layers | {64, 64}                                              |
+/// | activation     | Activation           | tanh                                                  |
+/// | initialisation | Initialisation       | by default_initialisation()                           |
+/// | last_scale     | double               | what suits the recipe; for make_mlp() 0.01, near zero |
+/// | first_scale    | double               | what suits the recipe; for make_mlp() 1               |
 ///
 /// last_scale is a factor on the last layer's weights; first_scale one on the first layer's weights, and the standard
 /// deviation of its biases.

@@ -20,12 +20,12 @@ inline const char* to_string(Differentiation method) {
   return method == Differentiation::discrete ? "discrete" : "adjoint";
 }
 
-/// | option        | type            | default                                                                  |
-/// |---------------|-----------------|--------------------------------------------------------------------------|
-/// | method        | Differentiation | discrete                                                                 |
-/// | memory_budget | std::size_t     | 64 MiB for the states that a solve (of one tile of rows) keeps for its   |
+/// | option        | type            | default                                                                   |
+/// |---------------|-----------------|---------------------------------------------------------------------------|
+/// | method        | Differentiation | discrete                                                                  |
+/// | memory_budget | std::size_t     | 64 MiB for the states that a solve (of one tile of rows) keeps for its    |
 /// |               |                 | gradient; beyond that it keeps fewer, at least one of every 64 steps, and |
-/// |               |                 | computes those between again                                             |
+/// |               |                 | computes those between again                                              |
 ///
 /// The bits of the gradient do not depend on the budget, which limits the memory of states only. Times and sizes of all
 /// steps take another 16 bytes per step and sample until the gradient has been computed, and 20 bytes in the memory of

@@ -21,17 +21,17 @@ enum class Status {
 
 /// Statistics of one sample.
 ///
-/// | field                        | meaning                                                                           |
-/// |------------------------------|-----------------------------------------------------------------------------------|
-/// | status                       | outcome                                                                           |
-/// | evaluations                  | number of evaluations of f                                                        |
-/// | accepted, rejected           | number of accepted and of rejected steps                                          |
-/// | stiffness                    | estimate of the largest |eigenvalue| of the Jacobian of f, from the last two      |
-/// |                              | stages (Solving ODEs II, IV.2); dopri5 is unstable where step * stiffness > 3.3.  |
-/// |                              | 0: unknown                                                                        |
-/// | t                            | time that was reached                                                             |
-/// | step                         | last attempted step, signed                                                       |
-/// | error                        | error of that step in units of the tolerance                                      |
+/// | field              | meaning                                                                          |
+/// |--------------------|----------------------------------------------------------------------------------|
+/// | status             | outcome                                                                          |
+/// | evaluations        | number of evaluations of f                                                       |
+/// | accepted, rejected | number of accepted and of rejected steps                                         |
+/// | stiffness          | estimate of the largest |eigenvalue| of the Jacobian of f, from the last two     |
+/// |                    | stages (Solving ODEs II, IV.2); dopri5 is unstable where step * stiffness > 3.3. |
+/// |                    | 0: unknown                                                                       |
+/// | t                  | time that was reached                                                            |
+/// | step               | last attempted step, signed                                                      |
+/// | error              | error of that step in units of the tolerance                                     |
 struct SolveStatistics {
   Status status = Status::finished;
   Index evaluations = 0;

@@ -11,16 +11,16 @@ namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// Explicit Runge-Kutta methods. `error`: orders of the embedded error estimates, if there are any.
 ///
-/// | method   | order | error | evaluations a step | source                                           |
-/// |----------|-------|-------|--------------------|--------------------------------------------------|
-/// | euler    | 1     | -     | 1                  | Euler 1768                                       |
-/// | midpoint | 2     | -     | 2                  | Runge 1895                                       |
-/// | heun     | 2     | 1     | 2                  | Heun 1900; error estimate by the Euler method    |
-/// | rk4      | 4     | -     | 4                  | Kutta 1901                                       |
-/// | bosh3    | 3     | 2     | 3                  | Bogacki, Shampine 1989, Appl. Math. Lett. 2      |
-/// | dopri5   | 5     | 4     | 6                  | Dormand, Prince 1980, J. Comp. Appl. Math. 6     |
-/// | tsit5    | 5     | 4     | 6                  | Tsitouras 2011, Comput. Math. Appl. 62           |
-/// | dopri8   | 8     | 5, 3  | 12                 | DOP853: Hairer et al., Solving ODEs I, II.5      |
+/// | method   | order | error | evaluations a step | source                                        |
+/// |----------|-------|-------|--------------------|-----------------------------------------------|
+/// | euler    | 1     | -     | 1                  | Euler 1768                                    |
+/// | midpoint | 2     | -     | 2                  | Runge 1895                                    |
+/// | heun     | 2     | 1     | 2                  | Heun 1900; error estimate by the Euler method |
+/// | rk4      | 4     | -     | 4                  | Kutta 1901                                    |
+/// | bosh3    | 3     | 2     | 3                  | Bogacki, Shampine 1989, Appl. Math. Lett. 2   |
+/// | dopri5   | 5     | 4     | 6                  | Dormand, Prince 1980, J. Comp. Appl. Math. 6  |
+/// | tsit5    | 5     | 4     | 6                  | Tsitouras 2011, Comput. Math. Appl. 62        |
+/// | dopri8   | 8     | 5, 3  | 12                 | DOP853: Hairer et al., Solving ODEs I, II.5   |
 enum class Method { euler, midpoint, heun, rk4, bosh3, dopri5, tsit5, dopri8 };
 
 /// Largest number of stages of any method, including those of its dense output.

@@ -9,11 +9,11 @@ namespace diffeo::inline DIFFEO_ISA {
 /// Density on R^D known up to a constant factor, which a flow can be fitted to and whose integral can be estimated: any
 /// callable written with the ops of autodiff/ops, such as a generic lambda.
 ///
-/// | expression | type             | meaning                                                                  |
-/// |------------|------------------|--------------------------------------------------------------------------|
+/// | expression | type             | meaning                                                                   |
+/// |------------|------------------|---------------------------------------------------------------------------|
 /// | t(x)       | X, as x          | N x D -> N x 1, natural logarithm of the unnormalised density of each row |
-/// | t.dim()    | Index, optional  | D; compared with the dimension of the flow                               |
-/// | t.log_z()  | double, optional | logarithm of the integral, if known                                      |
+/// | t.dim()    | Index, optional  | D; compared with the dimension of the flow                                |
+/// | t.log_z()  | double, optional | logarithm of the integral, if known                                       |
 ///
 /// Laws: a row's value depends on that row alone; it is finite and differentiable wherever the flow may have samples.
 /// Arrays that the target refers to must exist until the backward sweep has ended.

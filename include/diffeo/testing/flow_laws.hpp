@@ -18,19 +18,19 @@ namespace diffeo::inline DIFFEO_ISA::testing {
 
 /// Points and tolerances of check_flow_laws().
 ///
-/// | option     | type          | default (double; float)                                                            |
-/// |------------|---------------|------------------------------------------------------------------------------------|
-/// | dim        | Index         | 2: dimension to test a flow with that accepts any dimension                        |
-/// | rows       | Index         | 150 points: two tiles and a part of a third                                        |
-/// | tail       | double        | 10: factor on the points from which round trips in the tails start                 |
-/// | round_trip | double        | 1e-9; 2e-3: error of a round trip, relative to max(spread of x, |x|)               |
-/// | log_det    | double        | 1e-9; 2e-3: error of a log-determinant, relative to max(1, its size)               |
-/// | gradient   | double        | 1e-6: error of a derivative in double, relative to max(1, size of its terms)       |
+/// | option     | type          | default (double; float)                                                             |
+/// |------------|---------------|-------------------------------------------------------------------------------------|
+/// | dim        | Index         | 2: dimension to test a flow with that accepts any dimension                         |
+/// | rows       | Index         | 150 points: two tiles and a part of a third                                         |
+/// | tail       | double        | 10: factor on the points from which round trips in the tails start                  |
+/// | round_trip | double        | 1e-9; 2e-3: error of a round trip, relative to max(spread of x, |x|)                |
+/// | log_det    | double        | 1e-9; 2e-3: error of a log-determinant, relative to max(1, its size)                |
+/// | gradient   | double        | 1e-6: error of a derivative in double, relative to max(1, size of its terms)        |
 /// | rounding   | double        | 2e-3: difference between gradients of float and double, relative to max(1, largest) |
-/// | mass       | double        | 5e-3: error of the integral of the density                                         |
-/// | grid       | Index         | 300 points along each dimension of that integral (3000 if D = 1)                   |
-/// | step       | double        | 2e-6 standard deviations: step of central differences                              |
-/// | seed       | std::uint64_t | 1: seed of points and directions; change it if a difference crosses a kink         |
+/// | mass       | double        | 5e-3: error of the integral of the density                                          |
+/// | grid       | Index         | 300 points along each dimension of that integral (3000 if D = 1)                    |
+/// | step       | double        | 2e-6 standard deviations: step of central differences                               |
+/// | seed       | std::uint64_t | 1: seed of points and directions; change it if a difference crosses a kink          |
 template <Real S>
 struct FlowLawOptions {
   static constexpr bool is_float = std::is_same_v<S, float>;
@@ -536,21 +536,21 @@ class FlowLawCheck {
 /// Checks the laws of a flow with its current parameters, which should be far from special values such as those of the
 /// identity. Laws are checked for forward and for inverse:
 ///
-/// | law                             | how                                                                 |
-/// |---------------------------------|---------------------------------------------------------------------|
-/// | round trips                     | from N(0, 1), or x as the flow's samples, and from `tail` times that |
-/// | log_det adds up to 0            | at the same points                                                  |
-/// | log_det is log|det Jacobian|    | D <= 6: LU of the Jacobian by Dual and by central differences       |
-/// | rows are independent            | bit for bit: alone and in batches of 15 sizes at many offsets       |
-/// | results do not depend on threads | bit for bit: 1, 2 and 3 threads                                    |
-/// | 0 rows and 1 row work           | on arrays and recorded, with a backward sweep                       |
-/// | recording changes no result     | values on arrays and on a tape agree                                |
-/// | tangents                        | of value and log_det, one random direction per row                  |
-/// | gradients                       | of value and log_det in training, for parameters and input          |
-/// | density integrates to 1         | D <= 2: with a standard normal base, on a grid                      |
-/// | parameters                      | can be read, changed in a copy, and set back                        |
-/// | rebind keeps the structure      | settings and paths over double and over variables are the same      |
-/// | noise does not depend on tiles  | bit for bit: in training, a minibatch whole and in pieces           |
+/// | law                              | how                                                                  |
+/// |----------------------------------|----------------------------------------------------------------------|
+/// | round trips                      | from N(0, 1), or x as the flow's samples, and from `tail` times that |
+/// | log_det adds up to 0             | at the same points                                                   |
+/// | log_det is log|det Jacobian|     | D <= 6: LU of the Jacobian by Dual and by central differences        |
+/// | rows are independent             | bit for bit: alone and in batches of 15 sizes at many offsets        |
+/// | results do not depend on threads | bit for bit: 1, 2 and 3 threads                                      |
+/// | 0 rows and 1 row work            | on arrays and recorded, with a backward sweep                        |
+/// | recording changes no result      | values on arrays and on a tape agree                                 |
+/// | tangents                         | of value and log_det, one random direction per row                   |
+/// | gradients                        | of value and log_det in training, for parameters and input           |
+/// | density integrates to 1          | D <= 2: with a standard normal base, on a grid                       |
+/// | parameters                       | can be read, changed in a copy, and set back                         |
+/// | rebind keeps the structure       | settings and paths over double and over variables are the same       |
+/// | noise does not depend on tiles   | bit for bit: in training, a minibatch whole and in pieces            |
 ///
 /// Central differences are always computed in double, and a float flow is compared with its copy in double, which needs
 /// rebind<double>(). Tangents are checked if both directions accept Dual. Nothing is thrown; a law in which an

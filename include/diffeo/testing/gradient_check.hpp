@@ -26,11 +26,11 @@ namespace diffeo::inline DIFFEO_ISA::testing {
 
 /// Options of the checks of derivatives.
 ///
-/// | option     | type          | default                                                     |
-/// |------------|---------------|-------------------------------------------------------------|
-/// | directions | int           | 2 random directions for each input and each parameter array |
+/// | option     | type          | default                                                                           |
+/// |------------|---------------|-----------------------------------------------------------------------------------|
+/// | directions | int           | 2 random directions for each input and each parameter array                       |
 /// | step       | double        | 0: cube root of the machine epsilon, where rounding and truncation errors balance |
-/// | seed       | std::uint64_t | 0; seed of directions and weights                           |
+/// | seed       | std::uint64_t | 0; seed of directions and weights                                                 |
 struct GradientCheckOptions {
   int directions = 2;
   double step = 0;

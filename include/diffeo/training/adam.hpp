@@ -10,10 +10,10 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of Adam.
 ///
-/// | option       | type   | default                                                                            |
-/// |--------------|--------|------------------------------------------------------------------------------------|
-/// | beta1, beta2 | double | 0.9, 0.999: decay rates of the first and second moment                             |
-/// | epsilon      | double | 1e-8                                                                               |
+/// | option       | type   | default                                                                               |
+/// |--------------|--------|---------------------------------------------------------------------------------------|
+/// | beta1, beta2 | double | 0.9, 0.999: decay rates of the first and second moment                                |
+/// | epsilon      | double | 1e-8                                                                                  |
 /// | weight_decay | double | 0; above 0 decoupled from the gradient: AdamW (Loshchilov & Hutter 2019, algorithm 2) |
 ///
 /// Weight decay applies to all parameters, including biases and log-scales.

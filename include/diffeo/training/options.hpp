@@ -12,22 +12,22 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Settings of a training, for fit() and, as far as single steps go, for Trainer.
 ///
-/// | option              | type          | default                                                               |
-/// |---------------------|---------------|-----------------------------------------------------------------------|
-/// | steps               | long          | 8000                                                                  |
-/// | batch               | Index         | 512 rows a step, at most the rows there are                           |
-/// | rate                | LearningRate  | what suits the model, in most cases 2e-3; cosine                      |
-/// | adam                | AdamOptions   |                                                                       |
+/// | option              | type          | default                                                                 |
+/// |---------------------|---------------|-------------------------------------------------------------------------|
+/// | steps               | long          | 8000                                                                    |
+/// | batch               | Index         | 512 rows a step, at most the rows there are                             |
+/// | rate                | LearningRate  | what suits the model, in most cases 2e-3; cosine                        |
+/// | adam                | AdamOptions   |                                                                         |
 /// | clip_norm           | double        | 0: off; else gradients are scaled down to this norm over all parameters |
-/// | clip_ratio          | double        | what suits the objective, in most cases 1.2: gradients are scaled     |
-/// |                     |               | down to this multiple of the running mean of their norms; 0: off      |
-/// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps   |
-/// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out     |
-/// | validation_every    | long          | 100 steps                                                             |
-/// | patience            | long          | 0: off; else stop after so many validations without improvement       |
-/// | seed                | std::uint64_t | 0, of the split, the order of rows and noise                          |
-/// | threads             | int           | 0: one per processor; a step uses at most Trainer::shards()           |
-/// | progress            | bool          | false; true: a bar on stderr, if that is a terminal                   |
+/// | clip_ratio          | double        | what suits the objective, in most cases 1.2: gradients are scaled       |
+/// |                     |               | down to this multiple of the running mean of their norms; 0: off        |
+/// | ema_decay           | double        | 0: off; else the model ends with parameters averaged over the steps     |
+/// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out       |
+/// | validation_every    | long          | 100 steps                                                               |
+/// | patience            | long          | 0: off; else stop after so many validations without improvement         |
+/// | seed                | std::uint64_t | 0, of the split, the order of rows and noise                            |
+/// | threads             | int           | 0: one per processor; a step uses at most Trainer::shards()             |
+/// | progress            | bool          | false; true: a bar on stderr, if that is a terminal                     |
 struct FitOptions {
   long steps = 8000;
   Index batch = 512;

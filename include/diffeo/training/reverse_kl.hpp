@@ -13,11 +13,11 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// | option          | type   | default                                                                              |
-/// |-----------------|--------|--------------------------------------------------------------------------------------|
-/// | beta_start      | double | 1: the weight of the target's log-density in the first step                          |
-/// | anneal_steps    | long   | 0: steps over which that weight grows linearly to 1                                  |
-/// | path_derivative | bool   | false; true: the gradient of Roeder, Wu & Duvenaud 2017, see ReverseKl               |
+/// | option          | type   | default                                                                |
+/// |-----------------|--------|------------------------------------------------------------------------|
+/// | beta_start      | double | 1: the weight of the target's log-density in the first step            |
+/// | anneal_steps    | long   | 0: steps over which that weight grows linearly to 1                    |
+/// | path_derivative | bool   | false; true: the gradient of Roeder, Wu & Duvenaud 2017, see ReverseKl |
 ///
 /// With beta_start near 0 the flow first spreads over a tempered target, so that it finds modes that lie apart (Rezende
 /// & Mohamed 2015, eq. 20).

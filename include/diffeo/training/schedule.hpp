@@ -32,13 +32,13 @@ inline constexpr double suggested_learning_rate = [] {
 
 /// Options of the learning rate.
 ///
-/// | option         | type     | default                                                                    |
-/// |----------------|----------|----------------------------------------------------------------------------|
+/// | option         | type     | default                                                                     |
+/// |----------------|----------|-----------------------------------------------------------------------------|
 /// | learning_rate  | double   | none: the model's suggested_learning_rate, in most cases 2e-3; largest rate |
-/// | schedule       | Schedule | cosine: half a cosine wave down to final_fraction * learning_rate          |
-/// |                |          | (Loshchilov & Hutter 2017, eq. 5)                                          |
-/// | final_fraction | double   | 0: fraction of learning_rate that the cosine reaches after the last step   |
-/// | warmup_steps   | long     | 0: number of steps of linear growth at the start                           |
+/// | schedule       | Schedule | cosine: half a cosine wave down to final_fraction * learning_rate           |
+/// |                |          | (Loshchilov & Hutter 2017, eq. 5)                                           |
+/// | final_fraction | double   | 0: fraction of learning_rate that the cosine reaches after the last step    |
+/// | warmup_steps   | long     | 0: number of steps of linear growth at the start                            |
 struct LearningRate {
   std::optional<double> learning_rate = std::nullopt;
   Schedule schedule = Schedule::cosine;
