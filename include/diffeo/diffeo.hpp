@@ -51,6 +51,7 @@
 #include <diffeo/distributions/probability_path.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/distributions/uniform.hpp>
+#include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/coupling.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/evaluate.hpp>
@@ -78,6 +79,7 @@
 #include <diffeo/math/root.hpp>
 #include <diffeo/math/simd.hpp>
 #include <diffeo/nn/concat_squash.hpp>
+#include <diffeo/nn/context.hpp>
 #include <diffeo/nn/init.hpp>
 #include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/linear.hpp>

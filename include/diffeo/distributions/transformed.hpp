@@ -3,6 +3,7 @@
 
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/evaluate.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -25,6 +26,10 @@ struct Draw {
 /// inverse / d x|. It is a plain value that can be copied, assigned and moved to another thread. Methods that take
 /// arrays accept any Eigen expression and work in tiles on several threads (see Execution). Results do not depend on
 /// the number of threads, and the result of a row does not depend on the other rows.
+///
+/// Where the flow takes a context c, the distribution is p(x | c), and the methods take c beside x: N x C with a row per
+/// sample, or 1 x C for all. They throw invalid_argument where it is missing, where the flow takes none, for another
+/// shape, NaN or infinity. The result of a row depends on its own x and c alone.
 template <class Base, class FlowType>
 struct TransformedDistribution {
   using Scalar = typename FlowType::Scalar;
@@ -47,6 +52,8 @@ struct TransformedDistribution {
   }
 
   Index dim() const { return base.dim(); }
+  /// Number of columns C of the context; 0 where there is none.
+  Index context_dim() const { return diffeo::context_dim(flow); }
 
   template <class Self>
   static auto fields(Self& self) {
@@ -83,31 +90,142 @@ struct TransformedDistribution {
   /// distribution. Throws invalid_argument for the wrong number of columns, NaN or infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    const auto& points = evaluate_once(x);
-    detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
-    Array<Scalar> result(x.rows(), 1);
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        result.middleRows(first, count) = as_eigen(log_prob(tape.copy(points.middleRows(first, count))).value());
-      });
-    });
-    return result;
+    return log_prob_of(evaluate_once(x), nullptr, execution);
+  }
+  /// Returns log p(x | c): N x 1.
+  template <class Derived, class Context>
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
+                         const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("log_prob", c, x.rows());
+    return log_prob_of(evaluate_once(x), &context, execution);
   }
 
   /// Returns the gradient of the log-density with respect to each row of x: N x D. If the log-density is -infinity, the
   /// gradient may not be finite. Throws as log_prob() does.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    const auto& points = evaluate_once(x);
+    return gradient_of(evaluate_once(x), nullptr, false, execution);
+  }
+  /// Returns the gradient of log p(x | c) with respect to each row of x: N x D.
+  template <class Derived, class Context>
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
+                      const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("score", c, x.rows());
+    return gradient_of(evaluate_once(x), &context, false, execution);
+  }
+  /// Returns the gradient of log p(x | c) with respect to the context of each row: N x C, also where c is one row for
+  /// all samples.
+  template <class Derived, class Context>
+  Array<Scalar> context_score(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
+                              const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("context_score", c, x.rows());
+    return gradient_of(evaluate_once(x), &context, true, execution);
+  }
+
+  /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
+  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return sample_of(n, nullptr, seed, execution);
+  }
+  /// Draws one sample of p(x | c) for each row of c (N x C): N x D. Sample i depends on (seed, i, row i of c) alone.
+  template <class Context>
+  Array<Scalar> sample(const Eigen::DenseBase<Context>& c, std::uint64_t seed, const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("sample", c, c.rows());
+    return sample_of(context.rows(), &context, seed, execution);
+  }
+  /// Draws n samples of p(x | c), n x D, for one c of 1 x C, or one for each of its n rows.
+  template <class Context>
+  Array<Scalar> sample(Index n, const Eigen::DenseBase<Context>& c, std::uint64_t seed,
+                       const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("sample", c, n);
+    return sample_of(n, &context, seed, execution);
+  }
+
+  /// Draws the samples of sample() with their log-densities, in one pass. If the flow needs a solver, the samples agree
+  /// with those of sample() within its tolerance.
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return sample_and_log_prob_of(n, nullptr, seed, execution);
+  }
+  /// Draws one sample for each row of c with its log-density.
+  template <class Context>
+  SampleAndLogProb<Scalar> sample_and_log_prob(const Eigen::DenseBase<Context>& c, std::uint64_t seed,
+                                               const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("sample_and_log_prob", c, c.rows());
+    return sample_and_log_prob_of(context.rows(), &context, seed, execution);
+  }
+  /// Draws n samples with their log-densities for one c of 1 x C, or one for each of its n rows.
+  template <class Context>
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, const Eigen::DenseBase<Context>& c, std::uint64_t seed,
+                                               const Execution& execution = {}) const {
+    const Array<Scalar> context = checked_context("sample_and_log_prob", c, n);
+    return sample_and_log_prob_of(n, &context, seed, execution);
+  }
+
+  /// Returns the distribution p(x | c) for one context c, 1 x C, which is a distribution without context. Throws as
+  /// diffeo::given() does.
+  template <class Context>
+  auto given(const Eigen::DenseBase<Context>& c) const {
+    auto flow_given_c = diffeo::given(flow, c);
+    return TransformedDistribution<Base, decltype(flow_given_c)>(base, std::move(flow_given_c));
+  }
+
+ private:
+  // Returns a context of the caller as an array. Throws invalid_argument unless it fits the flow and `rows` samples.
+  template <class Context>
+  Array<Scalar> checked_context(const char* what, const Eigen::DenseBase<Context>& c, Index rows) const {
+    const Index wanted = context_dim();
+    require(wanted > 0, what, ": got a context, but this flow takes none");
+    require(c.cols() == wanted, what, ": the context has ", c.cols(), " columns, this flow takes one of ", wanted);
+    require(c.rows() == 1 || c.rows() == rows, what, ": the context has ", c.rows(), " rows, expected ", rows, " or 1");
+    Array<Scalar> context = c.derived().template cast<Scalar>().array();
+    require_finite(context, "the context");
+    return context;
+  }
+
+  // What the flow is to know of some rows; `context` may be null.
+  Pass<Scalar> pass_for(Tape<Scalar>& tape, const Array<Scalar>* context, Index first, Index count) const {
+    Pass<Scalar> pass;
+    if (context)
+      pass.context = context->rows() == 1 ? tape.constant(*context) : tape.copy(context->middleRows(first, count));
+    return pass;
+  }
+
+  template <class Points>
+  Array<Scalar> log_prob_of(const Points& points, const Array<Scalar>* context, const Execution& execution) const {
+    detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
+    Array<Scalar> result(points.rows(), 1);
+    detail::evaluate_checked(*this, [&] {
+      for_each_tile<Scalar>(points.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+        const Var<Scalar> x = tape.copy(points.middleRows(first, count));
+        result.middleRows(first, count) = as_eigen(log_prob(x, pass_for(tape, context, first, count)).value());
+      });
+    });
+    return result;
+  }
+
+  // The gradient with respect to the points, or to the context of each.
+  template <class Points>
+  Array<Scalar> gradient_of(const Points& points, const Array<Scalar>* context, bool of_context,
+                            const Execution& execution) const {
     detail::require_batch<Scalar>("score: x", points, dim(), "flow");
-    Array<Scalar> result(x.rows(), x.cols());
+    Array<Scalar> result(points.rows(), of_context ? context->cols() : points.cols());
     const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
     detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> tile = tape.variable(points.middleRows(first, count));
-        tape.backward(log_prob(tile), {ones.data(), count, 1, count});
-        if (tile.has_grad())
-          result.middleRows(first, count) = as_eigen(tile.grad());
+      for_each_tile<Scalar>(points.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+        Var<Scalar> x, variable;
+        Pass<Scalar> pass;
+        if (of_context) {
+          x = tape.copy(points.middleRows(first, count));
+          // A row for each sample, so that their gradients stay apart.
+          variable = context->rows() == 1 ? tape.variable(context->replicate(count, 1))
+                                          : tape.variable(context->middleRows(first, count));
+          pass.context = variable;
+        } else {
+          x = variable = tape.variable(points.middleRows(first, count));
+          pass = pass_for(tape, context, first, count);
+        }
+        tape.backward(log_prob(x, pass), {ones.data(), count, 1, count});
+        if (variable.has_grad())
+          result.middleRows(first, count) = as_eigen(variable.grad());
         else
           result.middleRows(first, count).setZero();
       });
@@ -115,13 +233,13 @@ struct TransformedDistribution {
     return result;
   }
 
-  /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
-  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+  Array<Scalar> sample_of(Index n, const Array<Scalar>* context, std::uint64_t seed, const Execution& execution) const {
     require(n >= 0, "sample: n is ", n, ", expected at least 0");
     Array<Scalar> x(n, dim());
     detail::evaluate_checked(*this, [&] {
       for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> z = latent(tape, first, count, seed), tile = generate(flow, z);
+        const Var<Scalar> z = latent(tape, first, count, seed);
+        const Var<Scalar> tile = generate(flow, z, pass_for(tape, context, first, count));
         require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
                 z.rows(), " x ", z.cols());
         x.middleRows(first, count) = as_eigen(tile.value());
@@ -130,15 +248,14 @@ struct TransformedDistribution {
     return x;
   }
 
-  /// Draws the samples of sample() with their log-densities, in one pass. If the flow needs a solver, the samples agree
-  /// with those of sample() within its tolerance.
-  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+  SampleAndLogProb<Scalar> sample_and_log_prob_of(Index n, const Array<Scalar>* context, std::uint64_t seed,
+                                                  const Execution& execution) const {
     require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
     SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
     detail::evaluate_checked(*this, [&] {
       for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
         const Var<Scalar> z = latent(tape, first, count, seed);
-        const Transformed<Var<Scalar>> x = checked(call_forward(flow, z), z);
+        const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass_for(tape, context, first, count)), z);
         result.sample.middleRows(first, count) = as_eigen(x.value.value());
         result.log_prob.middleRows(first, count) = as_eigen((base_log_prob(z) - x.log_det).value());
       });
@@ -146,7 +263,6 @@ struct TransformedDistribution {
     return result;
   }
 
- private:
   template <Traced X>
   static const Transformed<X>& checked(const Transformed<X>& y, const X& x) {
     require(static_cast<bool>(innermost(y.log_det)), "transformed distribution: the flow gave no log-determinants");

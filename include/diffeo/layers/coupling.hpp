@@ -85,7 +85,7 @@ struct Coupling {
   using Scalar = scalar_t<T>;
 
   Mask mask;
-  Mlp<T> conditioner;  ///< kept coordinates -> parameters_per_coordinate values per moved coordinate
+  Mlp<T> conditioner;  ///< kept coordinates (and context) -> parameters_per_coordinate values per moved coordinate
   Transform transform{};
 
   static constexpr double suggested_learning_rate = 2e-3;
@@ -121,20 +121,20 @@ struct Coupling {
   }
 
   template <Traced X>
-  Transformed<X> forward(const X& z) const {
-    return apply(z, [this](const X& b, const X& parameters) { return transform.forward(b, parameters); });
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const {
+    return apply(z, pass.context, [this](const X& b, const X& parameters) { return transform.forward(b, parameters); });
   }
   template <Traced X>
-  Transformed<X> inverse(const X& x) const {
-    return apply(x, [this](const X& b, const X& parameters) { return transform.inverse(b, parameters); });
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const {
+    return apply(x, pass.context, [this](const X& b, const X& parameters) { return transform.inverse(b, parameters); });
   }
 
  private:
   template <Traced X, class F>
-  Transformed<X> apply(const X& x, const F& move) const {
+  Transformed<X> apply(const X& x, const Var<Scalar>& context, const F& move) const {
     require(x.cols() == dim(), "coupling: x has ", x.cols(), " columns, this layer has dimension ", dim());
     const X kept = take(x, std::span(mask.kept));
-    const X parameters = conditioner(kept);
+    const X parameters = conditioner(kept, context);
     const Index wanted = Transform::parameters_per_coordinate * static_cast<Index>(mask.moved.size());
     require(parameters.cols() == wanted, "coupling: the conditioner gave ", parameters.cols(),
             " values for each row, expected ", wanted);
@@ -144,18 +144,18 @@ struct Coupling {
 };
 
 /// Returns a coupling layer close to the identity, whose conditioner has weights drawn by make_mlp() from (seed,
-/// stream). Throws invalid_argument for a mask or options of the transform out of range, for a mask that keeps or moves
+/// stream), and takes a context of context_dim columns where that is above 0. Throws invalid_argument for a mask or options of the transform out of range, for a mask that keeps or moves
 /// no coordinate, and for what make_mlp() refuses.
 template <Real S, class Transform = AffineTransform>
 Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::uint64_t seed, std::uint64_t stream = 0,
-                                     Transform transform = {}) {
+                                     Transform transform = {}, Index context_dim = 0) {
   const Index inputs = static_cast<Index>(mask.kept.size());
   const Index outputs = Transform::parameters_per_coordinate * static_cast<Index>(mask.moved.size());
   require(inputs > 0 && outputs > 0, "make_coupling: the mask keeps ", inputs, " and moves ", mask.moved.size(),
           " coordinates, expected at least one of each");
   mask.check();
   if constexpr (requires { transform.check(); }) transform.check();
-  return {std::move(mask), make_mlp<S>(inputs, outputs, network, seed, stream), transform};
+  return {std::move(mask), make_mlp<S>(inputs, outputs, network, seed, stream, context_dim), transform};
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

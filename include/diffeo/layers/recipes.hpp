@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/coupling.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
@@ -20,6 +21,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// | mask            | MaskPattern   | even_odd: even and odd coordinates kept in turn |
 /// | log_scale_bound | double        | 1.5 (Real NVP only); infinity: free             |
 /// | seed            | std::uint64_t | 0, of the initial weights                       |
+/// | context_dim     | Index         | 0: number of columns of the context             |
 ///
 /// The network's last_scale is 0.05 by default; its first_scale is 2 in the plane, 4 / D in D dimensions, at least 1.
 struct CouplingFlowOptions {
@@ -28,6 +30,7 @@ struct CouplingFlowOptions {
   MaskPattern mask = MaskPattern::even_odd;
   double log_scale_bound = AffineTransform{}.log_scale_bound;
   std::uint64_t seed = 0;
+  Index context_dim = 0;
 };
 
 /// Real NVP over T: affine couplings, then a standardisation.
@@ -40,6 +43,12 @@ using Nice = FlowSequence<Repeated<Coupling<T, AdditiveTransform>>, DiagonalScal
 
 namespace detail {
 
+inline Index context_dim_for(const char* recipe, Index option, Index columns) {
+  require(option == 0 || option == columns, recipe, ": context_dim is ", option, ", the context has ", columns,
+          " columns");
+  return columns;
+}
+
 template <Real S, class Transform>
 Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const CouplingFlowOptions& options,
                                            Transform transform) {
@@ -48,7 +57,7 @@ Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const 
   const MlpOptions network = options.network.with_scales(0.05, first_scale_for(dim, 2));
   return repeat(options.layers, [&](Index i) {
     return make_coupling<S>(alternating_mask(options.mask, dim, i), network, options.seed,
-                            static_cast<std::uint64_t>(i) * streams_of(network), transform);
+                            static_cast<std::uint64_t>(i) * streams_of(network), transform, options.context_dim);
   });
 }
 
@@ -158,6 +167,21 @@ template <DenseExpression Data>
   requires Real<typename Data::Scalar>
 auto nice(const Data& data, const CouplingFlowOptions& options = {}) {
   return standardized(nice<typename Data::Scalar>(data.cols(), options), data);
+}
+
+/// Recipes for data x (N x D) that depend on a context c (N x C): the flow of their dimensions, standardised to x, with
+/// its context standardised to c. Throw invalid_argument where options.context_dim is neither 0 nor C.
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto real_nvp(const Data& x, const Context& c, CouplingFlowOptions options = {}) {
+  options.context_dim = detail::context_dim_for("real_nvp", options.context_dim, c.cols());
+  return conditional(real_nvp(x, options), c);
+}
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto nice(const Data& x, const Context& c, CouplingFlowOptions options = {}) {
+  options.context_dim = detail::context_dim_for("nice", options.context_dim, c.cols());
+  return conditional(nice(x, options), c);
 }
 
 template <DenseExpression Data>

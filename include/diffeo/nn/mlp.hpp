@@ -3,23 +3,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <diffeo/nn/context.hpp>
 #include <diffeo/nn/linear.hpp>
 #include <optional>
 #include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A multi-layer perceptron: dense layers with an activation between them, none after the last.
+/// A multi-layer perceptron: dense layers with an activation between them, none after the last. The first one may take
+/// a context too, to which it adds c V' before its activation.
 template <class T>
 struct Mlp {
   using Scalar = scalar_t<T>;
 
   std::vector<Linear<T>> layers;
   Activation activation = Activation::tanh;
+  param_t<T> context_weight{};  ///< V, outputs of the first layer x C; empty for a network without context
 
   template <class Self>
   static auto fields(Self& self) {
-    return diffeo::fields("layers", self.layers);
+    return diffeo::fields("layers", self.layers, "context_weight", self.context_weight);
   }
   template <class Self>
   static auto settings(Self& self) {
@@ -27,11 +30,14 @@ struct Mlp {
   }
   template <class U>
   Mlp<U> rebind() const {
-    return {std::vector<Linear<U>>(layers.size()), activation};
+    return {std::vector<Linear<U>>(layers.size()), activation, {}};
   }
 
   Index inputs() const { return layers.empty() ? 0 : layers.front().inputs(); }
   Index outputs() const { return layers.empty() ? 0 : layers.back().outputs(); }
+
+  /// Number of columns C of the context; 0 for a network that takes none.
+  Index context_dim() const { return columns_of(context_weight); }
 
   /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
   void check() const {
@@ -39,13 +45,20 @@ struct Mlp {
     for (std::size_t i = 1; i < layers.size(); ++i)
       require(layers[i].inputs() == layers[i - 1].outputs(), "perceptron: layer ", i, " has ", layers[i].inputs(),
               " inputs, the layer before it ", layers[i - 1].outputs(), " outputs");
+    require(context_dim() == 0 || context_weight.rows() == layers.front().outputs(),
+            "perceptron: the weights of the context have ", context_dim() == 0 ? 0 : context_weight.rows(),
+            " rows, the first layer ", layers.front().outputs(), " outputs");
   }
 
-  /// N x inputs -> N x outputs.
+  /// N x inputs -> N x outputs. The context, N x C or 1 x C, is ignored by a network that takes none. Throws
+  /// invalid_argument where it is missing or of another shape.
   template <Traced X>
-  X operator()(const X& x) const {
-    return perceptron(x, layers.size(), activation,
-                      [this](std::size_t i, const X& in, Activation a) { return layers[i](in, a); });
+  X operator()(const X& x, const Var<Scalar>& context = {}) const {
+    const bool takes_context = context_dim() > 0;
+    if (takes_context) require_context("perceptron", context, x.rows(), context_dim());
+    return perceptron(x, layers.size(), activation, [&](std::size_t i, const X& in, Activation a) {
+      return i == 0 && takes_context ? layers[0](in, context, context_weight, a) : layers[i](in, a);
+    });
   }
 };
 
@@ -90,15 +103,18 @@ inline double first_scale_for(Index dim, double in_the_plane) {
 /// Streams of random numbers that make_mlp uses, counted from its own.
 inline std::uint64_t streams_of(const MlpOptions& options) { return options.hidden.size() + 2; }
 
-/// A fresh network. The last layer is near zero, so that what it parametrises starts close to the identity. Throws
-/// invalid_argument for a width below 1 or a scale that is not finite.
+/// A fresh network, with a context of context_dim columns where that is above 0. The last layer is near zero, so that
+/// what it parametrises starts close to the identity. Throws invalid_argument for a width below 1, a negative
+/// context_dim or a scale that is not finite.
 template <Real S>
-Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uint64_t seed, std::uint64_t stream = 0) {
+Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uint64_t seed, std::uint64_t stream = 0,
+                Index context_dim = 0) {
   const double first_scale = options.first_scale.value_or(1), last_scale = options.last_scale.value_or(0.01);
   require(std::isfinite(first_scale) && std::isfinite(last_scale), "make_mlp: first_scale is ", first_scale,
           " and last_scale ", last_scale, ", expected finite values");
   const Initialisation how = options.initialisation.value_or(default_initialisation(options.activation));
-  Mlp<S> mlp{{}, options.activation};
+  require(context_dim >= 0, "make_mlp: context_dim is ", context_dim, ", expected at least 0");
+  Mlp<S> mlp{{}, options.activation, {}};
   for (const Index width : options.hidden) {
     require(width > 0, "make_mlp: a hidden layer has width ", width, ", expected at least 1");
     mlp.layers.push_back(make_linear<S>(inputs, width, how, seed, stream++));
@@ -110,6 +126,13 @@ Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uin
     fill_normal(view(first.bias), seed, stream);
     first.bias *= static_cast<S>(first_scale);
     first.weight *= static_cast<S>(first_scale);
+  }
+  if (context_dim > 0) {
+    // A stream apart from all others, so that a context does not change the other weights.
+    constexpr std::uint64_t context_streams = std::uint64_t{1} << 62;
+    mlp.context_weight = Array<S>(mlp.layers.front().outputs(), context_dim);
+    initialise(mlp.context_weight, how, seed, context_streams + stream);
+    mlp.context_weight *= static_cast<S>(mlp.layers.size() > 1 ? first_scale : last_scale);
   }
   mlp.layers.back().weight *= static_cast<S>(last_scale);
   return mlp;

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <diffeo/autodiff/settings.hpp>
+#include <diffeo/nn/context.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/options.hpp>
 #include <diffeo/training/progress.hpp>
@@ -23,6 +24,14 @@ bool goes_on(F& callback, const FitProgress& progress) {
   } else {
     return static_cast<bool>(callback(progress));
   }
+}
+
+// Throws invalid_argument unless the data have the model's dimension and at least two rows.
+template <class Model, class Derived>
+void require_training_data(const Model& model, const Eigen::DenseBase<Derived>& data) {
+  require(data.rows() > 0, "fit: data is empty, expected at least 2 rows");
+  require(data.cols() == model.dim(), "fit: data has ", data.cols(), " columns, this flow has dimension ", model.dim());
+  require(data.rows() > 1, "fit: data has 1 row, expected at least 2");
 }
 
 }  // namespace detail
@@ -147,11 +156,29 @@ template <class Model, class Derived, class... Callbacks>
 FitReport
     fit(Model& model, const Eigen::DenseBase<Derived>& data, const FitOptions& options = {}, Callbacks&&... callbacks) {
   using S = typename Model::Scalar;
-  require(data.rows() > 0, "fit: data is empty, expected at least 2 rows");
-  require(data.cols() == model.dim(), "fit: data has ", data.cols(), " columns, this flow has dimension ", model.dim());
-  require(data.rows() > 1, "fit: data has 1 row, expected at least 2");
+  detail::require_training_data(model, data);
+  const Index wanted = context_dim(model);
+  require(wanted == 0, "fit: this model takes a context of ", wanted, " columns: call fit(model, data, context)");
   const Array<S> rows = data.derived().template cast<S>().array();
   return fit(model, MaximumLikelihood<S>(rows), options, callbacks...);
+}
+
+/// Fits a model of p(x | c) to the rows of data (N x D) given those of context (N x C), both any Eigen expression, by
+/// maximum likelihood. Throws invalid_argument as above, for a model that takes no context or one of another number of
+/// columns, another number of rows, and NaN or infinity in the context.
+template <class Model, class Derived, class Context, class... Callbacks>
+  requires Objective<MaximumLikelihood<typename Model::Scalar>, Model> && (!std::is_const_v<Model>)
+FitReport fit(Model& model, const Eigen::DenseBase<Derived>& data, const Eigen::DenseBase<Context>& context,
+              const FitOptions& options = {}, Callbacks&&... callbacks) {
+  using S = typename Model::Scalar;
+  detail::require_training_data(model, data);
+  const Index wanted = context_dim(model);
+  require(wanted > 0, "fit: got a context, but this model takes none");
+  require(context.cols() == wanted, "fit: the context has ", context.cols(), " columns, this model takes one of ",
+          wanted);
+  const Array<S> rows = data.derived().template cast<S>().array(),
+                 contexts = context.derived().template cast<S>().array();
+  return fit(model, MaximumLikelihood<S>(rows, contexts), options, callbacks...);
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

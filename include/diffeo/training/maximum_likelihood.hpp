@@ -7,8 +7,8 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// The negative log-likelihood, -log p(x) in nats for each row x of the data; in training, plus the penalties that the
-/// flow's layers ask for (see Pass).
+/// The negative log-likelihood, -log p(x) in nats for each row x of the data, or -log p(x | c) where each row has a
+/// context c; in training, plus the penalties that the flow's layers ask for (see Pass).
 template <Real S>
 class MaximumLikelihood {
  public:
@@ -20,20 +20,24 @@ class MaximumLikelihood {
   /// Takes over the data, which the objective and its copies own. Throws as above.
   explicit MaximumLikelihood(Array<S>&& data) : MaximumLikelihood(std::make_shared<const Array<S>>(std::move(data))) {}
 
+  /// Takes a context with each row: N x C. Both must outlive the objective. Throws invalid_argument as above, and unless
+  /// there are as many contexts as rows, finite.
+  MaximumLikelihood(const Array<S>& data, const Array<S>& context) : MaximumLikelihood(data) {
+    require(context.rows() == data.rows(), "fit: the context has ", context.rows(), " rows, the data ", data.rows());
+    require_finite(context, "fit: the context");
+    context_ = &context;
+  }
+
   Index size() const { return data_->rows(); }
   const Array<S>& data() const { return *data_; }
 
   template <class Model>
     requires requires(const Model& model, const Var<S>& x) { model.log_prob(x); }
   Var<S> loss(const Model& model, Tape<S>& tape, const Minibatch& batch) const {
-    const Var<S> x = tape.make(static_cast<Index>(batch.rows.size()), data_->cols(), false);
-    const View<S> to = tape.mutable_value(x);
-    for (Index j = 0; j < to.cols; ++j) {
-      const S* from = data_->data() + j * data_->rows();
-      for (std::size_t i = 0; i < batch.rows.size(); ++i) to.col(j)[i] = from[batch.rows[i]];
-    }
+    const Var<S> x = chosen(tape, *data_, batch.rows);
     Penalties<S> penalties;
-    const Pass<S> pass = batch.pass(penalties);
+    Pass<S> pass = batch.pass(penalties);
+    if (context_) pass.context = chosen(tape, *context_, batch.rows);
     const Var<S> log_prob = [&] {
       if constexpr (requires { model.log_prob(x, pass); })
         return model.log_prob(x, pass);
@@ -48,7 +52,18 @@ class MaximumLikelihood {
     owned_ = std::move(data);
   }
 
+  static Var<S> chosen(Tape<S>& tape, const Array<S>& from, std::span<const Index> rows) {
+    const Var<S> x = tape.make(static_cast<Index>(rows.size()), from.cols(), false);
+    const View<S> to = tape.mutable_value(x);
+    for (Index j = 0; j < to.cols; ++j) {
+      const S* column = from.data() + j * from.rows();
+      for (std::size_t i = 0; i < rows.size(); ++i) to.col(j)[i] = column[rows[i]];
+    }
+    return x;
+  }
+
   const Array<S>* data_;
+  const Array<S>* context_ = nullptr;
   std::shared_ptr<const Array<S>> owned_;
 };
 

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <diffeo/layers/flow.hpp>
+#include <diffeo/layers/standardize.hpp>
+#include <diffeo/nn/context.hpp>
+
+/// Flows that depend on a context: p(x | c).
+namespace diffeo::inline DIFFEO_ISA {
+
+/// Embedding of a context that leaves it as it is.
+struct NoEmbedding {
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple<>();
+  }
+  template <class U>
+  NoEmbedding rebind() const {
+    return {};
+  }
+  template <class X>
+  const X& operator()(const X& c) const {
+    return c;
+  }
+};
+
+/// A flow whose layers get the context standardised to mean 0 and standard deviation 1, as x is by Standardize, and
+/// then through an embedding network. The embedding is any callable over the operations that maps N x C to N x E, with
+/// fields() and rebind() as a layer has them, for instance an Mlp; it is trained with the flow.
+template <class T, class F, class Embedding = NoEmbedding>
+struct Conditional {
+  using Scalar = scalar_t<T>;
+
+  Standardize<T> context;  ///< of dimension C; its inverse() is applied to the context
+  Embedding embedding;
+  F flow;
+
+  Index dim() const { return flow.dim(); }
+  /// Number of columns C of the context.
+  Index context_dim() const { return context.dim(); }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return diffeo::fields("context", self.context, "embedding", self.embedding, "flow", self.flow);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "conditional");
+  }
+  template <class U>
+  auto rebind() const {
+    return Conditional<U, decltype(flow.template rebind<U>()), decltype(embedding.template rebind<U>())>{
+        {}, embedding.template rebind<U>(), flow.template rebind<U>()};
+  }
+
+  /// Throws invalid_argument where the layers take a context of another number of columns than the embedding gives.
+  void check() const {
+    const Index taken = diffeo::context_dim(flow);
+    if constexpr (std::is_same_v<Embedding, NoEmbedding>)
+      require(taken == 0 || taken == context_dim(), "conditional: the layers take a context of ", taken,
+              " columns, this one has ", context_dim());
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
+    requires HasForward<F, X>
+  {
+    return call_forward(flow, z, embedded(pass, z.rows()));
+  }
+  template <Traced X>
+  X generate(const X& z, const Pass<Scalar>& pass = {}) const
+    requires HasGenerate<F, X>
+  {
+    return diffeo::generate(flow, z, embedded(pass, z.rows()));
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const
+    requires HasInverse<F, X>
+  {
+    return call_inverse(flow, x, embedded(pass, x.rows()));
+  }
+
+ private:
+  Pass<Scalar> embedded(const Pass<Scalar>& pass, Index rows) const {
+    require_context("flow", pass.context, rows, context_dim());
+    Pass<Scalar> inner = pass;
+    inner.context = embedding((pass.context - context.mean) / context.scale);
+    return inner;
+  }
+};
+
+/// Returns the flow with its context standardised to the columns of `contexts` (N x C, any Eigen expression). Throws
+/// invalid_argument as Standardize::fit() does, and where the flow takes a context of another number of columns.
+template <class F, class Derived>
+auto conditional(F flow, const Eigen::DenseBase<Derived>& contexts) {
+  using S = typename F::Scalar;
+  Conditional<S, F> result{Standardize<S>::fit(contexts), {}, std::move(flow)};
+  result.check();
+  return result;
+}
+/// Returns the flow with its context standardised and then embedded. Throws as above.
+template <class F, class Derived, class Embedding>
+auto conditional(F flow, const Eigen::DenseBase<Derived>& contexts, Embedding embedding) {
+  using S = typename F::Scalar;
+  return Conditional<S, F, Embedding>{Standardize<S>::fit(contexts), std::move(embedding), std::move(flow)};
+}
+
+/// A flow with its context fixed: x = flow.forward(z) given c. It is a flow without context.
+template <class T, class F>
+struct Given {
+  using Scalar = scalar_t<T>;
+
+  F flow;
+  Buffer<T> context;  ///< 1 x C
+
+  Index dim() const { return flow.dim(); }
+  /// Returns 0: the context is given.
+  Index context_dim() const { return 0; }
+
+  template <class Self>
+  static auto fields(Self& self) {
+    return diffeo::fields("flow", self.flow, "context", self.context);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "given a context");
+  }
+  template <class U>
+  auto rebind() const {
+    return Given<U, decltype(flow.template rebind<U>())>{flow.template rebind<U>(), {}};
+  }
+
+  template <Traced X>
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
+    requires HasForward<F, X>
+  {
+    return call_forward(flow, z, with_context(pass, z));
+  }
+  template <Traced X>
+  X generate(const X& z, const Pass<Scalar>& pass = {}) const
+    requires HasGenerate<F, X>
+  {
+    return diffeo::generate(flow, z, with_context(pass, z));
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const
+    requires HasInverse<F, X>
+  {
+    return call_inverse(flow, x, with_context(pass, x));
+  }
+
+ private:
+  template <Traced X>
+  Pass<Scalar> with_context(const Pass<Scalar>& pass, const X& x) const {
+    Pass<Scalar> inner = pass;
+    inner.context = as_var(x.tape(), context);
+    return inner;
+  }
+};
+
+/// Returns the flow for one context c, 1 x C. Throws invalid_argument for another shape, NaN or infinity, and where the
+/// flow takes no context.
+template <class F, class Derived>
+auto given(F flow, const Eigen::DenseBase<Derived>& c) {
+  using S = typename F::Scalar;
+  const Index dim = context_dim(flow);
+  require(dim > 0, "given: this flow takes no context");
+  require(c.rows() == 1 && c.cols() == dim, "given: the context is ", c.rows(), " x ", c.cols(), ", expected 1 x ",
+          dim);
+  Given<S, F> result{std::move(flow), {c.derived().template cast<S>().array()}};
+  require_finite(result.context.value, "given: the context");
+  return result;
+}
+
+}  // namespace diffeo::inline DIFFEO_ISA
