@@ -41,6 +41,7 @@ template <class M>
 Description describe(const M& model) {
   Description description{settings_of(model), {}};
   for_each_leaf(model, [&](const Path& path, LeafKind kind, const auto& leaf) {
+    if (leaf.size() == 0) return;  // what a structure could have, such as weights of a context
     const double norm = leaf.template cast<double>().matrix().stableNorm();
     description.arrays.push_back({path.str(), kind, leaf.rows(), leaf.cols(), norm});
   });

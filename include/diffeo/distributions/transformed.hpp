@@ -27,9 +27,9 @@ struct Draw {
 /// arrays accept any Eigen expression and work in tiles on several threads (see Execution). Results do not depend on
 /// the number of threads, and the result of a row does not depend on the other rows.
 ///
-/// Where the flow takes a context c, the distribution is p(x | c), and the methods take c beside x: N x C with a row per
-/// sample, or 1 x C for all. They throw invalid_argument where it is missing, where the flow takes none, for another
-/// shape, NaN or infinity. The result of a row depends on its own x and c alone.
+/// Where the flow takes a context c, the distribution is p(x | c), and the methods take c beside x: N x C with a row
+/// per sample, or 1 x C for all. They throw invalid_argument where it is missing, where the flow takes none, for
+/// another shape, NaN or infinity. The result of a row depends on its own x and c alone.
 template <class Base, class FlowType>
 struct TransformedDistribution {
   using Scalar = typename FlowType::Scalar;

@@ -144,8 +144,9 @@ struct Coupling {
 };
 
 /// Returns a coupling layer close to the identity, whose conditioner has weights drawn by make_mlp() from (seed,
-/// stream), and takes a context of context_dim columns where that is above 0. Throws invalid_argument for a mask or options of the transform out of range, for a mask that keeps or moves
-/// no coordinate, and for what make_mlp() refuses.
+/// stream), and takes a context of context_dim columns where that is above 0. Throws invalid_argument for a mask or
+/// options of the transform out of range, for a mask that keeps or moves no coordinate, and for what make_mlp()
+/// refuses.
 template <Real S, class Transform = AffineTransform>
 Coupling<S, Transform> make_coupling(Mask mask, const MlpOptions& network, std::uint64_t seed, std::uint64_t stream = 0,
                                      Transform transform = {}, Index context_dim = 0) {

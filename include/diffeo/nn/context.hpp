@@ -38,8 +38,8 @@ Index context_dim(const M& model, const Path& path = {}) {
       const Index of_part = context_dim(part, place);
       if (of_part == 0) return;
       if (dim != 0 && dim != of_part)
-        throw invalid_argument(concat_message(place.str(), " takes a context of ", of_part,
-                                              " columns, another part one of ", dim));
+        throw invalid_argument(
+            concat_message(place.str(), " takes a context of ", of_part, " columns, another part one of ", dim));
       dim = of_part;
     });
   }

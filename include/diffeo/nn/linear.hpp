@@ -43,11 +43,6 @@ struct Linear {
   X operator()(const X& x, Activation activation = Activation::identity) const {
     return affine(x, weight, bias, activation);
   }
-  /// Returns activation(x W' + c V' + b) for a context c, N x C or 1 x C, with weights V, outputs x C.
-  template <Traced X>
-  X operator()(const X& x, const Var<Scalar>& c, const param_t<T>& v, Activation activation) const {
-    return affine(x, weight, bias, c, v, activation);
-  }
 };
 
 /// Returns x after the layers of a perceptron, with the activation between them and none after the last: layer(i, x, a)

@@ -57,7 +57,9 @@ struct Mlp {
     const bool takes_context = context_dim() > 0;
     if (takes_context) require_context("perceptron", context, x.rows(), context_dim());
     return perceptron(x, layers.size(), activation, [&](std::size_t i, const X& in, Activation a) {
-      return i == 0 && takes_context ? layers[0](in, context, context_weight, a) : layers[i](in, a);
+      if (i == 0 && takes_context)
+        return affine(in, layers[0].weight, affine(context, context_weight, layers[0].bias), a);
+      return layers[i](in, a);
     });
   }
 };

@@ -20,8 +20,8 @@ class MaximumLikelihood {
   /// Takes over the data, which the objective and its copies own. Throws as above.
   explicit MaximumLikelihood(Array<S>&& data) : MaximumLikelihood(std::make_shared<const Array<S>>(std::move(data))) {}
 
-  /// Takes a context with each row: N x C. Both must outlive the objective. Throws invalid_argument as above, and unless
-  /// there are as many contexts as rows, finite.
+  /// Takes a context with each row: N x C. Both must outlive the objective. Throws invalid_argument as above, and
+  /// unless there are as many contexts as rows, finite.
   MaximumLikelihood(const Array<S>& data, const Array<S>& context) : MaximumLikelihood(data) {
     require(context.rows() == data.rows(), "fit: the context has ", context.rows(), " rows, the data ", data.rows());
     require_finite(context, "fit: the context");

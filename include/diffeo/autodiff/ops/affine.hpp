@@ -94,40 +94,25 @@ math::Strided<S> transposed_operand(View<const S> w, bool out_by_in) {
   return right_operand(w, !out_by_in);
 }
 
-// A second product that is added to the first: c (N x C) times the transpose of the weights v (M x C); none: empty.
+// x (N x K) times the weights: w is M x K where `out_by_in`, else K x M. Bias 1 x M, N x M or none.
 template <Real S>
-struct ContextOperands {
-  Var<S> c, v;
-
-  explicit operator bool() const { return static_cast<bool>(c); }
-  bool parameters() const { return c && v.requires_grad(); }
-  bool requires_grad() const { return c && (c.requires_grad() || v.requires_grad()); }
-};
-
-// x (N x K) times the weights: w is M x K where `out_by_in`, else K x M. Bias 1 x M or none.
-template <Real S>
-Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act, ContextOperands<S> context = {}) {
+Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) {
   Tape<S>& tape = x.tape();
   const Index inner = out_by_in ? w.cols() : w.rows(), outer = out_by_in ? w.rows() : w.cols();
   require(x.cols() == inner, "affine: x has ", x.cols(), " columns, the weights expect ", inner);
-  require(!b || (b.rows() == 1 && b.cols() == outer), "affine: the bias is ", b ? b.rows() : 0, " x ", b ? b.cols() : 0,
-          ", expected 1 x ", outer);
+  require(!b || ((b.rows() == 1 || b.rows() == x.rows()) && b.cols() == outer), "affine: the bias is ",
+          b ? b.rows() : 0, " x ", b ? b.cols() : 0, ", expected 1 x ", outer);
+  // A row of its own for each sample: the product goes on from it, with the bits of a shared one of the same values.
+  const bool bias_per_row = b && b.rows() > 1;
   const bool parameters = w.requires_grad() || (b && b.requires_grad());
-  const Var<S> y = tape.make(x.rows(), outer, x.requires_grad() || parameters || context.requires_grad());
+  const Var<S> y = tape.make(x.rows(), outer, x.requires_grad() || parameters);
   const View<S> out = tape.mutable_value(y);
-  const S* bias = b ? b.value().data : nullptr;
-  const math::Start start = b ? math::Start::bias : math::Start::zero;
-  if (context) {
-    // The products continue one chain of multiply-adds, so that the bits are those of a bias that holds c v' + b.
-    const bool padded = x.padded() && context.c.padded();
-    math::product<S>(with_padding(out, context.c.value(), padded), context.c.value(),
-                  right_operand(context.v.value(), true), bias, start);
-    math::product<S>(with_padding(out, x.value(), padded), x.value(), right_operand(w.value(), out_by_in), nullptr,
-                  math::Start::accumulate);
-  } else {
-    math::product(with_padding(out, x.value(), x.padded()), x.value(), right_operand(w.value(), out_by_in), bias,
-                  start);
-  }
+  if (bias_per_row) math::copy(out, b.value());
+  math::product<S>(bias_per_row ? out : with_padding(out, x.value(), x.padded()), x.value(),
+                   right_operand(w.value(), out_by_in), b && !bias_per_row ? b.value().data : nullptr,
+                   bias_per_row ? math::Start::accumulate
+                   : b          ? math::Start::bias
+                                : math::Start::zero);
   if (act != Activation::identity)
     with_activation<S>(act, [&](auto kernel) {
       math::map(
@@ -135,7 +120,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act, 
     });
   if (!y.requires_grad()) return y;
 
-  tape.on_backward({y}, [x, w, b, y, out_by_in, act, parameters, context] {
+  tape.on_backward({y}, [x, w, b, y, out_by_in, act, parameters, bias_per_row] {
     Tape<S>& t = y.tape();
     const View<S> pre = t.mutable_grad(y);
     if (act != Activation::identity)
@@ -144,74 +129,43 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act, 
             pre, [kernel](auto g, auto v) { return kernel.times_slope(g, v); }, static_cast<View<const S>>(pre),
             y.value());
       });
-    const auto add_input_gradient = [&](Var<S> input, math::Strided<S> weights) {
-      if (!input.requires_grad()) return;
-      const GradTarget<S> target = t.grad_target(input);
-      math::product<S>(with_padding(target.grad, View<const S>(pre), true), pre, weights, nullptr,
+    if (bias_per_row)
+      add_grad(
+          b, [](auto g) { return g; }, View<const S>(pre));
+    if (parameters) add_weight_gradients(t, w, bias_per_row ? Var<S>{} : b, out_by_in, View<const S>(pre), x.value());
+    if (x.requires_grad()) {
+      const GradTarget<S> target = t.grad_target(x);
+      math::product<S>(with_padding(target.grad, View<const S>(pre), true), pre,
+                       transposed_operand(w.value(), out_by_in), nullptr,
                        target.assign ? math::Start::zero : math::Start::accumulate);
-    };
-    if (parameters) add_weight_gradients(t, w, b, out_by_in, View<const S>(pre), x.value());
-    add_input_gradient(x, transposed_operand(w.value(), out_by_in));
-    if (!context) return;
-    if (context.parameters()) add_weight_gradients(t, context.v, {}, true, View<const S>(pre), context.c.value());
-    add_input_gradient(context.c, transposed_operand(context.v.value(), true));
+    }
   });
   return y;
 }
 
 }  // namespace detail
 
-namespace detail {
-
-// Returns activation(x W' + b), or activation(x W' + c V' + b).
-template <Real S>
-Var<S> activated_product(Var<S> x, Var<S> weights, Var<S> bias, Activation act, ContextOperands<S> context) {
+/// Returns activation(x W' + b): N x M for x of N x K, W of M x K (row m holds the weights of output m) and b of 1 x M,
+/// or of N x M with a row for each sample. Throws invalid_argument if the shapes do not match.
+template <Real S, class W, class B>
+Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::identity) {
+  Tape<S>& tape = x.tape();
   // Where the derivative needs the argument of the activation, that is kept as a value of its own.
-  const bool fused = slope_from_result(act) || !(x.requires_grad() || weights.requires_grad() || bias.requires_grad() ||
-                                                 context.requires_grad());
-  const Var<S> y = product_op(x, weights, true, bias, fused ? act : Activation::identity, context);
+  const Var<S> weights = as_var(tape, w), bias = as_var(tape, b);
+  const bool fused =
+      detail::slope_from_result(act) || !(x.requires_grad() || weights.requires_grad() || bias.requires_grad());
+  const Var<S> y = detail::product_op(x, weights, true, bias, fused ? act : Activation::identity);
   if (fused) return y;
-  return with_activation<S>(act, [y]<Activation A>(ActivationKernel<S, A>) {
-    if constexpr (SlopeFromResult<ActivationKernel<S, A>>)
+  return detail::with_activation<S>(act, [y]<Activation A>(detail::ActivationKernel<S, A>) {
+    if constexpr (detail::SlopeFromResult<detail::ActivationKernel<S, A>>)
       return y;
     else
       return activate<A>(y);
   });
 }
-
-}  // namespace detail
-
-/// Returns activation(x W' + b): N x M for x of N x K, W of M x K (row m holds the weights of output m) and b of 1 x M.
-/// Throws invalid_argument if the shapes do not match.
-template <Real S, class W, class B>
-Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::identity) {
-  return detail::activated_product(x, as_var(x.tape(), w), as_var(x.tape(), b), act, {});
-}
 template <class X, class W, class B>
 Dual<X> affine(const Dual<X>& x, const W& w, const B& b, Activation act = Activation::identity) {
   return activate(act, Dual<X>{affine(x.value, w, b), linear(x.tangent, w)});
-}
-
-/// Returns activation(x W' + c V' + b), where a context c enters a dense layer: N x M for c of N x C, or of 1 x C for all
-/// rows, and V of M x C. The bits of a row are the same for a context of its own and a shared one with the same
-/// values; a shared context costs one product of one row. Throws invalid_argument if the shapes do not match.
-template <Real S, class W, class B, class V>
-Var<S> affine(Var<S> x, const W& w, const B& b, Var<S> c, const V& v, Activation act = Activation::identity) {
-  Tape<S>& tape = x.tape();
-  const Var<S> weights = as_var(tape, w), bias = as_var(tape, b), context_weights = as_var(tape, v);
-  require(c.cols() == context_weights.cols() && (c.rows() == 1 || c.rows() == x.rows()), "affine: the context is ",
-          c.rows(), " x ", c.cols(), ", expected ", x.rows(), " or 1 x ", context_weights.cols());
-  require(context_weights.rows() == weights.rows(), "affine: the weights of the context have ", context_weights.rows(),
-          " rows, expected ", weights.rows());
-  if (c.rows() == 1)
-    return detail::activated_product(
-        x, weights, detail::product_op(c, context_weights, true, bias, Activation::identity), act, {});
-  return detail::activated_product(x, weights, bias, act, {c, context_weights});
-}
-template <class X, class W, class B, class C, class V>
-Dual<X> affine(const Dual<X>& x, const W& w, const B& b, const C& c, const V& v,
-               Activation act = Activation::identity) {
-  return activate(act, Dual<X>{affine(x.value, w, b, c, v), linear(x.tangent, w)});
 }
 
 /// Returns x W': N x M for x of N x K and W of M x K.

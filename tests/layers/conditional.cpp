@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+#include <diffeo/autodiff/describe.hpp>
+#include <diffeo/distributions/normal.hpp>
+#include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/conditional.hpp>
+#include <diffeo/layers/recipes.hpp>
+#include <diffeo/testing/conditional_flow_laws.hpp>
+
+#include "laws.hpp"
+
+using namespace diffeo;
+
+namespace {
+
+template <class F>
+void require_conditional_laws(const std::string& name, const F& flow,
+                              testing::FlowLawOptions<typename F::Scalar> options = {}) {
+  INFO(name);
+#ifdef DIFFEO_SANITIZE
+  options.rows = std::min<Index>(options.rows, 70);
+#endif
+  const auto report = testing::check_conditional_flow_laws(flow, options);
+  INFO(report);
+  CHECK(report.laws.size() > 20);
+  CHECK(report.ok());
+}
+
+template <Real S>
+auto conditional_coupling(Mask mask, Activation activation, Index context, std::uint64_t seed) {
+  return randomised(make_coupling<S>(std::move(mask), {.hidden = {12, 9}, .activation = activation}, 0, 0,
+                                     AffineTransform{}, context),
+                    seed);
+}
+
+// Contexts of unequal spreads around 5.
+template <Real S>
+Array<S> some_contexts(Index rows, Index cols) {
+  Array<S> c(rows, cols);
+  fill_normal(view(c), 4, 5);
+  for (Index j = 0; j < cols; ++j) c.col(j) = c.col(j) * static_cast<S>(j + 2) + S(5);
+  return c;
+}
+
+template <Real S>
+Array<S> some_points(Index rows, Index cols) {
+  Array<S> x(rows, cols);
+  fill_normal(view(x), 14, 15);
+  return x;
+}
+
+// A network with context in the plane, far from the identity, and one for data.
+template <Real S>
+auto conditional_model(Index context = 3) {
+  const auto flow = real_nvp(some_points<S>(40, 2), some_contexts<S>(40, context),
+                             {.layers = 4, .network = {.hidden = {8}, .last_scale = 0.5}});
+  return TransformedDistribution(StandardNormal<S>(2), flow);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", float, double) {
+  using S = TestType;
+  require_conditional_laws("even, tanh", conditional_coupling<S>(Mask::keep_even(2), Activation::tanh, 1, 1));
+  require_conditional_laws("odd, relu", conditional_coupling<S>(Mask::keep_odd(3), Activation::relu, 2, 2));
+  require_conditional_laws("half, silu", conditional_coupling<S>(Mask::keep_first_half(3), Activation::silu, 3, 3));
+  require_conditional_laws(
+      "no hidden layer",
+      randomised(make_coupling<S>(Mask::keep_odd(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2), 15));
+}
+
+TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", float, double) {
+  using S = TestType;
+  const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});
+  require_conditional_laws("standardised contexts",
+                           randomised(conditional(flow, Array<S>(some_contexts<S>(50, 2) - S(5))), 3, 0.4));
+  require_conditional_laws("inverted", Invert{randomised(flow, 4, 0.4)});
+  // An embedding of one column into the two that the layers take.
+  require_conditional_laws("embedded", randomised(conditional(flow, Array<S>(some_contexts<S>(50, 1) - S(5)),
+                                                              make_mlp<S>(1, 2, {.hidden = {5}}, 1)),
+                                                  5, 0.4));
+}
+
+TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine map of it computes", "[layers]", float,
+                   double) {
+  using S = TestType;
+  // Without hidden layers the coupling is x1 = z1 exp(s) + t with [s, t] = W z0 + V c + b, s bounded.
+  auto layer = make_coupling<S>(Mask::keep_even(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2);
+  layer.conditioner.layers[0].weight << S(0.25), S(-0.5);
+  layer.conditioner.layers[0].bias << S(0.125), S(0.75);
+  layer.conditioner.context_weight << S(0.5), S(0.25), S(-1), S(2);
+  const Array<S> z = some_points<S>(5, 2), c = some_contexts<S>(5, 2) * S(0.1);
+  Tape<S> tape;
+  Pass<S> pass;
+  pass.context = tape.copy(c);
+  const auto x = layer.forward(tape.copy(z), pass);
+  for (Index i = 0; i < 5; ++i) {
+    const double raw = 0.25 * double(z(i, 0)) + 0.5 * double(c(i, 0)) + 0.25 * double(c(i, 1)) + 0.125;
+    const double s = 1.5 * std::tanh(raw / 1.5);
+    const double t = -0.5 * double(z(i, 0)) - double(c(i, 0)) + 2 * double(c(i, 1)) + 0.75;
+    CHECK(as_eigen(x.value.value())(i, 0) == z(i, 0));
+    CHECK(double(as_eigen(x.value.value())(i, 1)) == Approx(double(z(i, 1)) * std::exp(s) + t).epsilon(1e-5));
+    CHECK(double(as_eigen(x.log_det.value())(i, 0)) == Approx(s).epsilon(1e-5));
+  }
+}
+
+TEMPLATE_TEST_CASE("conditional distributions: a row depends on its own x and c alone", "[layers]", float, double) {
+  using S = TestType;
+  const auto model = conditional_model<S>();
+  const Array<S> x = some_points<S>(150, 2), c = some_contexts<S>(150, 3);
+  const Array<S> log_p = model.log_prob(x, c), score = model.score(x, c), in_c = model.context_score(x, c);
+  const Array<S> drawn = model.sample(c, 7);
+  const auto with_density = model.sample_and_log_prob(c, 7);
+  CHECK((model.log_prob(x, c, 3) == log_p).all());
+  CHECK((with_density.sample == drawn).all());
+  CHECK(((model.log_prob(drawn, c) - with_density.log_prob).abs() < S(sizeof(S) == 4 ? 1e-3 : 1e-10)).all());
+  for (const Index i : {0, 63, 64, 149}) {
+    const Array<S> one = c.row(i);
+    CHECK(model.log_prob(x.row(i), one)(0, 0) == log_p(i, 0));
+    CHECK((model.log_prob(x, one).row(i) == log_p.row(i)).all());
+    CHECK((model.score(x, one).row(i) == score.row(i)).all());
+    CHECK((model.context_score(x, one).row(i) == in_c.row(i)).all());
+    CHECK((model.sample(150, one, 7).row(i) == drawn.row(i)).all());
+    const auto given = model.given(one);
+    CHECK((given.log_prob(x).row(i) == log_p.row(i)).all());
+    CHECK((given.score(x).row(i) == score.row(i)).all());
+    CHECK((given.sample(150, 7).row(i) == drawn.row(i)).all());
+  }
+  CHECK(model.sample(Array<S>(0, 3), 1).rows() == 0);
+  CHECK(model.log_prob(Array<S>(0, 2), Array<S>(0, 3)).rows() == 0);
+}
+
+TEST_CASE("conditional distributions: gradients in x and c are central differences", "[layers]") {
+  const auto model = conditional_model<double>();
+  const Array<double> x = some_points<double>(20, 2), c = some_contexts<double>(20, 3);
+  const Array<double> score = model.score(x, c), in_c = model.context_score(x, c);
+  constexpr double h = 1e-5;
+  const auto nudged = [](Array<double> a, Index column, double by) {
+    a.col(column) += by;
+    return a;
+  };
+  for (Index j = 0; j < 2; ++j)
+    CHECK(((model.log_prob(nudged(x, j, h), c) - model.log_prob(nudged(x, j, -h), c)) / (2 * h) - score.col(j))
+              .abs()
+              .maxCoeff() < 1e-6);
+  for (Index j = 0; j < 3; ++j)
+    CHECK(((model.log_prob(x, nudged(c, j, h)) - model.log_prob(x, nudged(c, j, -h))) / (2 * h) - in_c.col(j))
+              .abs()
+              .maxCoeff() < 1e-6);
+}
+
+TEST_CASE("conditional distributions: contexts are standardised", "[layers]") {
+  const Array<double> x = some_points<double>(60, 2), c = some_contexts<double>(60, 3);
+  const CouplingFlowOptions options{.layers = 2, .network = {.hidden = {8}, .last_scale = 0.5}};
+  const TransformedDistribution one(StandardNormal<double>(2), real_nvp(x, c, options));
+  const Array<double> other_units = c * 1000 - 3;
+  const TransformedDistribution other(StandardNormal<double>(2), real_nvp(x, other_units, options));
+  CHECK((one.log_prob(x, c) - other.log_prob(x, other_units)).abs().maxCoeff() < 1e-9);
+  CHECK((one.log_prob(x, c) - one.log_prob(x, c.colwise().reverse())).abs().maxCoeff() > 1e-3);  // it is looked at
+}
+
+TEST_CASE("conditional distributions: what does not fit is refused", "[layers]") {
+  const auto model = conditional_model<float>();
+  const TransformedDistribution plain(StandardNormal<float>(2), real_nvp<float>(2, {.layers = 2}));
+  const Array<float> x = some_points<float>(6, 2), c = some_contexts<float>(6, 3);
+  Array<float> holed = c;
+  holed(4, 1) = std::nanf("");
+  const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };
+  CHECK(contains(message([&] { model.log_prob(x); }), "expected a context of 3 columns, got none"));
+  CHECK(contains(message([&] { model.score(x); }), "expected a context of 3 columns, got none"));
+  CHECK(contains(message([&] { model.sample(4, 1); }), "expected a context of 3 columns, got none"));
+  CHECK(message([&] { plain.log_prob(x, c); }) == "log_prob: got a context, but this flow takes none");
+  CHECK(message([&] { plain.given(c.row(0)); }) == "given: this flow takes no context");
+  CHECK(message([&] { model.log_prob(x, c.leftCols(2)); }) ==
+        "log_prob: the context has 2 columns, this flow takes one of 3");
+  CHECK(message([&] { model.score(x, c.topRows(5)); }) == "score: the context has 5 rows, expected 6 or 1");
+  CHECK(message([&] { model.sample(7, c, 1); }) == "sample: the context has 6 rows, expected 7 or 1");
+  CHECK(contains(message([&] { model.log_prob(x, holed); }), "the context"));
+  CHECK(contains(message([&] { model.log_prob(x, holed); }), "row 4, column 1"));
+  CHECK(message([&] { model.given(c.topRows(2)); }) == "given: the context is 2 x 3, expected 1 x 3");
+  CHECK(contains(message([&] { real_nvp(x, c, {.layers = 1, .context_dim = 2}); }), "context_dim is 2"));
+  CHECK(contains(message([&] { conditional(real_nvp<float>(2, {.layers = 1, .context_dim = 2}), c); }),
+                 "the layers take a context of 2 columns, this one has 3"));
+  CHECK(contains(message([&] { make_mlp<float>(1, 1, {}, 0, 0, -1); }), "context_dim is -1"));
+  // Parts that take contexts of different widths.
+  const FlowSequence mixed(real_nvp<float>(2, {.layers = 1, .context_dim = 2}),
+                           real_nvp<float>(2, {.layers = 1, .context_dim = 3}));
+  CHECK(contains(message([&] { context_dim(mixed); }), "takes a context of 3 columns, another part one of 2"));
+}
+
+TEST_CASE("conditional distributions: a context changes no parameter of the rest", "[layers]") {
+  const auto plain = real_nvp<double>(2, {.layers = 3});
+  const auto with_context = real_nvp<double>(2, {.layers = 3, .context_dim = 4});
+  CHECK(context_dim(plain) == 0);
+  CHECK(context_dim(with_context) == 4);
+  const auto& one = std::get<0>(plain.layers).layers;
+  const auto& other = std::get<0>(with_context.layers).layers;
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    CHECK(one[i].conditioner.context_weight.size() == 0);
+    CHECK(other[i].conditioner.context_weight.cols() == 4);
+    for (std::size_t k = 0; k < one[i].conditioner.layers.size(); ++k) {
+      CHECK((one[i].conditioner.layers[k].weight == other[i].conditioner.layers[k].weight).all());
+      CHECK((one[i].conditioner.layers[k].bias == other[i].conditioner.layers[k].bias).all());
+    }
+  }
+  CHECK((other[0].conditioner.context_weight != other[1].conditioner.context_weight).all());
+}
