@@ -75,3 +75,17 @@ TEST_CASE("describe: how two models differ", "[describe]") {
   // And so does the direction.
   CHECK_FALSE(structure_differences(Invert{make_planar<float>(2)}, make_planar<float>(2)).empty());
 }
+
+TEST_CASE("describe: fields without names, and settings that differ in the last digit", "[describe]") {
+  struct Nameless {
+    Array<double> a = Array<double>::Ones(1, 2), b = Array<double>::Ones(1, 2);
+    static auto fields(const Nameless& self) { return diffeo::fields("", self.a, "", self.b); }
+  };
+  std::ostringstream text;
+  text << describe(Nameless{});
+  CHECK(contains(text.str(), "4 parameters"));
+  const CouplingFlowOptions options{.layers = 1, .network = {.hidden = {4}}};
+  CouplingFlowOptions nearly = options;
+  nearly.log_scale_bound = 1.5 + 4e-14;
+  CHECK(structure_differences(real_nvp<double>(2, options), real_nvp<double>(2, nearly)).size() == 1);
+}

@@ -162,3 +162,30 @@ TEST_CASE("lift: detached parameters have values but no gradients", "[lift]") {
   values *= 2;  // the next sweep sees it
   CHECK((as_eigen(detached(v).value()) == as_eigen(lifted(v).value())).all());
 }
+
+namespace {
+
+// A layer whose rebind() forgets how many arrays its vector holds.
+template <class T>
+struct Forgetful {
+  using Scalar = scalar_t<T>;
+  std::vector<param_t<T>> scales;
+  template <class Self>
+  static auto fields(Self& self) {
+    return diffeo::fields("scales", self.scales);
+  }
+  template <class U>
+  Forgetful<U> rebind() const {
+    return {};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("lift: a rebind that loses arrays is found", "[lift]") {
+  const Forgetful<double> model{{Array<double>::Ones(1, 2), Array<double>::Ones(1, 3)}};
+  Array<double> values = parameters(model);
+  Tape<double> tape;
+  const std::string message = thrown_message<invalid_argument>([&] { lift(tape, model, values.data(), nullptr); });
+  CHECK(message == "rebind: scales.0 of the model has no counterpart");
+}

@@ -51,3 +51,10 @@ TEST_CASE("mlp_field: what does not fit is refused", "[mlp_field]") {
   CHECK(message([&] { field.linearised(t, x); }) == wrong_x);
   CHECK(message([&] { field.with_jacobian(t, x); }) == wrong_x);
 }
+
+TEST_CASE("make_mlp_field: velocities are of order 1 whatever other options are chosen", "[continuous]") {
+  for (const MlpOptions& options : {MlpOptions{}, MlpOptions{.hidden = {32}}}) {
+    const auto field = make_mlp_field<double>(2, options);
+    CHECK(field.network.layers.back().weight.abs().maxCoeff() > 0.1);
+  }
+}

@@ -232,3 +232,11 @@ TEST_CASE("importance: a base of bounded support", "[importance]") {
   CHECK(estimate.log_z < std::log(3.14159265358979 / 2) + 4 * estimate.log_z_error);
   CHECK(estimate.log_z > std::log(3.14159265358979 / 2) - 0.2);
 }
+
+TEST_CASE("importance: a part that does not fit is named", "[importance]") {
+  diffeo::TransformedDistribution model(diffeo::StandardNormal<double>(2),
+                                        diffeo::real_nvp<double>(2, {.layers = 3, .network = {.hidden = {8}}}));
+  std::get<0>(model.flow.layers).layers[1].conditioner.layers[0].weight.resize(8, 4);
+  const auto target = [](const auto& x) { return sum_cols(square(x)) * -0.5; };
+  CHECK(contains(thrown_message<invalid_argument>([&] { estimate_log_z(model, target, 10, 1); }), "flow.layers.0.1"));
+}

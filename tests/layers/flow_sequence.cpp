@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/autodiff/lift.hpp>
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/invert.hpp>
@@ -293,11 +295,11 @@ TEST_CASE("a sequence is a plain value", "[layers]") {
 TEST_CASE("sequences: bad input", "[layers]") {
   using P = Permutation<float>;
   CHECK(thrown_message<invalid_argument>([] { FlowSequence(P::reverse(2), P::reverse(3)); }) ==
-        "flow sequence: layers of dimension 2 and 3");
+        "flow sequence: layer 1 has dimension 3, the layers before it 2");
   CHECK(thrown_message<invalid_argument>([] { diffeo::repeat(-1, [](Index) { return P::reverse(2); }); }) ==
         "repeat: -1 layers, expected at least 0");
   CHECK(thrown_message<invalid_argument>([] { diffeo::repeat(3, [](Index i) { return P::reverse(i + 1); }); }) ==
-        "repeated layers: layers of dimension 1 and 2");
+        "repeated layers: layer 1 has dimension 2, the layers before it 1");
   CHECK(diffeo::repeat(0, [](Index) { return P::reverse(2); }).dim() == 0);
 }
 
@@ -315,4 +317,95 @@ TEST_CASE("sequences: results of the wrong shape are refused", "[layers]") {
     CHECK(message({2, 1, 1}) == "flow sequence: layer 1 gave 1 x 1 log-determinants for 30 rows, expected 30 x 1");
     CHECK(message({2, 0, 2}) == "flow sequence: layer 1 gave 30 x 2 log-determinants for 30 rows, expected 30 x 1");
   }
+}
+
+namespace {
+
+// A layer that can be applied in one go, but wants to know of the call.
+struct KnowsOfTheCall {
+  using Scalar = float;
+  bool* trained;
+  Index dim() const { return 2; }
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple<>();
+  }
+  template <class U>
+  KnowsOfTheCall rebind() const {
+    return *this;
+  }
+  Var<float> seen(const Var<float>& x, const diffeo::Pass<float>& pass) const {
+    *trained = *trained || pass.training;
+    return x;
+  }
+  diffeo::Transformed<Var<float>> forward(const Var<float>& z, const diffeo::Pass<float>& pass = {}) const {
+    return {seen(z, pass), zeros(z, 1)};
+  }
+  diffeo::Transformed<Var<float>> inverse(const Var<float>& x, const diffeo::Pass<float>& pass = {}) const {
+    return {seen(x, pass), zeros(x, 1)};
+  }
+  static diffeo::Transformed<Var<float>> forward_all(std::span<const KnowsOfTheCall>, Var<float> z) {
+    return {z, zeros(z, 1)};
+  }
+  static diffeo::Transformed<Var<float>> inverse_all(std::span<const KnowsOfTheCall>, Var<float> x) {
+    return {x, zeros(x, 1)};
+  }
+};
+
+// Its log-determinant is the parameter itself, which no op records.
+template <class T>
+struct BareLogDet {
+  using Scalar = diffeo::scalar_t<T>;
+  diffeo::param_t<T> log_scale;  // 1 x 1
+  Index dim() const { return 1; }
+  template <class Self>
+  static auto fields(Self& self) {
+    return diffeo::fields("log_scale", self.log_scale);
+  }
+  template <class U>
+  BareLogDet<U> rebind() const {
+    return {};
+  }
+  diffeo::Transformed<Var<Scalar>> inverse(const Var<Scalar>& x) const { return {x, as_var(x.tape(), log_scale)}; }
+  diffeo::Transformed<Var<Scalar>> forward(const Var<Scalar>& z) const { return inverse(z); }
+};
+
+}  // namespace
+
+TEST_CASE("repeated layers that take a pass get it", "[layers]") {
+  bool trained = false;
+  const auto flow = diffeo::repeat(3, [&](Index) { return KnowsOfTheCall{&trained}; });
+  for (const bool forwards : {true, false}) {
+    trained = false;
+    diffeo::Tape<float> tape;
+    const Var<float> x = tape.copy(Array<float>(Array<float>::Ones(4, 2)));
+    if (forwards)
+      flow.forward(x, {.training = true});
+    else
+      flow.inverse(x, {.training = true});
+    CHECK(trained);
+  }
+}
+
+TEST_CASE("a log-determinant that is a parameter keeps its gradient", "[layers]") {
+  const FlowSequence flow(BareLogDet<double>{Array<double>::Constant(1, 1, 0.5)},
+                          DiagonalScale<double>{Array<double>::Zero(1, 1)});
+  Array<double> values = diffeo::parameters(flow), grads = Array<double>::Zero(values.rows(), 1);
+  diffeo::Tape<double> tape;
+  const auto lifted = diffeo::lift(tape, flow, values.data(), grads.data());
+  const auto y = lifted.inverse(tape.copy(Array<double>(Array<double>::Ones(1, 1))));
+  const Array<double> one = Array<double>::Ones(1, 1);
+  tape.backward(y.log_det, diffeo::view(one));
+  tape.finish_parameter_grads();
+  CHECK(grads(0, 0) == 1);
+}
+
+TEST_CASE("a layer of another dimension is named", "[layers]") {
+  auto couplings = random_couplings<float>(3, 5);
+  couplings.layers[3] = random_couplings<float>(4, 1).layers[0];
+  const FlowSequence flow(Permutation<float>::reverse(3), Repeated<Coupling<float>>{});
+  auto broken = flow;
+  std::get<1>(broken.layers) = couplings;
+  const std::string message = thrown_message<invalid_argument>([&] { diffeo::check_structure(broken); });
+  CHECK(contains(message, "layer 3 has dimension 4, the layers before it 3"));
 }

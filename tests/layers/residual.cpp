@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/evaluate.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/residual.hpp>
@@ -258,4 +259,12 @@ TEST_CASE("residual layers refuse absurd options", "[layers]") {
   Array<float> bad = Array<float>::Zero(3, 2);
   bad(1, 1) = std::nanf("");
   CHECK_THROWS_AS(diffeo::inverse(layer, bad), invalid_argument);
+}
+
+TEST_CASE("a residual layer without a network is refused", "[layers]") {
+  CHECK(contains(thrown_message<invalid_argument>([] { diffeo::check_structure(Residual<float>{}); }),
+                 "the network has no layers"));
+  auto layer = make_residual<float>(2, {.hidden = {8}});
+  layer.network.layers.clear();
+  CHECK_THROWS_AS(diffeo::forward(layer, Array<float>(Array<float>::Zero(3, 2))), invalid_argument);
 }

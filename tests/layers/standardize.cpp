@@ -97,3 +97,12 @@ TEMPLATE_TEST_CASE("a constant column is refused whatever its value", "[layers]"
       CHECK_THROWS_AS(Standardize<S>::fit(data), invalid_argument);
     }
 }
+
+TEST_CASE("standardize: a scale that was set by hand is checked", "[layers]") {
+  auto layer = Standardize<float>::identity(2);
+  layer.check();
+  for (const float scale : {0.0F, -1.0F, std::numeric_limits<float>::quiet_NaN()}) {
+    layer.scale.value(0, 1) = scale;
+    CHECK(contains(thrown_message<invalid_argument>([&] { layer.check(); }), "the scale of column 1 is"));
+  }
+}

@@ -528,3 +528,15 @@ TEST_CASE("after training no point of size 10 sigma, nor raw, gives a non-finite
   }
   CHECK(model.sample(20000, 1).allFinite());
 }
+
+TEST_CASE("fit: every callback is called after every step, also when one ends the training", "[fit]") {
+  const Array<float> data = moons<float>(200);
+  auto model = some_model(data, 1);
+  long first = 0, second = 0;
+  const FitReport report = fit(
+      model, data, {.steps = 10, .batch = 16}, [&](const FitProgress&) { return ++first < 3; },
+      [&](const FitProgress&) { ++second; });
+  CHECK(report.steps == 3);
+  CHECK(first == 3);
+  CHECK(second == 3);
+}

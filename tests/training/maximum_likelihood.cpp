@@ -3,8 +3,10 @@
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
+#include <diffeo/training/validate.hpp>
 #include <limits>
 #include <memory>
+#include <numeric>
 
 #include "../catch.hpp"
 
@@ -114,4 +116,34 @@ TEST_CASE("maximum likelihood: owns data that nobody else does", "[training]") {
   const std::vector<Array<double>> others(50, Array<double>::Constant(10, 2, 1000.0));
   CHECK(copy.size() == 10);
   CHECK((losses(copy) == losses(MaximumLikelihood<double>(data))).all());
+}
+
+namespace {
+
+// Asks for a penalty wherever somebody would collect it.
+struct AlwaysPenalised {
+  using Scalar = float;
+  Index dim() const { return 2; }
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple<>();
+  }
+  template <class U>
+  AlwaysPenalised rebind() const {
+    return *this;
+  }
+  Var<float> log_prob(const Var<float>& x, const diffeo::Pass<float>& pass) const {
+    if (pass.penalties) pass.penalties->add(zeros(x, 1) + 100.0F);
+    return zeros(x, 1);
+  }
+  Var<float> log_prob(const Var<float>& x) const { return zeros(x, 1); }
+};
+
+}  // namespace
+
+TEST_CASE("maximum likelihood: validation collects no penalties", "[training]") {
+  const Array<float> data = Array<float>::Ones(20, 2);
+  std::vector<Index> rows(20);
+  std::iota(rows.begin(), rows.end(), Index{0});
+  CHECK(mean_loss(AlwaysPenalised{}, MaximumLikelihood<float>(data), rows) == 0);
 }

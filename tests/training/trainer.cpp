@@ -271,3 +271,14 @@ TEST_CASE("trainer: bad options", "[training]") {
   CHECK(contains(message({.threads = -1}), "threads is -1"));
   CHECK(contains(message({}, 0), "no rows to train on"));
 }
+
+TEST_CASE("a trainer refuses rows that the objective does not have", "[training]") {
+  const Array<double> x = some_data<double>(50);
+  const MaximumLikelihood<double> objective(x);
+  const auto d = DiagonalNormal<double>::standard(2);
+  for (const Index row : {Index{50}, Index{-1}})
+    CHECK(contains(thrown_message<diffeo::invalid_argument>([&] {
+                     NormalTrainer<double>(d, objective, {0, 1, row}, FitOptions{});
+                   }),
+                   "the objective has 50 rows"));
+}

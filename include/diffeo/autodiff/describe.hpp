@@ -56,7 +56,9 @@ struct DescriptionLine {
   std::string kind, value;
   double norm;  // -1: none
 
-  bool is_index(std::size_t place) const { return path[place].find_first_not_of("0123456789") == std::string::npos; }
+  bool is_index(std::size_t place) const {
+    return !path[place].empty() && path[place].find_first_not_of("0123456789") == std::string::npos;
+  }
 
   // What equal lines have in common, whatever the index at that place of the path.
   std::string key(std::size_t place) const {

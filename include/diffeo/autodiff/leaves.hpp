@@ -130,15 +130,21 @@ inline constexpr bool has_leaves = !std::is_void_v<typename detail::LeafTypeOf<s
 
 /// Calls f(kind, from_leaf, to_leaf) for corresponding leaves of two models of the same structure, which may be over
 /// different scalars or variables. Pointers to the leaves of `from` are kept in `memory`, room for at least
-/// leaf_count(from) pointers to const leaf_t<From>. Throws invalid_argument where `to` has more leaves.
+/// leaf_count(from) pointers to const leaf_t<From>. Throws invalid_argument where `to` has more leaves or fewer, for
+/// instance because rebind() made a vector of arrays of another length.
 template <class From, class To, class Pointer, class F>
 void for_each_leaf_pair(From& from, To& to, Pointer* memory, const F& f) {
   if constexpr (has_leaves<From> && has_leaves<To>) {
     std::size_t count = 0, at = 0;
     for_each_leaf(from, [&](const Path&, LeafKind, auto& leaf) { memory[count++] = &leaf; });
     for_each_leaf(to, [&](const Path& path, LeafKind kind, auto& leaf) {
-      if (at == count) throw invalid_argument("for_each_leaf_pair: " + path.str() + " has no counterpart");
+      if (at == count) throw invalid_argument("rebind: " + path.str() + " has no counterpart in the model");
       f(kind, *memory[at++], leaf);
+    });
+    if (at == count) return;
+    std::size_t place = 0;
+    for_each_leaf(from, [&](const Path& path, LeafKind, const auto&) {
+      if (place++ == at) throw invalid_argument("rebind: " + path.str() + " of the model has no counterpart");
     });
   }
 }

@@ -10,7 +10,8 @@ namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
 
-// The structure over Var, with parameter(from, at) for each parameter that begins `at` values into the flat vector.
+// Returns the structure over Var. parameter(from, at) makes each variable, whose values begin at position `at` of the
+// flat vector.
 template <class M, class Parameter>
 auto lift_with(Tape<typename M::Scalar>& tape, const M& model, const Parameter& parameter) {
   auto lifted = model.template rebind<Var<typename M::Scalar>>();

@@ -36,7 +36,7 @@ struct Buffer {
   param_t<T> value;
 };
 
-/// Any operand of an op as a Var. Arrays become constants that refer to the array; temporary ones are copied.
+/// Returns an operand of an op as a Var. Arrays become constants that refer to the array; temporary ones are copied.
 template <Real S>
 Var<S> as_var(Tape<S>&, Var<S> x) {
   return x;

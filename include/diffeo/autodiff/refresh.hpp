@@ -5,7 +5,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// How far parameters have moved since what is computed from them was brought up to date.
+/// How much parameters have changed since the buffers that derive from them were last computed.
 enum class ParameterChange {
   any,         ///< anywhere: what is computed must be a function of the parameters alone
   small_step,  ///< by a step of training: may start from what was computed last

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <charconv>
 #include <cstdint>
 #include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/core/error.hpp>
@@ -17,17 +18,27 @@ using SettingValue =
 
 inline std::string to_string(const SettingValue& value) {
   std::ostringstream out;
-  out.precision(12);
+  const auto write = [&out]<class N>(const N& number) {
+    if constexpr (std::is_same_v<N, double>) {
+      char digits[32];  // the shortest that read back as the same number
+      out.write(digits, std::to_chars(digits, digits + sizeof(digits), number).ptr - digits);
+    } else {
+      out << number;
+    }
+  };
   std::visit(
-      [&out]<class V>(const V& v) {
+      [&]<class V>(const V& v) {
         if constexpr (std::is_same_v<V, bool>) {
           out << (v ? "true" : "false");
         } else if constexpr (requires { v.front(); } && !std::is_same_v<V, std::string>) {
           out << '[';
-          for (std::size_t i = 0; i < v.size(); ++i) out << (i > 0 ? ", " : "") << v[i];
+          for (std::size_t i = 0; i < v.size(); ++i) {
+            out << (i > 0 ? ", " : "");
+            write(v[i]);
+          }
           out << ']';
         } else {
-          out << v;
+          write(v);
         }
       },
       value);
@@ -56,6 +67,15 @@ inline constexpr bool is_variant<std::variant<T...>> = true;
 template <class P>
 concept HasSettings = requires(const P& p) { P::settings(p); };
 
+// A list of floating-point numbers (Number = double) or of integers.
+template <class V, class Number>
+concept ListOf = requires(const V& list) {
+  list.begin();
+  list.end();
+  requires std::is_arithmetic_v<std::remove_cvref_t<decltype(*list.begin())>>;
+  requires std::is_floating_point_v<std::remove_cvref_t<decltype(*list.begin())>> == std::is_floating_point_v<Number>;
+};
+
 // A setting that is a single value.
 template <class V>
 SettingValue setting_value(const V& value) {
@@ -71,9 +91,9 @@ SettingValue setting_value(const V& value) {
     return static_cast<double>(value);
   else if constexpr (std::is_convertible_v<const V&, std::string_view>)
     return std::string(std::string_view(value));
-  else if constexpr (std::is_floating_point_v<std::remove_cvref_t<decltype(*value.begin())>>)
+  else if constexpr (ListOf<V, double>)
     return std::vector<double>(value.begin(), value.end());
-  else if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(*value.begin())>>)
+  else if constexpr (ListOf<V, Index>)
     return std::vector<Index>(value.begin(), value.end());
   else
     static_assert(!sizeof(V), "settings: expected a value or list of a type that fields.hpp names");

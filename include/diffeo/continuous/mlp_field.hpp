@@ -79,14 +79,14 @@ struct MlpField {
   }
 };
 
-/// Returns a field with random weights and the options of its network. By default last_scale is 1, which gives
-/// velocities of order 1, as in other libraries. With the default of MlpOptions, 0.01, the flow is close to the
-/// identity. Throws invalid_argument for a dimension below 1, and as make_mlp() does.
+/// Returns a field with random weights and the options of its network. The network's last_scale is 1 by default, which
+/// gives velocities of order 1, as in other libraries; with 0.01 the flow is close to the identity. Throws
+/// invalid_argument for a dimension below 1, and as make_mlp() does.
 template <Real S>
-MlpField<S> make_mlp_field(Index dim, const MlpOptions& options = {.last_scale = 1}, std::uint64_t seed = 0,
+MlpField<S> make_mlp_field(Index dim, const MlpOptions& options = {}, std::uint64_t seed = 0,
                            std::uint64_t stream = 0) {
   require(dim >= 1, "make_mlp_field: dim is ", dim, ", expected at least 1");
-  return {make_mlp<S>(dim + 1, dim, options, seed, stream)};
+  return {make_mlp<S>(dim + 1, dim, options.with_scales(1, 1), seed, stream)};
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

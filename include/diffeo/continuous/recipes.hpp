@@ -39,7 +39,8 @@ CnfFlow<S> cnf(Index dim, const CnfFlowOptions& options = {}) {
       Standardize<S>::identity(dim));
 }
 
-/// The same for data (N x D): the flow of its dimension, standardised to it.
+/// Returns a continuous flow of the dimension of the data (N x D), standardised to them. Throws as above, and as
+/// standardized() does.
 template <DenseExpression Data>
   requires Real<typename Data::Scalar>
 auto cnf(const Data& data, const CnfFlowOptions& options = {}) {

@@ -6,11 +6,11 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// How a call that takes many rows is to be carried out; results do not depend on it. A number of threads converts
-/// (0: one per processor, the default), and so does a ThreadPool: `model.score(x, 2)` starts its threads for the call,
-/// `model.score(x, pool)` uses those of the pool and the memory that they kept from calls before, which pays where a
-/// call is short and repeated, as in Hamiltonian Monte Carlo. A pool serves one caller at a time (see ThreadPool). A
-/// call for few rows, one tile, starts no thread either way.
+/// How a call that takes many rows is to be carried out; results do not depend on it. An int converts to an Execution
+/// with as many threads (0: one per processor, the default), and so does a ThreadPool: `model.score(x, 2)` starts its
+/// threads for the call, `model.score(x, pool)` uses those of the pool and the memory that they kept from calls before,
+/// which pays where a call is short and repeated, as in Hamiltonian Monte Carlo. A pool serves one caller at a time
+/// (see ThreadPool). A call for few rows, one tile, starts no thread either way.
 struct Execution {
   int threads = 0;             ///< number of threads, 0: one per processor; not looked at where there is a pool
   ThreadPool* pool = nullptr;  ///< threads to use, which must outlive the call; null: start them for the call

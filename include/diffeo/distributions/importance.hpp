@@ -75,7 +75,7 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
   const double log_share = std::log(options.wide_share), log_rest = std::log1p(-options.wide_share),
                log_volume = static_cast<double>(model.dim()) * std::log(options.wide_scale);
   WeightedSample<S> result{Array<S>(n, model.dim()), Array<double>(n, 1), Array<double>(n, 1)};
-  for_each_tile<S>(n, Model::tile_rows, execution, [&](Tape<S>& tape, Index first, Index count) {
+  const auto evaluate = [&](Tape<S>& tape, Index first, Index count) {
     const Var<S> z = tape.make(count, model.dim(), false);
     const View<S> drawn = tape.mutable_value(z);
     model.base.sample_into(drawn, seed, Model::latent_stream, first);
@@ -84,7 +84,9 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
         for (Index j = 0; j < drawn.cols; ++j) drawn.col(j)[i] *= static_cast<S>(options.wide_scale);
     const Var<S> log_base = model.base.log_prob(z);
     const Var<S> log_wide = model.base.log_prob(z * static_cast<S>(1 / options.wide_scale));
-    const Transformed<Var<S>> x = model.flow.forward(z);
+    const Transformed<Var<S>> x = call_forward(model.flow, z);
+    require(static_cast<bool>(x.log_det), "importance_sample: the flow gave no log-determinants");
+    detail::require_shapes(x, z.rows(), z.cols(), "importance_sample: the flow");
     const Var<S> log_p = target(x.value);
     require(log_p.rows() == count && log_p.cols() == 1, "importance_sample: the target returned ", log_p.rows(), " x ",
             log_p.cols(), " values for ", count, " samples, expected ", count, " x 1");
@@ -109,7 +111,8 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
       const double mixture = options.wide_share == 0 ? 0 : std::max(a, b) + std::log1p(std::exp(-std::abs(a - b)));
       result.log_weight(first + i, 0) = ratio - mixture;
     }
-  });
+  };
+  detail::evaluate_checked(model, [&] { for_each_tile<S>(n, Model::tile_rows, execution, evaluate); });
   Index kept = 0;
   for (Index i = 0; i < n; ++i)
     if (!options.wide(i)) result.log_ratio(kept++, 0) = result.log_ratio(i, 0);

@@ -45,7 +45,10 @@ struct TransformedDistribution {
 
   TransformedDistribution() = default;
   /// Throws invalid_argument if the dimensions of base and flow differ.
-  TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) {
+  TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) { check(); }
+
+  /// Throws invalid_argument if the dimensions of base and flow differ.
+  void check() const {
     if constexpr (requires { flow.dim(); })
       require(flow.dim() == 0 || flow.dim() == base.dim(), "transformed distribution: the base has dimension ",
               base.dim(), ", the flow ", flow.dim());

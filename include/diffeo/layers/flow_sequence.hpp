@@ -64,7 +64,7 @@ class Composition {
     const Transformed<X> y = checked(map(value_, pass), part);
     // What was recorded, or is held by someone else, must keep its memory: a value that is constant may come with a
     // log-determinant that is not.
-    if (y.value.requires_grad() || tape.size() != recorded ||
+    if (y.value.requires_grad() || (y.log_det && y.log_det.requires_grad()) || tape.size() != recorded ||
         (pass.penalties && pass.penalties->count() != penalties)) {
       recording_ = true;
       if (has_log_det_) log_det_ = total_;
@@ -91,14 +91,17 @@ class Composition {
   std::size_t turn_ = 0;
 };
 
-// Layers that go faster together than one after another.
+// Layers that go faster together than one after another. Those that want to know of the call go one after another.
 template <class L, class X>
-concept HasForwardAll = requires(std::span<const L> layers, const X& z) { L::forward_all(layers, z); };
+concept HasForwardAll =
+    !TakesPassForward<L, X> && requires(std::span<const L> layers, const X& z) { L::forward_all(layers, z); };
 template <class L, class X>
-concept HasInverseAll = requires(std::span<const L> layers, const X& x) { L::inverse_all(layers, x); };
+concept HasInverseAll =
+    !TakesPassInverse<L, X> && requires(std::span<const L> layers, const X& x) { L::inverse_all(layers, x); };
 
-inline void require_same_dim(const char* what, Index& dim, Index other) {
-  require(dim == 0 || other == 0 || dim == other, what, ": layers of dimension ", dim, " and ", other);
+inline void require_same_dim(const char* what, std::size_t layer, Index& dim, Index other) {
+  require(dim == 0 || other == 0 || dim == other, what, ": layer ", layer, " has dimension ", other,
+          ", the layers before it ", dim);
   if (other != 0) dim = other;
 }
 
@@ -117,10 +120,14 @@ struct FlowSequence {
 
   Index dim() const {
     Index dim = 0;
-    std::apply([&dim](const auto&... layer) { (detail::require_same_dim("flow sequence", dim, layer.dim()), ...); },
-               layers);
+    std::size_t place = 0;
+    std::apply(
+        [&](const auto&... layer) { (detail::require_same_dim("flow sequence", place++, dim, layer.dim()), ...); },
+        layers);
     return dim;
   }
+  /// Throws invalid_argument where the layers' dimensions differ.
+  void check() const { dim(); }
 
   template <class Self>
   static auto fields(Self& self) {
@@ -178,19 +185,22 @@ struct FlowSequence {
 
 /// A run-time number of layers of one type, in the same order as FlowSequence. A layer type may offer
 /// forward_all(layers, z) and inverse_all(layers, x), static and with the layers in forward order, for values of the
-/// types it likes: they are then called in place of one layer after another.
+/// types it likes: they are then called in place of one layer after another, unless the layers take a Pass.
 template <class L>
 struct Repeated {
   using Scalar = typename L::Scalar;
 
   std::vector<L> layers;
 
-  /// 0 when there are no layers.
+  /// Returns the dimension, 0 without layers.
   Index dim() const {
     Index dim = 0;
-    for (const L& layer : layers) detail::require_same_dim("repeated layers", dim, layer.dim());
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      detail::require_same_dim("repeated layers", i, dim, layers[i].dim());
     return dim;
   }
+  /// Throws invalid_argument where the layers' dimensions differ.
+  void check() const { dim(); }
 
   template <class Self>
   static auto fields(Self& self) {
@@ -238,7 +248,7 @@ struct Repeated {
   }
 };
 
-/// n layers, the i-th made by make_layer(i). Throws invalid_argument for n < 0.
+/// Returns n layers, the i-th made by make_layer(i). Throws invalid_argument for n < 0.
 template <class F>
 auto repeat(Index n, const F& make_layer) {
   require(n >= 0, "repeat: ", n, " layers, expected at least 0");

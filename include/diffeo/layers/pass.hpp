@@ -66,7 +66,7 @@ struct Pass {
   /// Returns a generator of the noise of one row of the values z, where `purpose` tells apart the uses that a
   /// layer has for noise. In training the numbers are a function of (seeds, step, place of the row in the minibatch,
   /// part), so that each step draws anew and parameters may change within a step; in evaluation they are a function of
-  /// the seed and of the row's own values, so that a row's result does not depend on its batch.
+  /// the purpose and of the row's own values, so that a row's result does not depend on its batch.
   PhiloxEngine noise(std::uint64_t purpose, View<const S> z, Index row) const {
     if (!training) return detail::sample_engine<S>(purpose, z, row);
     std::uint64_t hash = detail::mix_bits(purpose + part);

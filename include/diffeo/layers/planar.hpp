@@ -165,11 +165,16 @@ struct Planar {
     return {{}, {}, {}, activation};
   }
 
-  /// Throws invalid_argument where the shapes of the parameters do not fit, and for an activation that is not tanh or
-  /// leaky_relu.
+  /// Throws invalid_argument where the shapes of the parameters do not fit, where |w|^2 is NaN or too small, and for an
+  /// activation that is not tanh or leaky_relu.
   void check() const {
     kind();
     check_shapes();
+    if constexpr (Real<T>) {
+      const Scalar square_norm = w.square().sum();
+      require(square_norm >= std::numeric_limits<Scalar>::min(), "planar: |w|^2 is ", square_norm,
+              ", expected w away from 0");
+    }
   }
 
   template <Traced X>

@@ -59,7 +59,8 @@ PlanarMap<S> planar_map(const S* u, const S* w, S b, Index dim, S* u_hat) {
     u_hat[j] = static_cast<S>(static_cast<double>(u_hat[j]) + missing * static_cast<double>(w[j]));
     product += static_cast<double>(w[j]) * static_cast<double>(u_hat[j]);
   }
-  // Where the map is steep the rounding of u' shows; where it is flat, w.u' of numbers would be worth less than rise.
+  // A steep map is solved with the rounded u', which forward uses; where rise is small 1 + w.u' cancels, and rise is
+  // more exact.
   const double root_rise = rise > 0.5 ? std::max(1 + product, rise / 2) : rise;
   return {w,
           u_hat,

@@ -54,8 +54,9 @@ struct Residual {
     return network.lipschitz_bound();
   }
 
-  /// Throws invalid_argument unless the network has as many outputs as inputs, and for options out of range.
+  /// Throws invalid_argument unless the network has layers and as many outputs as inputs, and for options out of range.
   void check() const {
+    require(!network.layers.empty(), "residual: the network has no layers, expected at least one");
     require(network.inputs() == network.outputs(), "residual: the network has ", network.inputs(), " inputs and ",
             network.outputs(), " outputs, expected as many");
     inverse_options.check();
@@ -83,6 +84,7 @@ struct Residual {
 
   template <Traced X>
   void check(const X& x) const {
+    require(!network.layers.empty(), "residual: the network has no layers, expected at least one");
     require(x.cols() == dim(), "residual: x has ", x.cols(), " columns, this layer has dimension ", dim());
   }
 

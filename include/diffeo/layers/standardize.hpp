@@ -89,11 +89,15 @@ struct Standardize {
     return {(x - mean) / scale, zeros(x, 1) - log_scales(x)};
   }
 
-  /// Throws invalid_argument unless mean and scale have the same shape 1 x D.
+  /// Throws invalid_argument unless mean and scale have the same shape 1 x D and every scale is positive and finite.
   void check() const {
     require(mean.value.rows() == 1 && scale.value.rows() == 1 && mean.value.cols() == scale.value.cols(),
             "standardize: mean is ", mean.value.rows(), " x ", mean.value.cols(), ", scale is ", scale.value.rows(),
             " x ", scale.value.cols(), ", expected both 1 x D");
+    if constexpr (Real<T>)
+      for (Index j = 0; j < dim(); ++j)
+        require(scale.value(0, j) > 0 && std::isfinite(scale.value(0, j)), "standardize: the scale of column ", j,
+                " is ", scale.value(0, j), ", expected finite and > 0");
   }
 
  private:

@@ -177,7 +177,7 @@ inline Vec<S> log1p_unit(Vec<S> x) {
   return x - mul_add<S>(half, x, -(s * sum));
 }
 
-// f at x > lowest (that it be finite is for f to need or not), -inf at lowest, NaN below, +inf at +inf.
+// Returns f where x > lowest, -inf at lowest, NaN below and +inf at +inf, whatever f is there.
 template <class S>
 inline Vec<S> logarithm_limits(Vec<S> x, S lowest, Vec<S> f) {
   using Limits = std::numeric_limits<S>;

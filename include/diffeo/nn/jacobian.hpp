@@ -78,7 +78,7 @@ void activate_stack(Activation act, const HiddenInput<S>& in, View<S> out, Index
   });
 }
 
-// From the adjoints of those blocks to that of the argument.
+// Computes the adjoint of the argument from those of the blocks.
 template <Real S>
 void activate_stack_backward(Activation act, const HiddenInput<S>& in, View<const S> g, Index pitch) {
   const Index rows = in.rows(), directions = in.directions();
@@ -186,8 +186,8 @@ Var<S> identity_matrix(Tape<S>& tape, Index size) {
   return y;
 }
 
-// A dense network of `count` layers with the Jacobian in the first `directions` columns of x; layer(i) gives matrix and
-// bias.
+// Returns the outputs of a network of `count` dense layers with their derivatives with respect to the first
+// `directions` columns of x; layer(i) returns matrix and bias.
 template <Real S, class Layer>
 MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer, Index directions) {
   const auto [first, bias] = layer(std::size_t{0});
@@ -202,7 +202,7 @@ MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, co
   }
 }
 
-// In all its columns.
+// Returns them with the derivatives with respect to all columns of x.
 template <Real S, class Layer>
 MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer) {
   return dense_with_jacobian(x, act, count, layer, x.cols());

@@ -50,8 +50,8 @@ struct Mlp {
             " rows, the first layer ", layers.front().outputs(), " outputs");
   }
 
-  /// N x inputs -> N x outputs. The context, N x C or 1 x C, is ignored by a network that takes none. Throws
-  /// invalid_argument where it is missing or of another shape.
+  /// Returns the outputs for x, N x inputs -> N x outputs. The context, N x C or 1 x C, is ignored by a network that
+  /// takes none. Throws invalid_argument where it is missing or of another shape.
   template <Traced X>
   X operator()(const X& x, const Var<Scalar>& context = {}) const {
     const bool takes_context = context_dim() > 0;
@@ -94,8 +94,8 @@ struct MlpOptions {
 
 namespace detail {
 
-// The factor on the first layer's weights that resolves in `dim` dimensions what `in_the_plane` resolves in two: units
-// sum over their inputs, and saturate where these are many.
+// Returns the factor on the first layer's weights in `dim` dimensions, given the one for two: it falls as 1 / dim,
+// because units sum over their inputs and saturate.
 inline double first_scale_for(Index dim, double in_the_plane) {
   return std::max(1.0, in_the_plane * std::min(1.0, 2 / static_cast<double>(dim)));
 }

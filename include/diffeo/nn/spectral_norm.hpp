@@ -258,8 +258,8 @@ struct SpectralMlp {
     return bound;
   }
 
-  Index inputs() const { return layers.front().weight.cols(); }
-  Index outputs() const { return layers.back().weight.rows(); }
+  Index inputs() const { return layers.empty() ? 0 : layers.front().weight.cols(); }
+  Index outputs() const { return layers.empty() ? 0 : layers.back().weight.rows(); }
 
   /// Throws invalid_argument if there is no layer, or a layer's number of inputs differs from the outputs of the layer
   /// before it.

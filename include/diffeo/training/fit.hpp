@@ -120,7 +120,9 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
       ++report.steps;
       const FitProgress progress{report.steps, options.steps, loss, trainer.gradient_norm(), rate, elapsed()};
       bar(progress);
-      if (!(detail::goes_on(callbacks, progress) && ...)) {
+      bool on = true;
+      ((on = detail::goes_on(callbacks, progress) && on), ...);
+      if (!on) {
         report.reason = StopReason::callback;
         break;
       }

@@ -18,11 +18,15 @@ struct Minibatch {
   Index count = static_cast<Index>(rows.size());  ///< losses wanted; objectives that draw their samples have no rows
   bool training = false;  ///< true in a training step, false where a loss is evaluated alone, as in validation
 
-  /// Returns what the model is to know about the call, for log_prob(x, pass) and draw(..., pass). Penalties that its
-  /// layers ask for are collected in `penalties`, for the objective to add to its losses.
+  /// Returns what the model is to know about the call, for log_prob(x, pass) and draw(..., pass). In training the
+  /// penalties that its layers ask for are collected in `penalties`, for the objective to add to its losses.
   template <Real S>
   Pass<S> pass(Penalties<S>& penalties) const {
-    return {.training = training, .seed = seed, .step = step, .first_row = first, .penalties = &penalties};
+    return {.training = training,
+            .seed = seed,
+            .step = step,
+            .first_row = first,
+            .penalties = training ? &penalties : nullptr};
   }
 };
 

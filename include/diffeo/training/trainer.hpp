@@ -23,12 +23,12 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
  public:
   using S = typename Model::Scalar;
 
-  /// The objective's rows `rows` are trained on. The trainer copies the model; the
-  /// objective must outlive it. Throws invalid_argument for options out of range or no rows.
+  /// Trains on the rows `rows` of the objective. The trainer copies the model; the objective must outlive it. Throws
+  /// invalid_argument for options out of range, no rows, or rows that the objective does not have.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options)
     requires(!DrawsSamples<O>)
-      : Trainer(model, objective, checked(std::move(rows)), options, 0) {}
-  /// For an objective that draws its samples, options.batch of them a step.
+      : Trainer(model, objective, checked(std::move(rows), objective.size()), options, 0) {}
+  /// Trains on an objective that draws its samples, options.batch of them a step.
   Trainer(const Model& model, const O& objective, const FitOptions& options)
     requires DrawsSamples<O>
       : Trainer(model, objective, {}, options, 0) {}
@@ -38,6 +38,11 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
 
   // A begin_step that training could not call is a mistake.
   static constexpr bool names_begin_step = requires { typename O::StepState; } || requires { &O::begin_step; };
+  // So are a validation_loss that validation could not call and an explain.
+  static constexpr bool names_validation_loss =
+      requires { &O::validation_loss; } ||
+      requires(const O& o, const Model& model, Tape<S>& tape, const Minibatch& batch,
+               const detail::step_state_t<O>& s) { o.validation_loss(model, tape, batch, s); };
   static constexpr bool detaches = detail::HasDetachedLoss<O, Lifted>;
   static constexpr bool explains = requires(const O& o, const Lifted& model, Tape<S>& tape, const Minibatch& batch) {
     { o.explain(model, tape, batch) } -> std::convertible_to<std::string>;
@@ -52,8 +57,10 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
     std::optional<Lifted> detached;
   };
 
-  static std::vector<Index> checked(std::vector<Index> rows) {
+  static std::vector<Index> checked(std::vector<Index> rows, Index size) {
     require(!rows.empty(), "fit: no rows to train on");
+    for (const Index row : rows)
+      require(row >= 0 && row < size, "fit: row ", row, ", the objective has ", size, " rows");
     return rows;
   }
 
@@ -64,6 +71,10 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
         objective_(objective) {
     static_assert(BeginsSteps<O> || !names_begin_step,
                   "fit: expected a StepState and void begin_step(StepState&, const Minibatch&) const");
+    static_assert(detail::HasValidationLoss<O, Model> || !names_validation_loss,
+                  "fit: expected Var validation_loss(model, tape, batch) const");
+    static_assert(
+        explains || !requires { &O::explain; }, "fit: expected std::string explain(model, tape, batch) const");
     workers_.reserve(Core::workers());
     for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
     addresses_ = addresses();

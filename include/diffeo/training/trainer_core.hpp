@@ -30,10 +30,10 @@ class TrainerCore {
   TrainerCore(const TrainerCore&) = delete;
   TrainerCore& operator=(const TrainerCore&) = delete;
 
-  /// One step; returns the mean loss of its minibatch before the step. When that or the gradient is not finite, the
-  /// parameters go back to those before the last step; when the step would make a parameter not finite, it is not
-  /// taken. Either way the result is not finite. Where an equation of the model is not solved, the parameters go back
-  /// too, and the solver_error names the row of the data (of the minibatch, for an objective that draws).
+  /// Takes one step and returns the mean loss of its minibatch before the step. When that or the gradient is not
+  /// finite, the parameters go back to those before the last step; when the step would make a parameter not finite, it
+  /// is not taken. Either way the result is not finite. Where an equation of the model is not solved, the parameters go
+  /// back too, and the solver_error names the row of the data (of the minibatch, for an objective that draws).
   double step(double learning_rate) {
     choose_rows();
     try {
@@ -90,10 +90,10 @@ class TrainerCore {
   /// Norm of the last step's gradient before clipping.
   double gradient_norm() const { return gradient_norm_; }
   Index batch() const { return batch_; }
-  /// Number of pieces of a minibatch that have a gradient of their own: as many threads may work on a step. From the
-  /// second step on what suits the model.
+  /// Returns the number of pieces of a minibatch that have a gradient of their own: as many threads may work on a step.
+  /// It may shrink after the first step, when the memory of a row is known.
   Index shards() const { return shards_; }
-  /// Position of a shard's first row in the minibatch, 0 <= shard <= shards().
+  /// Returns the position of a shard's first row in the minibatch, 0 <= shard <= shards().
   Index shard_begin(Index shard) const {
     return std::min(batch_, (batch_ + row_unit - 1) / row_unit * shard / shards_ * row_unit);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/training/objective.hpp>
 #include <numeric>
@@ -28,8 +29,7 @@ double mean_loss(const Model& model, const O& objective, std::span<const Index> 
   };
   double total = 0;
   detail::step_state_t<O> state{};
-  for (Index begin = 0; begin < count;) {
-    const Index size = in_minibatches ? std::min(longest_minibatch, count - begin) : count;
+  const auto add_losses = [&](Index begin, Index size) {
     if constexpr (in_minibatches) objective.begin_step(state, piece(begin, size, 0));
     std::vector<double> losses(static_cast<std::size_t>((size + tile - 1) / tile));
     try {
@@ -50,8 +50,11 @@ double mean_loss(const Model& model, const O& objective, std::span<const Index> 
       e.throw_for(rows[static_cast<std::size_t>(begin + e.sample())]);
     }
     total = std::accumulate(losses.begin(), losses.end(), total);
-    begin += size;
-  }
+  };
+  const Index longest = in_minibatches ? longest_minibatch : count;
+  detail::evaluate_checked(model, [&] {
+    for (Index begin = 0; begin < count; begin += longest) add_losses(begin, std::min(longest, count - begin));
+  });
   return total / static_cast<double>(count);
 }
 
