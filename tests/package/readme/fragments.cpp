@@ -6,7 +6,7 @@
 #include <fstream>
 #include <iostream>
 
-#include "6.cpp"  // a layer: Stretch
+#include "7.cpp"  // a layer: Stretch
 
 namespace {
 
@@ -36,6 +36,13 @@ void continuous_flow() {
   expect(log_p.rows() == 10 && log_p.allFinite(), "path.log_prob");
 }
 
+void conditional_flow() {
+  const diffeo::Array<float> x = diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/1),
+                             c = x.rowwise().sum() + diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/2).col(0);
+#include "5_short.cpp"
+  expect(log_p.rows() == 1000 && log_p.allFinite() && drawn.rows() == 1000 && many.rows() == 1000, "p(x | c)");
+}
+
 void own_layer() {
   const diffeo::FlowSequence flow(Stretch<float>{diffeo::Array<float>::Constant(1, 2, std::log(2.0F))});
   const diffeo::Array<float> z = diffeo::toy2d::sample<float>("moons", 10, /*seed=*/1);
@@ -48,5 +55,6 @@ int main() {
   own_data();
   known_density();
   continuous_flow();
+  conditional_flow();
   own_layer();
 }
