@@ -266,8 +266,8 @@ TEST_CASE("quoted fields hold separators, comments and line ends", "[csv]") {
 
 TEST_CASE("numbers that the scalar cannot tell apart are reported", "[csv]") {
   const std::string remedy =
-      "; read the file as double and subtract an offset before a conversion to float, or accept "
-      "it by CsvOptions::allow_rounding";
+      "; read the file as double and subtract an offset before a conversion to float, leave the "
+      "column out by CsvOptions::columns, or accept it by CsvOptions::allow_rounding";
   const std::string stamps = "t,x\n1700000000,1\n1700000123.25,2\n";
   CHECK(csv_error<float>(stamps) == "t.csv: line 3, column 1: '1700000123.25' becomes 1700000128 in float" + remedy);
   CHECK(parse_csv<double>(stamps).values(1, 0) == 1700000123.25);
@@ -277,6 +277,8 @@ TEST_CASE("numbers that the scalar cannot tell apart are reported", "[csv]") {
         "t.csv: line 1, column 1: 1700000123.25 and 1700000124 on line 2 are the same number in float" + remedy);
   CHECK(contains(csv_error<float>("x,t,y\n1,a,0.1000000002\n# one more\n2,b,0.1000000001\n"),
                  "t.csv: line 4, column 3: 0.1000000001 and 0.1000000002 on line 2 are the same"));
+  CHECK(contains(csv_error<float>("t\n?\n1.5e9\nNA\n1.500000001e9\n", {.missing = CsvOptions::Missing::drop}),
+                 "t.csv: line 3, column 1: 1.5e+09 and 1500000001 on line 5 are the same"));
 
   for (const std::string number :
        {"16777217", "-16777217", "+0016777217.", "16777217.0", "1234567890123", "123456789012345678901"})

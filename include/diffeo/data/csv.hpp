@@ -35,8 +35,8 @@ struct CsvColumn {
     requires(!std::same_as<I, bool> && !std::same_as<I, char>)
   CsvColumn(I column_index) : index(static_cast<Index>(column_index)), by_name(false) {}
 
-  std::string name = {};
-  Index index = 0;
+  std::string name = {};  ///< if by_name
+  Index index = 0;        ///< otherwise
   bool by_name = true;
 
   bool operator==(const CsvColumn&) const = default;
@@ -46,7 +46,7 @@ struct CsvColumn {
 struct CsvOptions {
   enum class Header { detect, present, absent };
   /// Whether the first line is a header. `detect`: it is one if no field is a number and at least one field is not a
-  /// marker of a missing value (NA, N/A, null, ?, empty).
+  /// marker of a missing value (NA, N/A, null, ?, empty). Say `absent` where the first line of data has no number.
   Header header = Header::detect;
   /// Character between fields. 0: the first of comma, semicolon and tab that occurs outside quotes in the first line,
   /// or else blanks. ' ' means any run of blanks and tabs.
@@ -81,12 +81,9 @@ namespace detail {
 
 /// Returns whether a field is a marker of a missing value.
 inline bool is_missing_mark(std::string_view field) {
-  if (field.size() > 4) return false;
-  char lower[4] = {};
-  std::transform(field.begin(), field.end(), lower,
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  const auto same = [](char c, char lower) { return c == lower || (c >= 'A' && c <= 'Z' && c - 'A' + 'a' == lower); };
   for (const std::string_view mark : {"", "na", "n/a", "nan", "null", "?", "none", "<na>"})
-    if (std::string_view(lower, field.size()) == mark) return true;
+    if (std::equal(field.begin(), field.end(), mark.begin(), mark.end(), same)) return true;
   return false;
 }
 
@@ -119,12 +116,12 @@ bool is_rounded_away(std::string_view field, S value) {
   return std::abs(moved) > unit / 2;
 }
 
-/// Returns the way out for numbers that S does not resolve, for messages.
+/// Returns the ways out for numbers that S does not resolve, for messages.
 template <Real S>
 std::string rounding_remedy() {
   return std::string(sizeof(S) == 4 ? "; read the file as double and subtract an offset before a conversion to float"
                                     : "; subtract an offset in the file") +
-         ", or accept it by CsvOptions::allow_rounding";
+         ", leave the column out by CsvOptions::columns, or accept it by CsvOptions::allow_rounding";
 }
 
 /// Reader of one table; `options` must outlive it.
@@ -505,7 +502,8 @@ CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std:
 
 /// Reads a table from a file: values N x D, one row per line, and the names in its header. Blank lines, comments,
 /// quotes around fields, blanks around numbers, CRLF line ends, a separator at the end of every line and a UTF-8 byte
-/// order mark are accepted. A column without numbers is text and left out, unless it is chosen.
+/// order mark are accepted. A column without numbers is text and left out, unless it is chosen; one that has numbers
+/// and text is an error.
 ///
 /// Throws `io_error`, naming the file and, if known, line and column (from 1), for a missing or empty file, a line with
 /// more or fewer fields than the first, a field that is not a finite number in a column that has numbers or was chosen,
