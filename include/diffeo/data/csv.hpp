@@ -3,27 +3,50 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cmath>
+#include <concepts>
+#include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/data/text.hpp>
+#include <iterator>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 /// Reader for tables of numbers in text files, separated by commas, semicolons, tabs or blanks, with or without a
-/// header.
+/// header, with columns of text and missing values among them.
 namespace diffeo::inline DIFFEO_ISA {
+
+/// Column of a file, by its name in the header or by its index, which counts from 0.
+struct CsvColumn {
+  CsvColumn(const char* column_name) : name(column_name) {}
+  CsvColumn(std::string column_name) : name(std::move(column_name)) {}
+  CsvColumn(std::string_view column_name) : name(column_name) {}
+  template <std::integral I>
+    requires(!std::same_as<I, bool> && !std::same_as<I, char>)
+  CsvColumn(I column_index) : index(static_cast<Index>(column_index)), by_name(false) {}
+
+  std::string name = {};  ///< if by_name
+  Index index = 0;        ///< otherwise
+  bool by_name = true;
+
+  bool operator==(const CsvColumn&) const = default;
+};
 
 /// Options of read_csv() and parse_csv(). The defaults read common files.
 struct CsvOptions {
   enum class Header { detect, present, absent };
   /// Whether the first line is a header. `detect`: it is one if no field is a number and at least one field is not a
-  /// marker of a missing value (NA, N/A, null, ?, empty).
+  /// marker of a missing value (NA, N/A, null, ?, empty). Say `absent` where the first line of data has no number.
   Header header = Header::detect;
   /// Character between fields. 0: the first of comma, semicolon and tab that occurs outside quotes in the first line,
   /// or else blanks. ' ' means any run of blanks and tabs.
@@ -32,19 +55,76 @@ struct CsvOptions {
   char comment = '#';
   /// Whether nan, inf and infinity are accepted as values.
   bool allow_non_finite = false;
-  /// Header names of the columns to return, in this order; empty: all columns. Other columns may hold any text.
-  std::vector<std::string> columns = {};
+  /// Columns to return, in this order, by name or index: `{"x", "y"}`, `{0, 2}`. Other columns may hold anything.
+  /// Empty: all columns except those of text.
+  std::vector<CsvColumn> columns = {};
+  enum class Missing { refuse, drop };
+  /// What happens to a row that has a missing value in a column that is returned: an error, or the row is dropped and
+  /// counted. A missing value is an empty field or, in capitals or not, NA, <NA>, N/A, NaN, null, none or ?; NaN is a
+  /// value with allow_non_finite.
+  Missing missing = Missing::refuse;
+  /// Whether numbers are accepted that the scalar cannot tell apart as they are written, such as time stamps in float.
+  bool allow_rounding = false;
 };
 
 /// Table read from a text file.
 template <Real S>
 struct CsvData {
-  Array<S> values;                   ///< N x D, one row per line
-  std::vector<std::string> columns;  ///< D names from the header; empty if the file has no header
+  Array<S> values;                    ///< N x D, one row per line without those that were dropped
+  std::vector<std::string> columns;   ///< D names from the header; empty if the file has no header
+  std::vector<Index> indices;         ///< D indices of the columns in the file, from 0
+  std::vector<std::string> left_out;  ///< columns of text that were left out: names, without a header indices
+  Index dropped_rows = 0;             ///< rows that were dropped for missing values
 };
 
 namespace detail {
 
+/// Returns whether a field is a marker of a missing value.
+inline bool is_missing_mark(std::string_view field) {
+  const auto same = [](char c, char lower) { return c == lower || (c >= 'A' && c <= 'Z' && c - 'A' + 'a' == lower); };
+  for (const std::string_view mark : {"", "na", "n/a", "nan", "null", "?", "none", "<na>"})
+    if (std::equal(field.begin(), field.end(), mark.begin(), mark.end(), same)) return true;
+  return false;
+}
+
+/// Returns whether `value`, which is `field` in S, is another number than what is written: whether they differ by more
+/// than half a unit of the last written digit that is not 0 or, where this is a decimal, by more than a half. Numbers
+/// with an exponent are measurements, whose rounding is accepted.
+template <Real S>
+bool is_rounded_away(std::string_view field, S value) {
+  using Limits = std::numeric_limits<S>;
+  constexpr S exact = S(std::int64_t{1} << Limits::digits);  // up to it neighbours are at most 1 apart
+  if (!(std::abs(value) >= exact) || field.find_first_of("eE") != field.npos) return false;
+  field.remove_prefix(std::min(field.find_first_of("123456789"), field.size()));
+  const std::size_t point = std::min(field.find('.'), field.size());
+  const std::string_view decimals = field.substr(point);
+  std::string_view digits = field.substr(0, point);
+  double unit = 1;
+  if (decimals.find_first_of("123456789") == decimals.npos)
+    for (; digits.ends_with('0'); digits.remove_suffix(1)) unit *= 10;
+  if (!(std::abs(value) < S(0x1p63))) {  // beyond 64-bit integers: more digits than S has, unless they are S's own
+    char own[Limits::max_exponent10 + 2];
+    const char* const end = std::to_chars(own, std::end(own), std::abs(value), std::chars_format::fixed, 0).ptr;
+    return digits.size() > std::size_t{Limits::max_digits10} &&
+           field.substr(0, point) != std::string_view(own, static_cast<std::size_t>(end - own));
+  }
+  std::int64_t written = 0;
+  std::from_chars(field.data(), field.data() + point, written);
+  double fraction = 0;
+  if (decimals.size() > 1) parse_number(decimals, fraction);
+  const double moved = static_cast<double>(written - static_cast<std::int64_t>(std::abs(value))) + fraction;
+  return std::abs(moved) > unit / 2;
+}
+
+/// Returns the ways out for numbers that S does not resolve, for messages.
+template <Real S>
+std::string rounding_remedy() {
+  return std::string(sizeof(S) == 4 ? "; read the file as double and subtract an offset before a conversion to float"
+                                    : "; subtract an offset in the file") +
+         ", leave the column out by CsvOptions::columns, or accept it by CsvOptions::allow_rounding";
+}
+
+/// Reader of one table; `options` must outlive it.
 class CsvReader {
  public:
   CsvReader(std::string_view text, std::string name, const CsvOptions& options)
@@ -54,42 +134,58 @@ class CsvReader {
     if (text_.starts_with("\xEF\xBB\xBF")) text_.remove_prefix(3);  // UTF-8 byte order mark
   }
 
+  /// Returns the table and appends the line of each of its rows to `lines` unless it is null.
   template <Real S>
-  CsvData<S> read() {
+  CsvData<S> read(std::vector<std::size_t>* lines = nullptr) {
     CsvData<S> result;
-    std::vector<S> values;
-    std::vector<std::size_t> chosen;
-    std::size_t width = 0;
-    while (next_line()) {
-      if (width == 0) {
-        width = fields_.size();
-        std::vector<std::string> names;
-        if (is_header())
-          for (const std::string_view field : fields_) names.push_back(unescaped(field));
-        chosen = choose(names);
-        if (!names.empty()) {
-          for (const std::size_t j : chosen) result.columns.push_back(names[j]);
-          continue;
-        }
+    std::vector<S> values;  // row by row, of all columns that could be numbers
+    for (; next_record(); ++rows_) {
+      if (fields_.size() != width_)
+        fail(line_, " has ", fields_.size(), fields_.size() == 1 ? " field" : " fields", ", expected ", width_);
+      const std::size_t before = values.size();
+      bool complete = true;
+      late_number_ = false;
+      for (Column& column : columns_) {
+        S value = 0;
+        if (!read_field(column, value) && column.kind == Kind::number) complete = false;
+        values.push_back(value);
       }
-      if (fields_.size() != width)
-        fail(" has ", fields_.size(), fields_.size() == 1 ? " field" : " fields", ", expected ", width);
-      for (const std::size_t j : chosen) values.push_back(number<S>(j));
+      if (late_number_) {  // all rows before lack it
+        result.dropped_rows += static_cast<Index>(before / columns_.size());
+        values.erase(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(before));
+        if (lines != nullptr) lines->clear();
+      }
+      if (!complete) {
+        values.resize(values.size() - columns_.size());
+        ++result.dropped_rows;
+      } else if (lines != nullptr) {
+        lines->push_back(line_);
+      }
     }
-    if (width == 0) throw io_error(name_ + " is empty, expected rows of numbers");
-    if (values.empty()) throw io_error(name_ + " has a header but no rows of numbers");
-    const auto cols = static_cast<Index>(chosen.size());
-    const View<const S> samples{values.data(), cols, static_cast<Index>(values.size()) / cols, cols};
-    result.values = as_eigen(samples).transpose();
+    if (width_ == 0) throw io_error(name_ + " is empty, expected rows of numbers");
+    if (rows_ == 0) throw io_error(name_ + " has a header but no rows of numbers");
+    finish(values, result);
     return result;
   }
 
  private:
-  static bool blank(char c) { return c == ' ' || c == '\t'; }
+  /// What a column has been found to hold; `unknown`: only missing values so far.
+  enum class Kind { unknown, number, text };
+
+  struct Column {
+    std::size_t index = 0;  // in the file
+    bool chosen = false;    // by the options
+    Kind kind = Kind::unknown;
+    bool blank = true;            // while unknown: whether all fields are empty
+    std::size_t line = 0;         // while unknown, of the first row; of the first text
+    std::string_view field = {};  // what stands there
+  };
+
+  static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
   static std::string_view trim(std::string_view s) {
-    while (!s.empty() && blank(s.front())) s.remove_prefix(1);
-    while (!s.empty() && blank(s.back())) s.remove_suffix(1);
+    while (!s.empty() && is_blank(s.front())) s.remove_prefix(1);
+    while (!s.empty() && is_blank(s.back())) s.remove_suffix(1);
     return s;
   }
 
@@ -103,61 +199,129 @@ class CsvReader {
   }
 
   template <class... Parts>
-  [[noreturn]] void fail(const Parts&... parts) const {
-    throw io_error(concat_message(name_, ": line ", line_, parts...));
+  [[noreturn]] void fail(std::size_t line, const Parts&... parts) const {
+    throw io_error(concat_message(name_, ": line ", line, parts...));
   }
 
-  /// Returns the position of the first character of `line` outside quotes for which `wanted` returns true, or npos.
-  template <class F>
-  static std::size_t find_outside_quotes(std::string_view line, F wanted) {
-    bool inside = false;
-    for (std::size_t i = 0; i < line.size(); ++i) {
-      if (line[i] == '"') inside = !inside;
-      if (!inside && wanted(line[i])) return i;
-    }
-    return line.npos;
+  /// Throws for a field that is not a number, or not a finite one.
+  [[noreturn]] void refuse(std::size_t line, std::size_t index, std::string_view field) const {
+    double ignored = 0;
+    if (field.empty()) fail(line, ", column ", index + 1, " is empty, expected a number");
+    fail(line, ", column ", index + 1, ": ", excerpt(field),
+         parse_number(field, ignored) == NumberText::good ? " is not finite" : " is not a number");
   }
 
-  /// Splits the next line that is not blank apart from a comment into fields_; returns false at the end of the text.
-  bool next_line() {
+  /// Reads the next row into fields_, past blank lines, comments and the header, which is taken in; returns false at
+  /// the end of the text.
+  bool next_record() {
     while (!text_.empty()) {
       const std::size_t end = std::min(text_.find('\n'), text_.size());
       std::string_view line = text_.substr(0, end);
-      text_.remove_prefix(std::min(end + 1, text_.size()));
-      ++line_;
       if (line.ends_with('\r')) line.remove_suffix(1);
-      if (options_.comment != 0 && line.find(options_.comment) != line.npos)
-        line = line.substr(0, find_outside_quotes(line, [&](char c) { return c == options_.comment; }));
-      if (trim(line).empty()) continue;
-      if (separator_ == 0) {
-        separator_ = ' ';
-        for (const char candidate : {'\t', ';', ','})
-          if (find_outside_quotes(line, [=](char c) { return c == candidate; }) != line.npos) separator_ = candidate;
+      line_ = ++lines_read_;
+      const std::string_view content = trim(line);
+      if (content.empty() || is_comment(content.front())) {
+        text_.remove_prefix(std::min(end + 1, text_.size()));
+        continue;
       }
-      split(line);
-      return true;
+      if (separator_ == 0) separator_ = find_separator(line);
+      fields_.clear();
+      if (line.find('"') == line.npos) {
+        split(line);
+        text_.remove_prefix(std::min(end + 1, text_.size()));
+      } else {
+        text_.remove_prefix(split_quoted());
+      }
+      if (width_ != 0 || !begin()) return true;
     }
     return false;
   }
 
-  void split(std::string_view line) {
-    const bool runs = separator_ == ' ';
-    const auto separates = [&](char c) { return runs ? blank(c) : c == separator_; };
-    fields_.clear();
-    if (runs) line = trim(line);
-    for (bool more = true; more;) {
-      const std::size_t end = find_outside_quotes(line, separates);
-      more = end != line.npos;
-      std::string_view field = trim(line.substr(0, end));
-      if (more) line.remove_prefix(end + 1);
-      if (runs) line = trim(line);
-      if (field.starts_with('"')) {
-        if (field.size() < 2 || !field.ends_with('"') || std::count(field.begin(), field.end(), '"') % 2 != 0)
-          fail(", column ", fields_.size() + 1, ": ", excerpt(field), " has a quote that is not closed at its end");
-        field = field.substr(1, field.size() - 2);
-      }
-      fields_.push_back(field);
+  bool is_comment(char c) const { return options_.comment != 0 && c == options_.comment; }
+
+  char find_separator(std::string_view line) const {
+    char found = ' ';
+    bool inside = false;
+    for (const char c : line) {
+      if (c == '"') inside = !inside;
+      if (inside) continue;
+      if (is_comment(c) || c == ',') return c == ',' ? c : found;
+      if (c == ';' || (c == '\t' && found == ' ')) found = c;
     }
+    return found;
+  }
+
+  /// Splits a line without quotes.
+  void split(std::string_view line) {
+    if (options_.comment != 0) line = line.substr(0, line.find(options_.comment));
+    if (separator_ == ' ') {
+      for (line = trim(line); !line.empty();) {
+        const std::size_t end = std::min(line.find_first_of(" \t"), line.size());
+        fields_.push_back(line.substr(0, end));
+        line = trim(line.substr(end));
+      }
+      return;
+    }
+    for (std::size_t end = 0; end != line.npos; line.remove_prefix(end == line.npos ? line.size() : end + 1)) {
+      end = line.find(separator_);
+      fields_.push_back(trim(line.substr(0, end)));
+    }
+  }
+
+  /// Splits the row at the start of text_; quoted fields may hold separators, comment characters and line ends. Returns
+  /// the length of the row with its line end.
+  std::size_t split_quoted() {
+    const bool runs = separator_ == ' ';
+    std::string stops = {separator_, '\n'};
+    if (runs) stops += '\t';
+    if (options_.comment != 0) stops += options_.comment;
+    const auto stop = [&](std::size_t from) { return std::min(text_.find_first_of(stops, from), text_.size()); };
+    const auto between = [&](std::size_t from, std::size_t to) {
+      std::string_view part = text_.substr(from, to - from);
+      if (part.ends_with('\r') && (to == text_.size() || text_[to] == '\n')) part.remove_suffix(1);
+      return trim(part);
+    };
+    std::size_t at = 0;
+    for (bool more = true; more;) {
+      while (at < text_.size() && is_blank(text_[at]) && (runs || text_[at] != separator_)) ++at;
+      const std::size_t first = at;
+      if (text_.substr(at).starts_with('"')) {
+        std::size_t close = text_.find('"', at + 1);
+        while (close != text_.npos && text_.substr(close + 1).starts_with('"')) close = text_.find('"', close + 2);
+        at = close == text_.npos ? std::min(text_.find('\n', at), text_.size()) : stop(close + 1);
+        if (close == text_.npos || !between(close + 1, at).empty())
+          fail(line_, ", column ", fields_.size() + 1, ": ", excerpt(between(first, at)),
+               " has a quote that is not closed at its end");
+        fields_.push_back(text_.substr(first + 1, close - first - 1));
+        lines_read_ += static_cast<std::size_t>(std::count(fields_.back().begin(), fields_.back().end(), '\n'));
+      } else {
+        at = stop(at);
+        fields_.push_back(between(first, at));
+      }
+      if (runs) at = std::min(text_.find_first_not_of(" \t", at), text_.size());
+      more = at < text_.size() && text_[at] != '\n' && !is_comment(text_[at]);
+      if (runs && text_.substr(at).starts_with("\r\n")) more = false;
+      if (more && !runs) ++at;
+    }
+    return std::min(text_.find('\n', at), text_.size() - 1) + 1;
+  }
+
+  /// Sets up the columns from the first row that is not blank; returns whether it is a header.
+  bool begin() {
+    width_ = fields_.size();
+    const bool header = is_header();
+    if (header)
+      for (const std::string_view field : fields_) names_.push_back(unescaped(field));
+    for (const CsvColumn& wanted : options_.columns) {
+      const std::size_t index = wanted.by_name ? find_name(wanted.name) : static_cast<std::size_t>(wanted.index);
+      if (index >= width_)
+        throw io_error(concat_message(name_, " has no column with index ", index, ", only 0 to ", width_ - 1));
+      for (const Column& other : columns_)
+        require(other.index != index, "read_csv: column ", label(index), " of ", name_, " is chosen twice");
+      columns_.push_back({.index = index, .chosen = true});
+    }
+    for (std::size_t j = 0; options_.columns.empty() && j < width_; ++j) columns_.push_back({.index = j});
+    return header;
   }
 
   bool is_header() const {
@@ -174,50 +338,153 @@ class CsvReader {
            });
   }
 
-  std::vector<std::size_t> choose(const std::vector<std::string>& names) const {
-    std::vector<std::size_t> chosen;
-    for (const std::string& wanted : options_.columns) {
-      const auto found = std::find(names.begin(), names.end(), wanted);
-      if (found == names.end()) {
-        std::string known;
-        for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
-        throw io_error(name_ + " has no column '" + wanted + "'" +
-                       (names.empty() ? " because it has no header" : ", only " + known));
-      }
-      if (std::find(found + 1, names.end(), wanted) != names.end())
-        throw io_error(name_ + " has several columns '" + wanted + "'");
-      chosen.push_back(static_cast<std::size_t>(found - names.begin()));
+  std::size_t find_name(const std::string& wanted) const {
+    const auto found = std::find(names_.begin(), names_.end(), wanted);
+    if (found == names_.end()) {
+      std::string known;
+      for (const std::string& name : names_) known += (known.empty() ? "" : ", ") + name;
+      throw io_error(name_ + " has no column '" + wanted + "'" +
+                     (names_.empty() ? " because it has no header" : ", only " + known));
     }
-    for (std::size_t j = 0; options_.columns.empty() && j < fields_.size(); ++j) chosen.push_back(j);
-    return chosen;
+    if (std::find(found + 1, names_.end(), wanted) != names_.end())
+      throw io_error(name_ + " has several columns '" + wanted + "'");
+    return static_cast<std::size_t>(found - names_.begin());
   }
 
+  /// Returns the name of a column, without a header its index.
+  std::string label(std::size_t index) const { return names_.empty() ? std::to_string(index) : names_[index]; }
+
+  /// Reads a field of the row as a number; returns whether it is one. Throws for a field that the column must not have.
   template <Real S>
-  S number(std::size_t j) const {
-    S value = 0;
-    const std::string_view field = fields_[j];
+  bool read_field(Column& column, S& value) {
+    const std::string_view field = fields_[column.index];
     const NumberText result = parse_number(field, value);
-    if (result == NumberText::out_of_range)
-      fail(", column ", j + 1, ": ", excerpt(field), " is out of the range of ", sizeof(S) == 4 ? "float" : "double");
-    if (field.empty()) fail(", column ", j + 1, " is empty, expected a number");
-    if (result != NumberText::good) fail(", column ", j + 1, ": ", excerpt(field), " is not a number");
-    if (!options_.allow_non_finite && !std::isfinite(value))
-      fail(", column ", j + 1, ": ", excerpt(field), " is not finite");
-    return value;
+    if (result == NumberText::good && (std::isfinite(value) || options_.allow_non_finite)) {
+      if (column.kind != Kind::number) first_number(column);
+      if (!options_.allow_rounding && is_rounded_away(field, value)) {
+        char text[400];
+        const char* const end = std::to_chars(text, std::end(text), value, std::chars_format::fixed, 0).ptr;
+        fail(line_, ", column ", column.index + 1, ": ", excerpt(field), " becomes ",
+             std::string_view(text, static_cast<std::size_t>(end - text)), sizeof(S) == 4 ? " in float" : " in double",
+             rounding_remedy<S>());
+      }
+      return true;
+    }
+    if (result == NumberText::out_of_range && column.kind != Kind::text)
+      fail(line_, ", column ", column.index + 1, ": ", excerpt(field), " is out of the range of ",
+           sizeof(S) == 4 ? "float" : "double");
+    value = 0;
+    other_than_number(column, field, result);
+    return false;
+  }
+
+  /// Takes note of a number in a column that had none.
+  void first_number(Column& column) {
+    if (column.kind == Kind::text || (rows_ > 0 && options_.missing == CsvOptions::Missing::refuse))
+      refuse(column.line, column.index, column.field);
+    column.kind = Kind::number;
+    if (rows_ > 0) late_number_ = true;
+  }
+
+  void other_than_number(Column& column, std::string_view field, NumberText result) {
+    if (column.kind == Kind::text) return;
+    const bool missing = is_missing_mark(field);
+    const bool strict = column.kind == Kind::number || column.chosen;
+    if (missing ? strict && options_.missing == CsvOptions::Missing::refuse : strict || result == NumberText::good)
+      refuse(line_, column.index, field);
+    if (column.kind == Kind::number) return;
+    if (!missing) column.kind = Kind::text;
+    if (!missing || rows_ == 0) {
+      column.line = line_;
+      column.field = field;
+    }
+    column.blank = column.blank && field.empty();
+  }
+
+  /// Decides which columns are returned, and returns them.
+  template <Real S>
+  void finish(const std::vector<S>& values, CsvData<S>& result) const {
+    std::vector<Index> places;
+    for (std::size_t j = 0; j < columns_.size(); ++j) {
+      const Column& column = columns_[j];
+      if (column.kind == Kind::number) {
+        places.push_back(static_cast<Index>(j));
+        result.indices.push_back(static_cast<Index>(column.index));
+        if (!names_.empty()) result.columns.push_back(names_[column.index]);
+      } else if (column.kind == Kind::text) {
+        result.left_out.push_back(label(column.index));
+      } else if (column.chosen || !column.blank || column.index + 1 < width_ ||
+                 (!names_.empty() && !names_.back().empty())) {  // else every line ends with a separator
+        if (options_.missing == CsvOptions::Missing::refuse) refuse(column.line, column.index, column.field);
+        throw io_error(concat_message(name_, ": column ", column.index + 1, " has missing values only"));
+      }
+    }
+    if (places.empty()) refuse(columns_.front().line, columns_.front().index, columns_.front().field);
+    const auto stride = static_cast<Index>(columns_.size());
+    const Index rows = static_cast<Index>(values.size()) / stride;
+    if (rows == 0)
+      throw io_error(concat_message(name_, " has no row without missing values, ", result.dropped_rows, " dropped"));
+    result.values.resize(rows, static_cast<Index>(places.size()));
+    for (std::size_t j = 0; j < places.size(); ++j) {
+      S* const column = result.values.col(static_cast<Index>(j)).data();
+      for (Index i = 0; i < rows; ++i) column[i] = values[static_cast<std::size_t>(i * stride + places[j])];
+    }
   }
 
   std::string_view text_;
   std::string name_;
   const CsvOptions& options_;
   char separator_;
-  std::size_t line_ = 0;
+  std::size_t line_ = 0, lines_read_ = 0;  // of the row, its first one; of the text
+  std::size_t width_ = 0, rows_ = 0;
+  bool late_number_ = false;  // whether the row has the first number of a column, in which earlier rows lack it
+  std::vector<std::string> names_;
+  std::vector<Column> columns_;  // candidates
   std::vector<std::string_view> fields_;
 };
+
+/// Throws `io_error` if a column of `table` spreads over fewer than some 4096 steps of float and numbers that differ in
+/// `text` are the same in it. In a column that spreads further, equal numbers are the ordinary rounding of decimals.
+inline void require_resolved(const CsvData<float>& table, std::string_view text, const std::string& name,
+                             const CsvOptions& options) {
+  CsvData<double> exact;
+  std::vector<std::size_t> lines;
+  for (Index j = 0; j < table.values.cols(); ++j) {
+    float low = std::numeric_limits<float>::infinity(), high = -low;
+    for (Index i = 0; i < table.values.rows(); ++i) {
+      const float x = table.values(i, j);
+      if (!std::isfinite(x)) continue;
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
+    const float step = std::max(std::abs(low), std::abs(high)) * std::numeric_limits<float>::epsilon();
+    if (!(low <= high) || !(high - low < 4096 * step)) continue;
+    if (lines.empty()) exact = CsvReader(text, name, options).read<double>(&lines);
+    std::vector<Index> order;
+    for (Index i = 0; i < table.values.rows(); ++i)
+      if (std::isfinite(exact.values(i, j))) order.push_back(i);
+    const auto less = [&](Index a, Index b) { return exact.values(a, j) < exact.values(b, j); };
+    std::stable_sort(order.begin(), order.end(), less);
+    const auto same = std::adjacent_find(order.begin(), order.end(), [&](Index a, Index b) {
+      return less(a, b) && table.values(a, j) == table.values(b, j);
+    });
+    if (same == order.end()) continue;
+    const auto written = [&](Index i) {
+      char digits[32];
+      return std::string(digits, std::to_chars(digits, std::end(digits), exact.values(i, j)).ptr);
+    };
+    throw io_error(concat_message(name, ": line ", lines[static_cast<std::size_t>(same[0])], ", column ",
+                                  table.indices[static_cast<std::size_t>(j)] + 1, ": ", written(same[0]), " and ",
+                                  written(same[1]), " on line ", lines[static_cast<std::size_t>(same[1])],
+                                  " are the same number in float", rounding_remedy<float>()));
+  }
+}
 
 }  // namespace detail
 
 /// Reads a table from text as read_csv() does from a file. `name` is the file name in messages. Throws `io_error` for
-/// text that is not such a table, and `invalid_argument` for a separator or comment character that cannot work.
+/// text that is not such a table, and `invalid_argument` for a separator or comment character that cannot work and for
+/// columns that are negative or chosen twice.
 template <Real S>
 CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std::string name = "text") {
   require(std::string_view("+-.\"\r\nEe").find(options.separator ? options.separator : ',') == std::string_view::npos &&
@@ -225,14 +492,25 @@ CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std:
           "read_csv: separator is '", options.separator, "', which can be part of a number or ends a line");
   require(options.comment == 0 || (options.comment != options.separator && options.comment != '"'),
           "read_csv: comment is '", options.comment, "', expected a character that neither separates nor quotes");
-  return detail::CsvReader(text, std::move(name), options).template read<S>();
+  for (const CsvColumn& column : options.columns)
+    require(column.index >= 0, "read_csv: a column has index ", column.index, ", expected 0 or more");
+  CsvData<S> table = detail::CsvReader(text, name, options).template read<S>();
+  if constexpr (sizeof(S) == 4)
+    if (!options.allow_rounding) detail::require_resolved(table, text, name, options);
+  return table;
 }
 
 /// Reads a table from a file: values N x D, one row per line, and the names in its header. Blank lines, comments,
-/// quotes around fields, blanks around numbers, CRLF line ends and a UTF-8 byte order mark are accepted.
-/// Throws `io_error`, naming the file and, if known, line and column, for a missing or empty file, a line with more or
-/// fewer fields than the first, a field that is not a finite number, a requested column that the header lacks or has
-/// more than once, and UTF-16 text. Throws `invalid_argument` for a separator or comment character that cannot work.
+/// quotes around fields, blanks around numbers, CRLF line ends, a separator at the end of every line and a UTF-8 byte
+/// order mark are accepted. A column without numbers is text and left out, unless it is chosen; one that has numbers
+/// and text is an error.
+///
+/// Throws `io_error`, naming the file and, if known, line and column (from 1), for a missing or empty file, a line with
+/// more or fewer fields than the first, a field that is not a finite number in a column that has numbers or was chosen,
+/// missing values unless they are to be dropped, a chosen column that the file lacks or has more than once, and UTF-16
+/// text; for an integer, or a decimal's integral part, that S would change visibly (1700000123.25 is 1700000128 in
+/// float); and for a column of float with less than 1/2000 of its size as spread in which different numbers become
+/// equal. The rounding of other decimals, such as 0.1, is accepted. Throws `invalid_argument` as parse_csv() does.
 template <Real S>
 CsvData<S> read_csv(const std::string& path, const CsvOptions& options = {}) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);

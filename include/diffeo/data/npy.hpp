@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
 #include <cmath>
@@ -45,10 +46,19 @@ bool npy_holds(T v) {
   }
 }
 
+/// Returns v with its bytes in reverse order.
+template <class T>
+T byte_swapped(T v) {
+  auto bytes = std::bit_cast<std::array<unsigned char, sizeof(T)>>(v);
+  std::reverse(bytes.begin(), bytes.end());
+  return std::bit_cast<T>(bytes);
+}
+
 /// Reads values.size() numbers of type T from `file` into `values`, several lines at a time; a line is a row, or a
-/// column if the file is in Fortran order. Throws io_error if the file ends early or S cannot hold a value.
+/// column if the file is in Fortran order. `swapped`: the file has the byte order that this machine has not. Throws
+/// io_error if the file ends early or S cannot hold a value.
 template <class T, Real S>
-void read_npy_values(std::FILE* file, bool fortran_order, Array<S>& values, const std::string& path) {
+void read_npy_values(std::FILE* file, bool fortran_order, bool swapped, Array<S>& values, const std::string& path) {
   const Index lines = fortran_order ? values.cols() : values.rows(),
               length = fortran_order ? values.rows() : values.cols();
   if (values.size() == 0) return;
@@ -59,6 +69,7 @@ void read_npy_values(std::FILE* file, bool fortran_order, Array<S>& values, cons
     if (std::fread(buffer.data(), sizeof(T) * static_cast<std::size_t>(length), static_cast<std::size_t>(count),
                    file) != static_cast<std::size_t>(count))
       throw io_error(path + ": cannot read: " + errno_message());
+    if (swapped) std::transform(buffer.begin(), buffer.end(), buffer.begin(), byte_swapped<T>);
     const auto copy = [&](Index line, Index k) {
       const T v = buffer[static_cast<std::size_t>((line - first) * length + k)];
       const Index row = fortran_order ? k : line, col = fortran_order ? line : k;
@@ -82,7 +93,7 @@ template <Real S>
 struct NpyType {
   std::string_view name;
   std::uint64_t bytes;
-  void (*read)(std::FILE*, bool, Array<S>&, const std::string&);
+  void (*read)(std::FILE*, bool, bool, Array<S>&, const std::string&);
 };
 template <Real S>
 inline constexpr NpyType<S> npy_types[] = {
@@ -92,29 +103,24 @@ inline constexpr NpyType<S> npy_types[] = {
     {"i4", 4, read_npy_values<std::int32_t, S>}, {"u4", 4, read_npy_values<std::uint32_t, S>},
     {"i8", 8, read_npy_values<std::int64_t, S>}, {"u8", 8, read_npy_values<std::uint64_t, S>}};
 
-/// Returns the table entry of a dtype. Throws io_error for an unsupported dtype or a byte order other than this
-/// machine's.
+/// Returns the table entry of a dtype in either byte order. Throws io_error for an unsupported dtype.
 template <Real S>
 const NpyType<S>& find_npy_type(const std::string& dtype, const std::string& path) {
   const std::string_view text = dtype;
-  for (const NpyType<S>& type : npy_types<S>) {
-    if (text.size() != 3 || text.substr(1) != type.name) continue;
-    if (text[0] == npy_byte_order || (text[0] == '|' && type.bytes == 1)) return type;
-    if (text[0] == '<' || text[0] == '>')
-      throw io_error(path + ": dtype " + excerpt(text) + " is " + (text[0] == '>' ? "big" : "little") +
-                     "-endian, which this machine is not; expected " +
-                     excerpt(std::string(1, npy_byte_order).append(type.name)));
-  }
+  for (const NpyType<S>& type : npy_types<S>)
+    if (text.size() == 3 && text.substr(1) == type.name &&
+        (text[0] == '<' || text[0] == '>' || (text[0] == '|' && type.bytes == 1)))
+      return type;
   throw io_error(path + ": dtype " + excerpt(text) + " is not supported, expected float32, float64 or an integer type");
 }
 
 }  // namespace detail
 
 /// Reads an .npy file of format version 1.0, 2.0 or 3.0 in C or Fortran order. Returns N x D for a 2-D array and N x 1
-/// for a 1-D array. float32, float64 and integers are converted to S; NaN and infinity are kept. Throws `io_error`,
-/// naming the file, if it is missing or no .npy file, if its header is corrupt, for more than two dimensions, another
-/// dtype or byte order, too few or too many bytes for its shape, and a value that S cannot hold. Memory is allocated
-/// only after the file's size has been found to agree with its header.
+/// for a 1-D array. float32, float64 and integers of either byte order are converted to S; NaN and infinity are kept.
+/// Throws `io_error`, naming the file, if it is missing or no .npy file, if its header is corrupt, for more than two
+/// dimensions, another dtype, too few or too many bytes for its shape, and a value that S cannot hold. Memory is
+/// allocated only after the file's size has been found to agree with its header.
 template <Real S>
 Array<S> read_npy(const std::string& path) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
@@ -155,7 +161,8 @@ Array<S> read_npy(const std::string& path) {
     throw io_error(concat_message(path, found < expected ? " is truncated: " : " is too long: ", shape, " is ",
                                   expected, " bytes of data, found ", found));
   Array<S> values(static_cast<Index>(rows), static_cast<Index>(cols));
-  type.read(file.get(), header.fortran_order, values, path);
+  const bool swapped = header.dtype[0] != '|' && header.dtype[0] != detail::npy_byte_order;
+  type.read(file.get(), header.fortran_order, swapped, values, path);
   return values;
 }
 

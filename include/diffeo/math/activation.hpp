@@ -11,8 +11,8 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 /// identity; tanh; relu; leaky_relu (slope 0.01); elu (alpha 1, Clevert et al. 2015); selu (Klambauer et al. 2017);
-/// silu x sigmoid(x) (Elfwing et al. 2017); softplus log(1 + exp x); sin (Sitzmann et al. 2020); lip_swish silu / 1.1,
-/// whose slope is below 1 (Chen et al. 2019, section 3.3, with beta = 1).
+/// silu x sigmoid(x) (Elfwing et al. 2017); softplus log(1 + exp x); sin (Sitzmann et al. 2020), in the range of
+/// simd::sin(); lip_swish silu / 1.1, whose slope is below 1 (Chen et al. 2019, section 3.3, with beta = 1).
 enum class Activation { identity, tanh, relu, leaky_relu, elu, selu, silu, softplus, sin, lip_swish };
 
 inline constexpr std::string_view activation_names[] = {"identity", "tanh", "relu",     "leaky_relu", "elu",

@@ -323,6 +323,9 @@ Dual<X> log1p(const Dual<X>& x) {
   return {log1p(x.value), x.tangent / (x.value + 1)};
 }
 
+/// Returns the sine or the cosine of x in radians, for |x| <= 1e4 (float) or 1e6 (double). Beyond that the result stays
+/// in [-1, 1], but its phase is wrong by more and more, and arbitrary from 3e6 or 1e15 on: reduce larger phases before.
+/// Gives NaN at infinity.
 template <Real S>
 Var<S> sin(Var<S> x) {
   return activate<Activation::sin>(x);
