@@ -3,23 +3,10 @@
 
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/distribution.hpp>
 #include <diffeo/layers/evaluate.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
-
-/// Samples with the log-density of each.
-template <class S>
-struct SampleAndLogProb {
-  Array<S> sample;    ///< N x D
-  Array<S> log_prob;  ///< N x 1
-};
-
-/// Samples on a tape with the log-density of each.
-template <Real S>
-struct Draw {
-  Var<S> sample;
-  Var<S> log_prob;
-};
 
 /// Distribution of x = flow.forward(z) for z from a base distribution: log p(x) = log p_z(inverse(x)) + log|det d
 /// inverse / d x|. It is a plain value that can be copied, assigned and moved to another thread. Methods that take
@@ -34,7 +21,7 @@ struct TransformedDistribution {
   FlowType flow;
 
   /// Random stream of samples, different from those of initial weights.
-  static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;
+  static constexpr std::uint64_t latent_stream = sample_stream;
   /// Number of rows that are evaluated at a time.
   static constexpr Index tile_rows = tile_rows_of<FlowType>;
 
@@ -83,67 +70,34 @@ struct TransformedDistribution {
   /// distribution. Throws invalid_argument for the wrong number of columns, NaN or infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    const auto& points = evaluate_once(x);
-    detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
-    Array<Scalar> result(x.rows(), 1);
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        result.middleRows(first, count) = as_eigen(log_prob(tape.copy(points.middleRows(first, count))).value());
-      });
-    });
-    return result;
+    return detail::log_prob_of_rows(*this, "flow", x, execution);
   }
 
   /// Returns the gradient of the log-density with respect to each row of x: N x D. If the log-density is -infinity, the
   /// gradient may not be finite. Throws as log_prob() does.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    const auto& points = evaluate_once(x);
-    detail::require_batch<Scalar>("score: x", points, dim(), "flow");
-    Array<Scalar> result(x.rows(), x.cols());
-    const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> tile = tape.variable(points.middleRows(first, count));
-        tape.backward(log_prob(tile), {ones.data(), count, 1, count});
-        if (tile.has_grad())
-          result.middleRows(first, count) = as_eigen(tile.grad());
-        else
-          result.middleRows(first, count).setZero();
-      });
-    });
-    return result;
+    return detail::score_of_rows(*this, "flow", x, execution);
   }
 
   /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
   Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
-    require(n >= 0, "sample: n is ", n, ", expected at least 0");
-    Array<Scalar> x(n, dim());
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> z = latent(tape, first, count, seed), tile = generate(flow, z);
-        require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
-                z.rows(), " x ", z.cols());
-        x.middleRows(first, count) = as_eigen(tile.value());
-      });
+    return detail::sample_rows(*this, n, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed), tile = generate(flow, z);
+      require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
+              z.rows(), " x ", z.cols());
+      return tile;
     });
-    return x;
   }
 
   /// Draws the samples of sample() with their log-densities, in one pass. If the flow needs a solver, the samples agree
   /// with those of sample() within its tolerance.
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
-    require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
-    SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> z = latent(tape, first, count, seed);
-        const Transformed<Var<Scalar>> x = checked(call_forward(flow, z), z);
-        result.sample.middleRows(first, count) = as_eigen(x.value.value());
-        result.log_prob.middleRows(first, count) = as_eigen((base_log_prob(z) - x.log_det).value());
-      });
+    return detail::sample_and_log_prob_rows(*this, n, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed);
+      const Transformed<Var<Scalar>> x = checked(call_forward(flow, z), z);
+      return Draw<Scalar>{x.value, base_log_prob(z) - x.log_det};
     });
-    return result;
   }
 
  private:
@@ -159,12 +113,6 @@ struct TransformedDistribution {
     require(y.rows() == z.rows() && y.cols() == 1, "transformed distribution: the base gave ", y.rows(), " x ",
             y.cols(), " log-densities for ", z.rows(), " rows, expected ", z.rows(), " x 1");
     return y;
-  }
-
-  Var<Scalar> latent(Tape<Scalar>& tape, Index first, Index count, std::uint64_t seed) const {
-    const Var<Scalar> z = tape.make(count, dim(), false);
-    base.sample_into(tape.mutable_value(z), seed, latent_stream, first);
-    return z;
   }
 };
 
