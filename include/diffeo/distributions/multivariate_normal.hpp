@@ -9,6 +9,7 @@
 #include <diffeo/autodiff/ops/triangular.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/distributions/normal.hpp>
+#include <diffeo/layers/standardize.hpp>
 #include <diffeo/math/random_fill.hpp>
 #include <limits>
 
@@ -71,19 +72,11 @@ struct MultivariateNormal {
     require(rows > dim, "multivariate normal: data has ", rows, " rows and ", dim, " columns, expected at least ",
             dim + 1, " rows");
     const auto& values = evaluate_once(data);
-    require_finite(values, "multivariate normal: data");
-    Array<double> center(1, dim), spread(1, dim), rounding(1, dim);
+    const auto [center, spread] = detail::column_moments("multivariate normal", values);
+    // Standard deviation of the rounding of each column, in units of the column's own.
     constexpr double epsilon = std::max(double{std::numeric_limits<Scalar>::epsilon()},
                                         static_cast<double>(std::numeric_limits<typename Derived::Scalar>::epsilon()));
-    for (Index j = 0; j < dim; ++j) {
-      const Array<double> column = values.col(j).template cast<double>().array();
-      center(0, j) = column.mean();
-      // Rounding may give a constant column a standard deviation above 0.
-      spread(0, j) = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center(0, j)).square().mean());
-      require(spread(0, j) > 0 && std::isfinite(spread(0, j)), "multivariate normal: column ", j,
-              " of data has standard deviation ", spread(0, j), ", expected finite and greater than 0");
-      rounding(0, j) = epsilon * column.abs().maxCoeff() / spread(0, j);
-    }
+    const Array<double> rounding = epsilon * values.template cast<double>().array().abs().colwise().maxCoeff() / spread;
     // The factor of the correlations, so that columns of any scale are judged alike.
     Array<double> factor = correlation(values, center, spread);
     const double floor = 4 * std::sqrt(static_cast<double>(dim) * std::numeric_limits<double>::epsilon());
