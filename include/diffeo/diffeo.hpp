@@ -19,6 +19,7 @@
 #include <diffeo/autodiff/ops/row_dot.hpp>
 #include <diffeo/autodiff/ops/slope.hpp>
 #include <diffeo/autodiff/ops/surrogate.hpp>
+#include <diffeo/autodiff/ops/triangular.hpp>
 #include <diffeo/autodiff/parameter.hpp>
 #include <diffeo/autodiff/refresh.hpp>
 #include <diffeo/autodiff/settings.hpp>
@@ -45,8 +46,10 @@
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/distribution.hpp>
 #include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/mixture.hpp>
+#include <diffeo/distributions/multivariate_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/probability_path.hpp>
 #include <diffeo/distributions/transformed.hpp>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/distributions/mixture.hpp>
+#include <diffeo/distributions/multivariate_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/uniform.hpp>
 
@@ -12,6 +13,8 @@ static_assert(diffeo::BaseDistribution<diffeo::StandardNormal<float>>);
 static_assert(diffeo::BaseDistribution<diffeo::StandardNormal<double>>);
 static_assert(diffeo::BaseDistribution<diffeo::DiagonalNormal<float>>);
 static_assert(diffeo::BaseDistribution<diffeo::DiagonalNormal<double>>);
+static_assert(diffeo::BaseDistribution<diffeo::MultivariateNormal<float>>);
+static_assert(diffeo::BaseDistribution<diffeo::MultivariateNormal<double>>);
 static_assert(diffeo::BaseDistribution<diffeo::UniformBox<float>>);
 static_assert(diffeo::BaseDistribution<diffeo::UniformBox<double>>);
 static_assert(diffeo::BaseDistribution<diffeo::GaussianMixture<float>>);
@@ -38,6 +41,8 @@ static_assert(diffeo::ReparametrisedBase<diffeo::StandardNormal<float>>);
 static_assert(diffeo::ReparametrisedBase<diffeo::StandardNormal<Var<double>>>);
 static_assert(diffeo::ReparametrisedBase<diffeo::DiagonalNormal<double>>);
 static_assert(diffeo::ReparametrisedBase<diffeo::DiagonalNormal<Var<float>>>);
+static_assert(diffeo::ReparametrisedBase<diffeo::MultivariateNormal<double>>);
+static_assert(diffeo::ReparametrisedBase<diffeo::MultivariateNormal<Var<float>>>);
 static_assert(!diffeo::ReparametrisedBase<diffeo::GaussianMixture<float>>);
 
 TEST_CASE("standard normal log-density of traced values", "[distributions]") {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/mixture.hpp>
+#include <diffeo/distributions/multivariate_normal.hpp>
 #include <diffeo/testing/gradient_check.hpp>
 #include <diffeo/training/fit.hpp>
 
@@ -156,4 +158,66 @@ TEMPLATE_TEST_CASE("gaussian mixture: where squares overflow the density is 0", 
   const S far = std::sqrt(std::numeric_limits<S>::max()) * 10;
   const Array<S> log_p = log_prob_of(some_mixture<S>(), Array<S>::Constant(2, 2, far));
   CHECK((log_p == -std::numeric_limits<S>::infinity()).all());
+}
+
+TEMPLATE_TEST_CASE("gaussian mixture: components around the data", "[distributions]", float, double) {
+  using S = TestType;
+  const Array<S> data = diffeo::toy2d::sample<S>("8gaussians", 4000, 1);
+  const auto m = GaussianMixture<S>::around(8, data, 1);
+  // One component at each corner of the octagon of radius 4 / 1.414, with its standard deviation 0.5 / 1.414.
+  for (Index k = 0; k < 8; ++k) {
+    const double angle = static_cast<double>(k) * 3.14159265358979323846 / 4;
+    const Array<S> x = m.means.col(0) - S(4 / 1.414 * std::cos(angle)),
+                   y = m.means.col(1) - S(4 / 1.414 * std::sin(angle));
+    CHECK((x.square() + y.square()).minCoeff() < S(0.01));
+  }
+  CHECK((m.logits.exp() - S(0.125)).abs().maxCoeff() < S(0.03));
+  CHECK((m.log_scales.exp() - S(0.5 / 1.414)).abs().maxCoeff() < S(0.05));
+  // Columns of other units give the same components in these units, whatever the expression.
+  Array<S> moved = data;
+  moved.col(0) = data.col(0) * S(1024);
+  const auto far = GaussianMixture<S>::around(8, moved.matrix() + Eigen::Matrix<S, 4000, 2>::Zero(), 1);
+  CHECK((far.means.col(0) / S(1024) - m.means.col(0)).abs().maxCoeff() < S(1e-4));
+  CHECK((far.log_scales.col(1) - m.log_scales.col(1)).abs().maxCoeff() < S(1e-4));
+  CHECK((GaussianMixture<S>::around(8, data, 1).means == m.means).all());
+  CHECK((GaussianMixture<S>::around(8, data, 2).means != m.means).any());
+  // A row for each component, rows that coincide, and one component.
+  CHECK(GaussianMixture<S>::around(4, data.topRows(4), 1).log_prob(data).allFinite());
+  Array<S> twice(4, 1);
+  twice << 1, 1, 1, 2;
+  CHECK(GaussianMixture<S>::around(4, twice, 1).log_prob(twice).allFinite());
+  const auto one = GaussianMixture<S>::around(1, data, 1);
+  const Array<S> normal = diffeo::MultivariateNormal<S>::fit(data).factor();
+  CHECK(static_cast<double>(one.log_scales(0, 0)) == Approx(std::log(static_cast<double>(normal(0, 0)))).margin(1e-4));
+}
+
+TEST_CASE("gaussian mixture: fitted to the eight gaussians it is near the best", "[distributions]") {
+  const Array<float> data = diffeo::toy2d::sample<float>("8gaussians", 10000, 1),
+                     test = diffeo::toy2d::sample<float>("8gaussians", 10000, 2);
+  const double full = static_cast<double>(diffeo::MultivariateNormal<float>::fit(data).log_prob(test).mean());
+  CHECK(full < -4);
+  auto m = GaussianMixture<float>::around(8, data, 1);
+  diffeo::fit(m, data, {.steps = 500, .threads = 1});
+  CHECK(static_cast<double>(m.log_prob(test).mean()) > -2.85);  // that of the density itself is -2.842 on these rows
+  // From a random start, too.
+  auto random = GaussianMixture<float>::random(8, 2, 1, 3);
+  diffeo::fit(random, data, {.steps = 1500, .threads = 1});
+  CHECK(static_cast<double>(random.log_prob(test).mean()) > full + 1);
+}
+
+TEST_CASE("gaussian mixture: data that components cannot lie around", "[distributions]") {
+  using M = GaussianMixture<double>;
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  Array<double> x = M::random(3, 2, 1).sample(10, 1);
+  CHECK(message([&] { M::around(0, x, 1); }) == "gaussian mixture: 0 components, expected at least 1");
+  CHECK(message([&] { M::around(11, x, 1); }) ==
+        "gaussian mixture: data has 10 rows for 11 components, expected at least 11");
+  CHECK(message([&] { M::around(1, x.topRows(1), 1); }) ==
+        "gaussian mixture: data has 1 rows for 1 components, expected at least 2");
+  x.col(1).setConstant(0.1);
+  CHECK(message([&] { M::around(2, x, 1); }) ==
+        "gaussian mixture: column 1 of data has standard deviation 0, expected finite and greater than 0");
+  x(3, 0) = std::nan("");
+  CHECK(message([&] { M::around(2, x, 1); }) ==
+        "gaussian mixture: data is nan at (row 3, column 0), expected finite values");
 }

@@ -1,18 +1,105 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
+#include <diffeo/core/random.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/layers/standardize.hpp>
 #include <diffeo/math/random_fill.hpp>
+#include <diffeo/math/sample_engine.hpp>
+#include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
+
+namespace detail {
+
+// Groups of points.
+struct Clusters {
+  Array<double> share;     // 1 x K: of the points
+  Array<double> mean;      // K x D
+  Array<double> variance;  // K x D
+};
+
+// Returns the mean of each of K groups of points (N x D), found by at most ten steps of Lloyd's algorithm from the
+// starting points of k-means++, each the best of a few candidates. No group is empty.
+inline Clusters find_clusters(const Array<double>& points, Index groups, std::uint64_t seed) {
+  constexpr std::uint64_t stream = 0x636c757374657273;
+  constexpr int most_steps = 10;
+  const Index rows = points.rows(), dim = points.cols();
+  PhiloxEngine engine(seed, stream);
+  const auto pick = [&](const Array<double>& weight) {
+    // The first row at which the sum of the weights reaches a random share of their total.
+    double left = uniform(engine) * weight.sum();
+    Index row = 0;
+    while (row + 1 < rows && (left -= weight(row, 0)) > 0) ++row;
+    return row;
+  };
+  const auto distances = [&](const auto& center) {
+    Array<double> d = Array<double>::Zero(rows, 1);
+    for (Index j = 0; j < dim; ++j) d += (points.col(j) - center(0, j)).square();
+    return d;
+  };
+  const int candidates = 2 + static_cast<int>(std::log(static_cast<double>(groups)));
+  Array<double> center(groups, dim), nearest = Array<double>::Ones(rows, 1);
+  for (Index k = 0; k < groups; ++k) {
+    Array<double> best;
+    for (int c = 0; c < (k == 0 ? 1 : candidates); ++c) {
+      const Index row = pick(nearest);
+      Array<double> d = distances(points.row(row));
+      if (k > 0) d = d.min(nearest);
+      if (c > 0 && d.sum() >= best.sum()) continue;
+      best = std::move(d);
+      center.row(k) = points.row(row);
+    }
+    nearest = std::move(best);
+  }
+
+  Clusters found{Array<double>(1, groups), center, Array<double>(groups, dim)};
+  std::vector<Index> group(static_cast<std::size_t>(rows), -1);
+  for (int step = 0; step < most_steps; ++step) {
+    Array<double> least = distances(found.mean.row(0));
+    std::vector<Index> next(static_cast<std::size_t>(rows), 0);
+    for (Index k = 1; k < groups; ++k) {
+      const Array<double> d = distances(found.mean.row(k));
+      for (Index i = 0; i < rows; ++i)
+        if (d(i, 0) < least(i, 0)) {
+          least(i, 0) = d(i, 0);
+          next[static_cast<std::size_t>(i)] = k;
+        }
+    }
+    if (next == group) break;
+    group = std::move(next);
+    Array<double> size = Array<double>::Zero(groups, 1), sum = Array<double>::Zero(groups, dim), square = sum;
+    for (Index i = 0; i < rows; ++i) {
+      const Index k = group[static_cast<std::size_t>(i)];
+      size(k, 0) += 1;
+      sum.row(k) += points.row(i);
+      square.row(k) += points.row(i).square();
+    }
+    for (Index k = 0; k < groups; ++k) {
+      found.share(0, k) = std::max(size(k, 0), 1.0) / static_cast<double>(rows);
+      // A group without points, where points coincide, stays where it is.
+      if (size(k, 0) > 0) found.mean.row(k) = sum.row(k) / size(k, 0);
+      found.variance.row(k) = (square.row(k) / std::max(size(k, 0), 1.0) - found.mean.row(k).square()).max(0);
+    }
+  }
+  return found;
+}
+
+}  // namespace detail
 
 /// Mixture of K normal distributions on R^D with diagonal covariance. The logits of the weights, the means and the log
 /// standard deviations are learnable.
 template <class T>
 struct GaussianMixture {
   using Scalar = scalar_t<T>;
+
+  /// On the eight Gaussians 8 components that start at random() ended 0.2 nats below the best with 2e-3 in two of three
+  /// trainings of 8,000 steps, with 3e-2 too, and with 1e-2 in none.
+  static constexpr double suggested_learning_rate = 1e-2;
 
   param_t<T> logits;      ///< 1 x K; the weights are their softmax
   param_t<T> means;       ///< K x D
@@ -31,6 +118,40 @@ struct GaussianMixture {
     fill_normal(view(mixture.means), seed, means_stream);
     mixture.means *= spread;
     return mixture;
+  }
+
+  /// Returns a mixture of `components` components to fit to `data` (N x D, any Eigen expression): one for each cluster
+  /// that k-means finds from the starting points of k-means++ (Arthur & Vassilvitskii 2007), with the cluster's share
+  /// of the rows, its mean and its standard deviations, no less than 0.03 times those of the data. Columns count by
+  /// their standard deviations; of many rows a sample of 10,000, or 100 a component, is looked at. Throws
+  /// invalid_argument for fewer than one component, fewer rows than components or two, NaN or infinity, or a constant
+  /// column.
+  template <class Derived>
+  static GaussianMixture around(Index components, const Eigen::DenseBase<Derived>& data, std::uint64_t seed)
+    requires Real<T>
+  {
+    const Index needed = std::max<Index>(components, 2);
+    require(components >= 1, "gaussian mixture: ", components, " components, expected at least 1");
+    require(data.rows() >= needed, "gaussian mixture: data has ", data.rows(), " rows for ", components,
+            " components, expected at least ", needed);
+    const auto& values = evaluate_once(data);
+    const auto [center, spread] = detail::column_moments("gaussian mixture", values);
+    const Index dim = data.cols(), count = std::min(data.rows(), std::max<Index>(10000, 100 * components));
+    const std::vector<Index> chosen = permutation(data.rows(), seed, rows_stream);
+    Array<double> points(count, dim);
+    for (Index i = 0; i < count; ++i)
+      points.row(i) =
+          (values.row(chosen[static_cast<std::size_t>(i)]).template cast<double>().array() - center.row(0)) /
+          spread.row(0);
+    const detail::Clusters clusters = detail::find_clusters(points, components, seed);
+    constexpr double narrowest = 0.03;
+    Array<double> scales = clusters.variance.sqrt().max(narrowest);
+    Array<double> means = clusters.mean;
+    for (Index k = 0; k < components; ++k) {
+      means.row(k) = means.row(k) * spread.row(0) + center.row(0);
+      scales.row(k) *= spread.row(0);
+    }
+    return from(clusters.share.template cast<Scalar>(), means.template cast<Scalar>(), scales.template cast<Scalar>());
   }
 
   /// Returns the mixture with the given weights (1 x K; they need not sum to 1), means and standard deviations (K x D).
@@ -109,6 +230,22 @@ struct GaussianMixture {
     }
   }
 
+  // The methods of a Distribution, see distribution.hpp.
+  template <class Derived>
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::log_prob_of_rows(*this, "distribution", x, execution);
+  }
+  template <class Derived>
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::score_of_rows(*this, "distribution", x, execution);
+  }
+  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_of_base(*this, n, seed, execution);
+  }
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_and_log_prob_of_base(*this, n, seed, execution);
+  }
+
   /// Throws invalid_argument where the shapes of the parameters do not fit.
   void check() const { check("logits", "log_scales"); }
 
@@ -122,7 +259,8 @@ struct GaussianMixture {
   }
 
   // Arbitrary constants that keep these streams apart from each other and from the streams users choose.
-  static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121;
+  static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121,
+                                 rows_stream = 0x726f777321212121;
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

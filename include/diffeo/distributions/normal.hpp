@@ -58,6 +58,22 @@ class StandardNormal {
     return detail::standard_normal_constant(tape, rows, dim_, seed, stream, first_row);
   }
 
+  // The methods of a Distribution, see distribution.hpp.
+  template <class Derived>
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::log_prob_of_rows(*this, "distribution", x, execution);
+  }
+  template <class Derived>
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::score_of_rows(*this, "distribution", x, execution);
+  }
+  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_of_base(*this, n, seed, execution);
+  }
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_and_log_prob_of_base(*this, n, seed, execution);
+  }
+
  private:
   Index dim_;
 };
@@ -127,6 +143,22 @@ struct DiagonalNormal {
     check();
     const Var<Scalar> noise = detail::standard_normal_constant(tape, rows, dim(), seed, stream, first_row);
     return noise * exp(as_var(tape, log_scale)) + as_var(tape, mean);
+  }
+
+  // The methods of a Distribution, see distribution.hpp.
+  template <class Derived>
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::log_prob_of_rows(*this, "distribution", x, execution);
+  }
+  template <class Derived>
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::score_of_rows(*this, "distribution", x, execution);
+  }
+  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_of_base(*this, n, seed, execution);
+  }
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_and_log_prob_of_base(*this, n, seed, execution);
   }
 
   /// Throws invalid_argument where the shapes of the parameters do not fit.

@@ -3,24 +3,11 @@
 
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/distribution.hpp>
 #include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/evaluate.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
-
-/// Samples with the log-density of each.
-template <class S>
-struct SampleAndLogProb {
-  Array<S> sample;    ///< N x D
-  Array<S> log_prob;  ///< N x 1
-};
-
-/// Samples on a tape with the log-density of each.
-template <Real S>
-struct Draw {
-  Var<S> sample;
-  Var<S> log_prob;
-};
 
 /// Distribution of x = flow.forward(z) for z from a base distribution: log p(x) = log p_z(inverse(x)) + log|det d
 /// inverse / d x|. It is a plain value that can be copied, assigned and moved to another thread. Methods that take
@@ -39,7 +26,7 @@ struct TransformedDistribution {
   FlowType flow;
 
   /// Random stream of samples, different from those of initial weights.
-  static constexpr std::uint64_t latent_stream = 0x6c6174656e747321;
+  static constexpr std::uint64_t latent_stream = sample_stream;
   /// Number of rows that are evaluated at a time.
   static constexpr Index tile_rows = tile_rows_of<FlowType>;
 
@@ -93,28 +80,28 @@ struct TransformedDistribution {
   /// distribution. Throws invalid_argument for the wrong number of columns, NaN or infinity.
   template <class Derived>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    return log_prob_of(evaluate_once(x), nullptr, execution);
+    return detail::log_prob_of_rows(*this, "flow", x, execution);
   }
   /// Returns log p(x | c): N x 1.
   template <class Derived, class Context>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
                          const Execution& execution = {}) const {
     const Array<Scalar> context = checked_context("log_prob", c, x.rows());
-    return log_prob_of(evaluate_once(x), &context, execution);
+    return detail::log_prob_of_rows(*this, "flow", x, execution, given_contexts(context));
   }
 
   /// Returns the gradient of the log-density with respect to each row of x: N x D. If the log-density is -infinity, the
   /// gradient may not be finite. Throws as log_prob() does.
   template <class Derived>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
-    return gradient_of(evaluate_once(x), nullptr, false, execution);
+    return detail::score_of_rows(*this, "flow", x, execution);
   }
   /// Returns the gradient of log p(x | c) with respect to each row of x: N x D.
   template <class Derived, class Context>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
                       const Execution& execution = {}) const {
     const Array<Scalar> context = checked_context("score", c, x.rows());
-    return gradient_of(evaluate_once(x), &context, false, execution);
+    return detail::score_of_rows(*this, "flow", x, execution, given_contexts(context));
   }
   /// Returns the gradient of log p(x | c) with respect to the context of each row: N x C, also where c is one row for
   /// all samples.
@@ -122,7 +109,17 @@ struct TransformedDistribution {
   Array<Scalar> context_score(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
                               const Execution& execution = {}) const {
     const Array<Scalar> context = checked_context("context_score", c, x.rows());
-    return gradient_of(evaluate_once(x), &context, true, execution);
+    const auto& points = evaluate_once(x);
+    detail::require_batch<Scalar>("context_score: x", points, dim(), "flow");
+    return detail::gradient_of_rows(
+        *this, x.rows(), context.cols(), execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+          // A row for each sample, so that their gradients stay apart.
+          const Var<Scalar> variable = context.rows() == 1 ? tape.variable(context.replicate(count, 1))
+                                                           : tape.variable(context.middleRows(first, count));
+          Pass<Scalar> pass;
+          pass.context = variable;
+          return detail::RecordedLogProb<Scalar>{variable, log_prob(tape.copy(points.middleRows(first, count)), pass)};
+        });
   }
 
   /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
@@ -192,78 +189,30 @@ struct TransformedDistribution {
     return pass;
   }
 
-  template <class Points>
-  Array<Scalar> log_prob_of(const Points& points, const Array<Scalar>* context, const Execution& execution) const {
-    detail::require_batch<Scalar>("log_prob: x", points, dim(), "flow");
-    Array<Scalar> result(points.rows(), 1);
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(points.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> x = tape.copy(points.middleRows(first, count));
-        result.middleRows(first, count) = as_eigen(log_prob(x, pass_for(tape, context, first, count)).value());
-      });
-    });
-    return result;
-  }
-
-  // The gradient with respect to the points, or to the context of each.
-  template <class Points>
-  Array<Scalar> gradient_of(const Points& points, const Array<Scalar>* context, bool of_context,
-                            const Execution& execution) const {
-    detail::require_batch<Scalar>("score: x", points, dim(), "flow");
-    Array<Scalar> result(points.rows(), of_context ? context->cols() : points.cols());
-    const Array<Scalar> ones = Array<Scalar>::Ones(tile_rows, 1);
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(points.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        Var<Scalar> x, variable;
-        Pass<Scalar> pass;
-        if (of_context) {
-          x = tape.copy(points.middleRows(first, count));
-          // A row for each sample, so that their gradients stay apart.
-          variable = context->rows() == 1 ? tape.variable(context->replicate(count, 1))
-                                          : tape.variable(context->middleRows(first, count));
-          pass.context = variable;
-        } else {
-          x = variable = tape.variable(points.middleRows(first, count));
-          pass = pass_for(tape, context, first, count);
-        }
-        tape.backward(log_prob(x, pass), {ones.data(), count, 1, count});
-        if (variable.has_grad())
-          result.middleRows(first, count) = as_eigen(variable.grad());
-        else
-          result.middleRows(first, count).setZero();
-      });
-    });
-    return result;
+  // What evaluates the rows of a tile given their contexts.
+  auto given_contexts(const Array<Scalar>& context) const {
+    return [this, &context](const Var<Scalar>& x, Index first, Index count) {
+      return log_prob(x, pass_for(x.tape(), &context, first, count));
+    };
   }
 
   Array<Scalar> sample_of(Index n, const Array<Scalar>* context, std::uint64_t seed, const Execution& execution) const {
-    require(n >= 0, "sample: n is ", n, ", expected at least 0");
-    Array<Scalar> x(n, dim());
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> z = latent(tape, first, count, seed);
-        const Var<Scalar> tile = generate(flow, z, pass_for(tape, context, first, count));
-        require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
-                z.rows(), " x ", z.cols());
-        x.middleRows(first, count) = as_eigen(tile.value());
-      });
+    return detail::sample_rows(*this, n, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed);
+      const Var<Scalar> tile = generate(flow, z, pass_for(tape, context, first, count));
+      require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
+              z.rows(), " x ", z.cols());
+      return tile;
     });
-    return x;
   }
 
   SampleAndLogProb<Scalar> sample_and_log_prob_of(Index n, const Array<Scalar>* context, std::uint64_t seed,
                                                   const Execution& execution) const {
-    require(n >= 0, "sample_and_log_prob: n is ", n, ", expected at least 0");
-    SampleAndLogProb<Scalar> result{Array<Scalar>(n, dim()), Array<Scalar>(n, 1)};
-    detail::evaluate_checked(*this, [&] {
-      for_each_tile<Scalar>(n, tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-        const Var<Scalar> z = latent(tape, first, count, seed);
-        const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass_for(tape, context, first, count)), z);
-        result.sample.middleRows(first, count) = as_eigen(x.value.value());
-        result.log_prob.middleRows(first, count) = as_eigen((base_log_prob(z) - x.log_det).value());
-      });
+    return detail::sample_and_log_prob_rows(*this, n, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
+      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed);
+      const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass_for(tape, context, first, count)), z);
+      return Draw<Scalar>{x.value, base_log_prob(z) - x.log_det};
     });
-    return result;
   }
 
   template <Traced X>
@@ -278,12 +227,6 @@ struct TransformedDistribution {
     require(y.rows() == z.rows() && y.cols() == 1, "transformed distribution: the base gave ", y.rows(), " x ",
             y.cols(), " log-densities for ", z.rows(), " rows, expected ", z.rows(), " x 1");
     return y;
-  }
-
-  Var<Scalar> latent(Tape<Scalar>& tape, Index first, Index count, std::uint64_t seed) const {
-    const Var<Scalar> z = tape.make(count, dim(), false);
-    base.sample_into(tape.mutable_value(z), seed, latent_stream, first);
-    return z;
   }
 };
 

@@ -76,6 +76,22 @@ struct UniformBox {
     }
   }
 
+  // The methods of a Distribution, see distribution.hpp.
+  template <class Derived>
+  Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::log_prob_of_rows(*this, "distribution", x, execution);
+  }
+  template <class Derived>
+  Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Execution& execution = {}) const {
+    return detail::score_of_rows(*this, "distribution", x, execution);
+  }
+  Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_of_base(*this, n, seed, execution);
+  }
+  SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    return detail::sample_and_log_prob_of_base(*this, n, seed, execution);
+  }
+
  private:
   // Returns the log-density of each coordinate. It is constant inside the box, so it needs no gradient.
   template <Real S>

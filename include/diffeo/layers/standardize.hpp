@@ -8,6 +8,35 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
+namespace detail {
+
+// Means and standard deviations of the columns of a batch, both 1 x D, in double.
+struct ColumnMoments {
+  Array<double> mean;
+  Array<double> spread;
+};
+
+// Throws invalid_argument for NaN or infinity and for a constant column; `what` names the caller, whose argument is
+// called data.
+template <class Derived>
+ColumnMoments column_moments(const char* what, const Eigen::DenseBase<Derived>& values) {
+  require_finite(values.derived(), concat_message(what, ": data").c_str());
+  ColumnMoments moments{Array<double>(1, values.cols()), Array<double>(1, values.cols())};
+  for (Index j = 0; j < values.cols(); ++j) {
+    const Array<double> column = values.col(j).template cast<double>().array();
+    const double center = column.mean();
+    // Rounding may give a constant column a standard deviation above 0.
+    const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
+    require(spread > 0 && std::isfinite(spread), what, ": column ", j, " of data has standard deviation ", spread,
+            ", expected finite and greater than 0");
+    moments.mean(0, j) = center;
+    moments.spread(0, j) = spread;
+  }
+  return moments;
+}
+
+}  // namespace detail
+
 /// Flow x = mean + scale z with the mean and standard deviation of the data, which are not trained. As the last layer
 /// of a flow it lets the other layers work on coordinates of order 1, while densities stay in the units of the data.
 template <class T>
@@ -46,21 +75,8 @@ struct Standardize {
     requires Real<T>
   {
     require(data.rows() >= 2, "standardize: data has ", data.rows(), " rows, expected at least 2");
-    const auto& values = evaluate_once(data);
-    require_finite(values, "standardize: data");
-    const Index dim = data.cols();
-    Array<Scalar> mean(1, dim), scale(1, dim);
-    for (Index j = 0; j < dim; ++j) {
-      const Array<double> column = values.col(j).template cast<double>().array();
-      const double center = column.mean();
-      // Rounding may give a constant column a standard deviation above 0.
-      const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
-      require(spread > 0 && std::isfinite(spread), "standardize: column ", j, " of data has standard deviation ",
-              spread, ", expected finite and greater than 0");
-      mean(0, j) = static_cast<Scalar>(center);
-      scale(0, j) = static_cast<Scalar>(spread);
-    }
-    return from(mean, scale);
+    const detail::ColumnMoments moments = detail::column_moments("standardize", evaluate_once(data));
+    return from(moments.mean.template cast<Scalar>(), moments.spread.template cast<Scalar>());
   }
 
   Index dim() const { return mean.value.cols(); }
