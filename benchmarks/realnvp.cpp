@@ -28,16 +28,23 @@ const Model<S>& model() {
 }
 
 template <Real S>
-Work work(const Model<S>& flow) {
+Work work(const RealNvp<S>& flow) {
   Work total;
-  for (const auto& coupling : std::get<0>(flow.flow.layers).layers) {
+  for (const auto& coupling : std::get<0>(flow.layers).layers) {
     const auto& layers = coupling.conditioner.layers;
+    const auto& context = coupling.conditioner.context_weight;
+    if (context.size() > 0) total.flops += product_flops(1, context.cols(), context.rows());
     for (const auto& layer : layers) {
       total.flops += product_flops(1, layer.weight.cols(), layer.weight.rows());
       if (&layer != &layers.back()) total.activations += static_cast<double>(layer.weight.rows());
     }
   }
   return total;
+}
+
+template <Real S>
+Work work(const Model<S>& model) {
+  return work(model.flow);
 }
 
 template <Real S>
@@ -69,6 +76,33 @@ void wide_step(benchmark::State& state, int threads) {
   set_counters<S>(state, work(wide), small_batch, true, threads, seconds);
 }
 
+// The same flow with a context of C columns for each row of the data.
+template <Real S>
+auto conditional_model(const Array<S>& context) {
+  return TransformedDistribution(StandardNormal<S>(2),
+                                 real_nvp(data<S>(), context, {.layers = couplings, .network = {.hidden = {64, 64}}}));
+}
+template <Real S>
+Array<S> contexts(Index columns) {
+  Array<S> c(data<S>().rows(), columns);
+  fill_normal(view(c), /*seed=*/3, /*stream=*/1);
+  return c;
+}
+template <Real S>
+void conditional_step(benchmark::State& state, int threads) {
+  const Array<S> context = contexts<S>(4);
+  const auto given = conditional_model<S>(context);
+  const double seconds = time_train_step(state, given, MaximumLikelihood<S>(data<S>(), context), batch, threads, 1e-3);
+  set_counters<S>(state, work(given.flow.flow), batch, true, threads, seconds);
+}
+template <Real S>
+void conditional_sample(benchmark::State& state, Index points, int threads) {
+  const Array<S> context = contexts<S>(64);
+  const auto given = conditional_model<S>(context).given(context.row(0));
+  const double seconds = time_sample<S>(state, given, points, threads);
+  set_counters<S>(state, work(model<S>()), points, false, threads, seconds);
+}
+
 template <Real S>
 void add() {
   using benchmark::State;
@@ -76,6 +110,10 @@ void add() {
     const auto ms = benchmark::kMillisecond;
     add_benchmark<S>("realnvp32_b512_step", threads, ms, [=](State& state) { train_step<S>(state, threads); });
     add_benchmark<S>("realnvp16_wide_b256_step", threads, ms, [=](State& state) { wide_step<S>(state, threads); });
+    add_benchmark<S>("realnvp32_context4_b512_step", threads, ms,
+                     [=](State& state) { conditional_step<S>(state, threads); });
+    add_benchmark<S>("realnvp32_given64_sample8192", threads, ms,
+                     [=](State& state) { conditional_sample<S>(state, 8192, threads); });
     for (const Index points : {8192, 100000})
       add_benchmark<S>("realnvp32_logprob" + std::to_string(points), threads, ms,
                        [=](State& state) { log_prob<S>(state, points, threads); });

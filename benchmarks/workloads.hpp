@@ -9,17 +9,22 @@
 /// Workloads of the benchmarks of flows, which use only the library's public interface.
 namespace diffeo::bench {
 
-/// Measures a step of fit() by maximum likelihood: the choice of a minibatch, loss, gradient and Adam. Returns the
-/// seconds per step.
-template <Real S, class Model>
-double time_train_step(benchmark::State& state, const Model& model, const Array<S>& data, Index batch, int threads,
-                       double rate) {
-  const MaximumLikelihood<S> objective(data);
-  std::vector<Index> rows(static_cast<std::size_t>(data.rows()));
+/// Returns the seconds per step of training on an objective.
+template <class Model, class Objective>
+double time_train_step(benchmark::State& state, const Model& model, const Objective& objective, Index batch,
+                       int threads, double rate) {
+  std::vector<Index> rows(static_cast<std::size_t>(objective.size()));
   std::iota(rows.begin(), rows.end(), Index{0});
   Trainer trainer(model, objective, rows, {.batch = batch, .threads = threads});
   for (int i = 0; i < 3; ++i) trainer.step(rate);  // allocates all memory before the measurement
   return time_iterations(state, [&] { benchmark::DoNotOptimize(trainer.step(rate)); });
+}
+
+/// Returns the seconds per step of maximum likelihood on the data.
+template <Real S, class Model>
+double time_train_step(benchmark::State& state, const Model& model, const Array<S>& data, Index batch, int threads,
+                       double rate) {
+  return time_train_step(state, model, MaximumLikelihood<S>(data), batch, threads, rate);
 }
 
 /// Returns the seconds per evaluation of the densities of the points x.
