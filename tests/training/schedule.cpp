@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/continuous/recipes.hpp>
+#include <diffeo/distributions/mixture.hpp>
+#include <diffeo/distributions/multivariate_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/recipes.hpp>
@@ -70,6 +72,9 @@ TEST_CASE("learning rate: what suits a model is the least that a part of it sugg
   CHECK(suggested_learning_rate<TransformedDistribution<StandardNormal<float>, PlanarFlow<float>>> == 5e-3);
   CHECK(suggested_learning_rate<CnfFlow<float>> == 1e-2);
   CHECK(suggested_learning_rate<FlowSequence<CnfFlow<float>, Repeated<Planar<float>>>> == 5e-3);
+  CHECK(suggested_learning_rate<GaussianMixture<float>> == 1e-2);
+  CHECK(suggested_learning_rate<TransformedDistribution<GaussianMixture<float>, RealNvp<float>>> == 2e-3);
+  CHECK(suggested_learning_rate<MultivariateNormal<float>> == usual_learning_rate);
   CHECK(suggested_learning_rate<DiagonalScale<float>> == usual_learning_rate);
   CHECK(LearningRate{}.at(0, 100) == usual_learning_rate);
 }
