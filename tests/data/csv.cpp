@@ -242,6 +242,9 @@ TEST_CASE("a separator may end every line", "[csv]") {
   CHECK(csv_error("a,b\n1,2,\n") == "t.csv: line 2 has 3 fields, expected 2");
   CHECK(csv_error("a,b,\n1,2\n") == "t.csv: line 2 has 2 fields, expected 3");
   CHECK(csv_error("a,b,c\n1,2,\n") == "t.csv: line 2, column 3 is empty, expected a number");
+  CHECK(csv_error("1,2,\n3,4,NA\n") == "t.csv: line 1, column 3 is empty, expected a number");
+  CHECK(csv_error("1,2,?\n3,4,?\n") == "t.csv: line 1, column 3: '?' is not a number");
+  CHECK(csv_error("1,2,\n3,4,\n", {.columns = {0, 2}}) == "t.csv: line 1, column 3 is empty, expected a number");
   CHECK(csv_error("1,2,\n3,4,5\n") == "t.csv: line 1, column 3 is empty, expected a number");
 }
 
