@@ -5,6 +5,7 @@
 #include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/testing/conditional_flow_laws.hpp>
+#include <diffeo/training/fit.hpp>
 
 #include "laws.hpp"
 
@@ -181,10 +182,58 @@ TEST_CASE("conditional distributions: what does not fit is refused", "[layers]")
   CHECK(contains(message([&] { conditional(real_nvp<float>(2, {.layers = 1, .context_dim = 2}), c); }),
                  "the layers take a context of 2 columns, this one has 3"));
   CHECK(contains(message([&] { make_mlp<float>(1, 1, {}, 0, 0, -1); }), "context_dim is -1"));
+  CHECK(contains(message([&] { conditional(real_nvp<float>(2, {.layers = 1}), c); }), "no layer takes a context"));
+  CHECK(contains(message([&] {
+                   conditional(real_nvp<float>(2, {.layers = 1, .context_dim = 2}), c,
+                               make_mlp<float>(3, 4, {.hidden = {5}}, 1));
+                 }),
+                 "the layers take a context of 2 columns, this one has 4"));
+  CHECK(contains(message([&] { real_nvp(x, c.topRows(5)); }), "the context has 5 rows, the data 6"));
+  CHECK(contains(message([&] { real_nvp(x, Array<float>(Array<float>::Ones(6, 1))); }), "context: column 0"));
   // Parts that take contexts of different widths.
   const FlowSequence mixed(real_nvp<float>(2, {.layers = 1, .context_dim = 2}),
                            real_nvp<float>(2, {.layers = 1, .context_dim = 3}));
   CHECK(contains(message([&] { context_dim(mixed); }), "takes a context of 3 columns, another part one of 2"));
+}
+
+TEST_CASE("conditional distributions: the gradient of a shared context is the sum over its samples", "[layers]") {
+  const auto model = conditional_model<double>();
+  const Array<double> x = some_points<double>(9, 2), c = some_contexts<double>(1, 3);
+  const Array<double> each = model.context_score(x, c), ones = Array<double>::Ones(9, 1);
+  Tape<double> tape;
+  Pass<double> pass;
+  pass.context = tape.variable(c);
+  tape.backward(model.log_prob(tape.copy(x), pass), view(ones));
+  CHECK((as_eigen(pass.context.grad()) - each.colwise().sum()).abs().maxCoeff() < 1e-12);
+}
+
+TEST_CASE("conditional distributions: an objective owns temporary data and contexts", "[layers]") {
+  const Array<double> x = some_points<double>(40, 2), c = some_contexts<double>(40, 3);
+  const auto train = [&](const MaximumLikelihood<double>& objective) {
+    TransformedDistribution model(StandardNormal<double>(2),
+                                  real_nvp(x, c.leftCols(2), {.layers = 2, .network = {.hidden = {4}}}));
+    fit(model, objective, {.steps = 3, .batch = 16, .threads = 1});
+    return parameters(model);
+  };
+  const Array<double> held = c.leftCols(2);
+  const Array<double> expected = train(MaximumLikelihood<double>(x, held));
+  CHECK((train(MaximumLikelihood<double>(x, c.leftCols(2))) == expected).all());
+  CHECK((train(MaximumLikelihood<double>(x * 1.0, c.leftCols(2))) == expected).all());
+  CHECK((train(MaximumLikelihood<double>(x * 1.0, held)) == expected).all());
+  // The whole fit by arrays is the same training, and what it is given is checked.
+  TransformedDistribution model(StandardNormal<double>(2),
+                                real_nvp(x, held, {.layers = 2, .network = {.hidden = {4}}}));
+  const FitReport report = fit(model, x, held, {.steps = 3, .batch = 16, .threads = 1});
+  CHECK(report.steps == 3);
+  CHECK((parameters(model) == expected).all());
+  const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };
+  CHECK(message([&] { fit(model, x, {.steps = 1}); }) ==
+        "fit: this model takes a context of 2 columns: call fit(model, data, context)");
+  CHECK(message([&] { fit(model, x, c, {.steps = 1}); }) ==
+        "fit: the context has 3 columns, this model takes one of 2");
+  CHECK(message([&] { fit(model, x, held.topRows(7), {.steps = 1}); }) == "fit: the context has 7 rows, the data 40");
+  auto plain = TransformedDistribution(StandardNormal<double>(2), real_nvp<double>(2, {.layers = 1}));
+  CHECK(message([&] { fit(plain, x, held, {.steps = 1}); }) == "fit: got a context, but this model takes none");
 }
 
 TEST_CASE("conditional distributions: a context changes no parameter of the rest", "[layers]") {

@@ -41,7 +41,7 @@ inline constexpr std::uint64_t sample_stream = 0x6c6174656e747321;
 ///
 /// The log-density may be -infinity far from the mass of the distribution; its gradient may not be finite there. They
 /// throw invalid_argument for the wrong number of columns, for NaN or infinity, naming the place, and for n < 0. The
-/// execution may be left away.
+/// execution may be left out.
 ///
 /// Models: StandardNormal, DiagonalNormal, MultivariateNormal, UniformBox, GaussianMixture, TransformedDistribution.
 template <class D>

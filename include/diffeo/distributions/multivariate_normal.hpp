@@ -139,6 +139,8 @@ struct MultivariateNormal {
     return {};
   }
 
+  /// Returns the log-densities of z, N x D -> N x 1. They are NaN where the solve overflows, some 1e38 standard
+  /// deviations away in float.
   template <Traced X>
   X log_prob(const X& z) const {
     detail::require_dim("multivariate normal", z.cols(), dim());

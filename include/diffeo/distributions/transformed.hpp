@@ -177,7 +177,7 @@ struct TransformedDistribution {
     require(c.cols() == wanted, what, ": the context has ", c.cols(), " columns, this flow takes one of ", wanted);
     require(c.rows() == 1 || c.rows() == rows, what, ": the context has ", c.rows(), " rows, expected ", rows, " or 1");
     Array<Scalar> context = c.derived().template cast<Scalar>().array();
-    require_finite(context, "the context");
+    require_finite(context, concat_message(what, ": the context").c_str());
     return context;
   }
 

@@ -31,7 +31,7 @@ template <class T, class F, class Embedding = NoEmbedding>
 struct Conditional {
   using Scalar = scalar_t<T>;
 
-  Standardize<T> context;  ///< of dimension C; its inverse() is applied to the context
+  Standardize<T> context;  ///< mean and scale of the context, 1 x C
   Embedding embedding;
   F flow;
 
@@ -53,12 +53,17 @@ struct Conditional {
         {}, embedding.template rebind<U>(), flow.template rebind<U>()};
   }
 
-  /// Throws invalid_argument where the layers take a context of another number of columns than the embedding gives.
+  /// Throws invalid_argument where the layers take no context, or one of another number of columns than the embedding
+  /// gives.
   void check() const {
     const Index taken = diffeo::context_dim(flow);
-    if constexpr (std::is_same_v<Embedding, NoEmbedding>)
-      require(taken == 0 || taken == context_dim(), "conditional: the layers take a context of ", taken,
-              " columns, this one has ", context_dim());
+    require(taken > 0, "conditional: no layer takes a context; recipes make such layers with the option context_dim");
+    if constexpr (Real<T>) {
+      Tape<T> tape;
+      const Array<T> mean = context.mean.value;
+      const Index given = embedding(tape.constant(mean)).cols();
+      require(taken == given, "conditional: the layers take a context of ", taken, " columns, this one has ", given);
+    }
   }
 
   template <Traced X>
@@ -94,15 +99,18 @@ struct Conditional {
 template <class F, class Derived>
 auto conditional(F flow, const Eigen::DenseBase<Derived>& contexts) {
   using S = typename F::Scalar;
-  Conditional<S, F> result{Standardize<S>::fit(contexts), {}, std::move(flow)};
+  Conditional<S, F> result{Standardize<S>::fit(contexts, "context"), {}, std::move(flow)};
   result.check();
   return result;
 }
-/// Returns the flow with its context standardised and then embedded. Throws as above.
+/// Returns the flow with its context standardised and then embedded. Throws as above, for the columns that the
+/// embedding gives.
 template <class F, class Derived, class Embedding>
 auto conditional(F flow, const Eigen::DenseBase<Derived>& contexts, Embedding embedding) {
   using S = typename F::Scalar;
-  return Conditional<S, F, Embedding>{Standardize<S>::fit(contexts), std::move(embedding), std::move(flow)};
+  Conditional<S, F, Embedding> result{Standardize<S>::fit(contexts, "context"), std::move(embedding), std::move(flow)};
+  result.check();
+  return result;
 }
 
 /// A flow with its context fixed: x = flow.forward(z) given c. It is a flow without context.

@@ -91,7 +91,7 @@ class Composition {
   std::size_t turn_ = 0;
 };
 
-// Layers that go faster together than one after another. Those that want to know of the call go one after another.
+// Layers that are faster together than one by one. Those that take a Pass are called one by one.
 template <class L, class X>
 concept HasForwardAll =
     !TakesPassForward<L, X> && requires(std::span<const L> layers, const X& z) { L::forward_all(layers, z); };

@@ -43,10 +43,13 @@ using Nice = FlowSequence<Repeated<Coupling<T, AdditiveTransform>>, DiagonalScal
 
 namespace detail {
 
-inline Index context_dim_for(const char* recipe, Index option, Index columns) {
-  require(option == 0 || option == columns, recipe, ": context_dim is ", option, ", the context has ", columns,
+// Returns the number of columns of the context c of `rows` rows of data.
+template <class Context>
+Index context_dim_for(const char* recipe, Index option, Index rows, const Context& c) {
+  require(c.rows() == rows, recipe, ": the context has ", c.rows(), " rows, the data ", rows);
+  require(option == 0 || option == c.cols(), recipe, ": context_dim is ", option, ", the context has ", c.cols(),
           " columns");
-  return columns;
+  return c.cols();
 }
 
 template <Real S, class Transform>
@@ -169,18 +172,19 @@ auto nice(const Data& data, const CouplingFlowOptions& options = {}) {
   return standardized(nice<typename Data::Scalar>(data.cols(), options), data);
 }
 
-/// Recipes for data x (N x D) that depend on a context c (N x C): the flow of their dimensions, standardised to x, with
-/// its context standardised to c. Throw invalid_argument where options.context_dim is neither 0 nor C.
+/// Returns a Real NVP of x (N x D) given a context c (N x C), both standardised. Throws invalid_argument where c has
+/// another number of rows or a constant column, and where options.context_dim is neither 0 nor C.
 template <DenseExpression Data, DenseExpression Context>
   requires Real<typename Data::Scalar>
 auto real_nvp(const Data& x, const Context& c, CouplingFlowOptions options = {}) {
-  options.context_dim = detail::context_dim_for("real_nvp", options.context_dim, c.cols());
+  options.context_dim = detail::context_dim_for("real_nvp", options.context_dim, x.rows(), c);
   return conditional(real_nvp(x, options), c);
 }
+/// Returns a NICE flow of x given a context. Throws as real_nvp(x, c) does.
 template <DenseExpression Data, DenseExpression Context>
   requires Real<typename Data::Scalar>
 auto nice(const Data& x, const Context& c, CouplingFlowOptions options = {}) {
-  options.context_dim = detail::context_dim_for("nice", options.context_dim, c.cols());
+  options.context_dim = detail::context_dim_for("nice", options.context_dim, x.rows(), c);
   return conditional(nice(x, options), c);
 }
 

@@ -69,13 +69,14 @@ struct Standardize {
   }
 
   /// Returns the layer with the mean and standard deviation of the columns of `data`, any Eigen expression. Throws
-  /// invalid_argument for fewer than two rows, NaN or infinity, or a constant column.
+  /// invalid_argument, with a message that begins with `what`, for fewer than two rows, NaN or infinity, or a constant
+  /// column.
   template <class Derived>
-  static Standardize fit(const Eigen::DenseBase<Derived>& data)
+  static Standardize fit(const Eigen::DenseBase<Derived>& data, const char* what = "standardize")
     requires Real<T>
   {
-    require(data.rows() >= 2, "standardize: data has ", data.rows(), " rows, expected at least 2");
-    const detail::ColumnMoments moments = detail::column_moments("standardize", evaluate_once(data));
+    require(data.rows() >= 2, what, ": data has ", data.rows(), " rows, expected at least 2");
+    const detail::ColumnMoments moments = detail::column_moments(what, evaluate_once(data));
     return from(moments.mean.template cast<Scalar>(), moments.spread.template cast<Scalar>());
   }
 

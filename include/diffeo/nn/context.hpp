@@ -8,7 +8,7 @@
 /// all of them (1 x C).
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Number of columns of a parameter; 0 for one that was never set.
+/// Returns the number of columns of a parameter, 0 for a variable that was never set.
 template <class P>
 Index columns_of(const P& parameter) {
   if constexpr (detail::is_var<P>)
@@ -17,12 +17,13 @@ Index columns_of(const P& parameter) {
     return parameter.cols();
 }
 
-/// Throws invalid_argument unless the context is rows x dim or 1 x dim; `who` begins the message.
+/// Throws invalid_argument unless the context is rows x dim or 1 x dim, with a message that begins with `who`.
 template <Real S>
 void require_context(const char* who, const Var<S>& context, Index rows, Index dim) {
   require(static_cast<bool>(context), who, ": expected a context of ", dim, " columns, got none");
-  require(context.cols() == dim && (context.rows() == 1 || context.rows() == rows), who, ": the context is ",
-          context.rows(), " x ", context.cols(), ", expected ", rows, " or 1 x ", dim);
+  require(context.cols() == dim, who, ": the context has ", context.cols(), " columns, expected ", dim);
+  require(context.rows() == 1 || context.rows() == rows, who, ": the context has ", context.rows(), " rows, expected ",
+          rows, " or 1");
 }
 
 /// Returns the number of columns of the context that a model takes, 0 for none: that of its parts which have a

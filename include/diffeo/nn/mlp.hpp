@@ -10,8 +10,8 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// A multi-layer perceptron: dense layers with an activation between them, none after the last. The first one may take
-/// a context too, to which it adds c V' before its activation.
+/// A multi-layer perceptron: dense layers with an activation between them, none after the last. The first layer may
+/// also take a context c: c V' is added before its activation.
 template <class T>
 struct Mlp {
   using Scalar = scalar_t<T>;

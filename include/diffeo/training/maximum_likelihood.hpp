@@ -22,10 +22,14 @@ class MaximumLikelihood {
 
   /// Takes a context with each row: N x C. Both must outlive the objective. Throws invalid_argument as above, and
   /// unless there are as many contexts as rows, finite.
-  MaximumLikelihood(const Array<S>& data, const Array<S>& context) : MaximumLikelihood(data) {
-    require(context.rows() == data.rows(), "fit: the context has ", context.rows(), " rows, the data ", data.rows());
-    require_finite(context, "fit: the context");
-    context_ = &context;
+  MaximumLikelihood(const Array<S>& data, const Array<S>& context) : MaximumLikelihood(data) { set_context(context); }
+  /// Takes over the data, the context or both, as above.
+  MaximumLikelihood(const Array<S>& data, Array<S>&& context) : MaximumLikelihood(data) { own(std::move(context)); }
+  MaximumLikelihood(Array<S>&& data, const Array<S>& context) : MaximumLikelihood(std::move(data)) {
+    set_context(context);
+  }
+  MaximumLikelihood(Array<S>&& data, Array<S>&& context) : MaximumLikelihood(std::move(data)) {
+    own(std::move(context));
   }
 
   Index size() const { return data_->rows(); }
@@ -52,6 +56,17 @@ class MaximumLikelihood {
     owned_ = std::move(data);
   }
 
+  void set_context(const Array<S>& context) {
+    require(context.rows() == data_->rows(), "fit: the context has ", context.rows(), " rows, the data ",
+            data_->rows());
+    require_finite(context, "fit: the context");
+    context_ = &context;
+  }
+  void own(Array<S>&& context) {
+    owned_context_ = std::make_shared<const Array<S>>(std::move(context));
+    set_context(*owned_context_);
+  }
+
   static Var<S> chosen(Tape<S>& tape, const Array<S>& from, std::span<const Index> rows) {
     const Var<S> x = tape.make(static_cast<Index>(rows.size()), from.cols(), false);
     const View<S> to = tape.mutable_value(x);
@@ -64,7 +79,7 @@ class MaximumLikelihood {
 
   const Array<S>* data_;
   const Array<S>* context_ = nullptr;
-  std::shared_ptr<const Array<S>> owned_;
+  std::shared_ptr<const Array<S>> owned_, owned_context_;
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -101,7 +101,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
   const Index inner = out_by_in ? w.cols() : w.rows(), outer = out_by_in ? w.rows() : w.cols();
   require(x.cols() == inner, "affine: x has ", x.cols(), " columns, the weights expect ", inner);
   require(!b || ((b.rows() == 1 || b.rows() == x.rows()) && b.cols() == outer), "affine: the bias is ",
-          b ? b.rows() : 0, " x ", b ? b.cols() : 0, ", expected 1 x ", outer);
+          b ? b.rows() : 0, " x ", b ? b.cols() : 0, ", expected 1 or ", x.rows(), " x ", outer);
   // A row of its own for each sample: the product goes on from it, with the bits of a shared one of the same values.
   const bool bias_per_row = b && b.rows() > 1;
   const bool parameters = w.requires_grad() || (b && b.requires_grad());
