@@ -41,8 +41,8 @@ inline constexpr std::uint64_t sample_stream = 0x6c6174656e747321;
 /// | d.sample_and_log_prob(n, seed, execution) | SampleAndLogProb<S> | the same samples with their log-densities   |
 ///
 /// The log-density may be -infinity far from the mass of the distribution; its gradient may not be finite there.
-/// Methods throw invalid_argument for the wrong number of columns, for NaN or infinity, naming the place, and for n <
-/// 0.
+/// Methods throw invalid_argument for the wrong number of columns, for NaN or infinity, naming the place, and for
+/// negative n.
 ///
 /// Models: StandardNormal, DiagonalNormal, MultivariateNormal, UniformBox, GaussianMixture, TransformedDistribution.
 template <class D>
