@@ -28,20 +28,21 @@ struct Draw {
 /// the same for all distributions: the samples of a base are the latent points of the samples of a flow over it.
 inline constexpr std::uint64_t sample_stream = 0x6c6174656e747321;
 
-/// Distribution on R^D, with scalar type S = D::Scalar. All but dim() work on any Eigen expression x (N x D), in tiles
-/// on several threads (see Execution); the result of a row depends neither on the other rows nor on the threads.
+/// Distribution on R^D, with scalar type S = D::Scalar. x is any Eigen expression, N x D. The work is done in tiles on
+/// several threads (see Execution, which may be left out); the result of a row depends neither on the other rows nor
+/// on the threads.
 ///
-/// | expression                                | type                | meaning |
-/// |-------------------------------------------|---------------------|--------------------------------------------------|
-/// | d.dim()                                   | Index               | D | | d.log_prob(x, execution) | Array<S> |
-/// log-density of each row in nats: N x 1           | | d.score(x, execution)                     | Array<S> | its
-/// gradient with respect to the row: N x D      | | d.sample(n, seed, execution)              | Array<S>            | n
-/// x D; sample i depends on (seed, i) alone       | | d.sample_and_log_prob(n, seed, execution) | SampleAndLogProb<S> |
-/// the samples of sample() with their log-densities |
+/// | expression                                | type                | meaning                                     |
+/// |-------------------------------------------|---------------------|---------------------------------------------|
+/// | d.dim()                                   | Index               | D                                           |
+/// | d.log_prob(x, execution)                  | Array<S>            | log-density of each row in nats: N x 1      |
+/// | d.score(x, execution)                     | Array<S>            | its gradient with respect to the row: N x D |
+/// | d.sample(n, seed, execution)              | Array<S>            | n x D; sample i depends on (seed, i) alone  |
+/// | d.sample_and_log_prob(n, seed, execution) | SampleAndLogProb<S> | the same samples with their log-densities   |
 ///
-/// The log-density may be -infinity far from the mass of the distribution; its gradient may not be finite there. They
-/// throw invalid_argument for the wrong number of columns, for NaN or infinity, naming the place, and for n < 0. The
-/// execution may be left out.
+/// The log-density may be -infinity far from the mass of the distribution; its gradient may not be finite there.
+/// Methods throw invalid_argument for the wrong number of columns, for NaN or infinity, naming the place, and for
+/// negative n.
 ///
 /// Models: StandardNormal, DiagonalNormal, MultivariateNormal, UniformBox, GaussianMixture, TransformedDistribution.
 template <class D>
