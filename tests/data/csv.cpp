@@ -132,7 +132,7 @@ TEST_CASE("errors name file, line and column", "[csv]") {
   CHECK(csv_error("1,2\n3,abc\n") == "t.csv: line 2, column 2: 'abc' is not a number");
   CHECK(csv_error("3.6,abc\n1.8,2\n") == "t.csv: line 1, column 2: 'abc' is not a number");
   CHECK(csv_error("1,2\n3,\n") == "t.csv: line 2, column 2 is empty, expected a number");
-  CHECK(csv_error("1;2\n1,5;2\n") == "t.csv: line 2, column 1: '1,5' is not a number");
+  CHECK(contains(csv_error("1;2\n1,5;2\n"), "t.csv: line 2, column 1: '1,5' is not a number"));
   CHECK(csv_error("1,2\n3,\"4\n") == "t.csv: line 2, column 2: '\"4' has a quote that is not closed at its end");
   CHECK(csv_error("a,b\n") == "t.csv has a header but no rows of numbers");
   CHECK(csv_error("NA,NA\n1,2\n") == "t.csv: line 1, column 1: 'NA' is not a number");
@@ -141,6 +141,61 @@ TEST_CASE("errors name file, line and column", "[csv]") {
     CHECK(csv_error(nothing) == "t.csv is empty, expected rows of numbers");
   for (const std::string odd : {"+-3", "++3", "3+", "0x10", "1e", ".", "-", "1.2.3", "1e5x", "--1", "- 1"})
     CHECK(csv_error("1,2\n1," + odd) == "t.csv: line 2, column 2: '" + odd + "' is not a number");
+}
+
+TEST_CASE("decimal commas are an error", "[csv]") {
+  const std::string what = "is not a number: it has a decimal comma";
+  for (const char separator : {';', '\t'}) {
+    const auto with = [&](std::string text) {
+      std::replace(text.begin(), text.end(), ';', separator);
+      return csv_error(text);
+    };
+    CHECK(contains(with("1,5;2,5\n3,25;4,75\n"), "t.csv: line 1, column 1: '1,5' " + what));
+    CHECK(contains(with("temp (C, mean);hum\n1,5;3\n"), "t.csv: line 2, column 1: '1,5' " + what));
+    CHECK(contains(with("x;n\n1,5;3\n2,5;4\n"), "t.csv: line 2, column 1: '1,5' " + what));
+    CHECK(contains(with("n;x\n1;-\n2;-2,5\n"), "t.csv: line 3, column 2: '-2,5' " + what));
+  }
+  CHECK(contains(csv_error("x\n1,5\n2,5\n"), "t.csv: line 2, column 1: '1,5' " + what));
+  CHECK(contains(csv_error("1,5 2,5\n3,5 4,5\n"), "t.csv: line 1, column 2: '5 2' looks like a number"));
+  CHECK(parse_csv<double>("x;n\n1,5;3\n2,5;4\n", {.columns = {"n"}}).values(1, 0) == 4);
+  CHECK(parse_csv<double>("who;n\nDoe, J.;3\nRoe, R.;4\n").left_out == std::vector<std::string>{"who"});
+}
+
+TEST_CASE("a first row of numbers and text may be a header", "[csv]") {
+  for (const std::string corner : {"country", "\"\"", "", "NA"})
+    for (const std::string rest : {"France,1.5,2.5\n", "France,1.5,2.5\nSpain,3,4\n", "France,1,2\n,3,4\n"}) {
+      const std::string text = corner + ",2019,2020\n" + rest;
+      CAPTURE(text);
+      CHECK(contains(csv_error(text), "t.csv: the first row has numbers and text: "));
+      CHECK(contains(csv_error(text, {.missing = CsvOptions::Missing::drop}), "say by CsvOptions::header"));
+      CHECK(contains(csv_error(text, {.columns = {2}}), "Header::present or absent"));
+      const auto data = parse_csv<double>(text, {.header = CsvOptions::Header::present});
+      CHECK(data.columns == std::vector<std::string>{"2019", "2020"});
+      CHECK(parse_csv<double>(text, {.header = CsvOptions::Header::absent}).values(0, 0) == 2019);
+    }
+  CHECK(contains(csv_error("1.5,2,foo\n"), "the first row has numbers and text: 'foo' in column 3"));
+  for (const std::string text :
+       {"5.1,3.5,1.4,0.2,Iris-setosa\n4.9,3.0,1.4,0.2,Iris-setosa\n5.9,3.0,5.1,1.8,Iris-virginica\n",
+        "5.1,3.5,1.4,0.2,2024-01-09\n4.9,3.0,1.4,0.2,2024-01-10\n5.9,3.0,5.1,1.8,2024-01-11\n",
+        "5.1,3.5,1.4,0.2,?\n4.9,3.0,1.4,0.2,?\n5.9,3.0,5.1,1.8,a\n"}) {
+    CAPTURE(text);
+    const auto data = parse_csv<double>(text);
+    CHECK(data.left_out == std::vector<std::string>{"4"});
+    REQUIRE((data.values.rows() == 3 && data.values.cols() == 4));
+    CHECK((data.values(0, 0) == 5.1 && data.values(2, 3) == 1.8));
+  }
+  CHECK(parse_csv<double>("mean,5%,95%\n1,2,3\n").columns == std::vector<std::string>{"mean", "5%", "95%"});
+}
+
+TEST_CASE("carriage returns end lines", "[csv]") {
+  const std::string text = "# old\rx,\"a\rb\"\r1,2\r\r3,4\r\n\"5\", 6 # end\r";
+  const auto data = parse_csv<double>(text);
+  CHECK(data.columns == std::vector<std::string>{"x", "a\rb"});
+  REQUIRE((data.values.rows() == 3 && data.values.cols() == 2));
+  CHECK((data.values(0, 0) == 1 && data.values(1, 1) == 4 && data.values(2, 0) == 5 && data.values(2, 1) == 6));
+  CHECK(parse_csv<double>("1,2\r3,4\r5,6\r").values.rows() == 3);
+  CHECK(parse_csv<double>("\"1\" 2\r3 \"4\"\r5 6").values.rows() == 3);
+  CHECK(csv_error(text + "7,x\r") == "t.csv: line 8, column 2: 'x' is not a number");
 }
 
 TEST_CASE("columns are chosen by name or index", "[csv]") {
@@ -152,7 +207,8 @@ TEST_CASE("columns are chosen by name or index", "[csv]") {
   REQUIRE(data.values.cols() == 2);
   CHECK(data.values(0, 0) == 7);
   CHECK(data.values(1, 1) == 4);
-  const auto bare = parse_csv<double>("1,red,3\n4,blue,6\n", {.columns = {std::size_t{2}}});
+  const CsvOptions third{.header = CsvOptions::Header::absent, .columns = {std::size_t{2}}};
+  const auto bare = parse_csv<double>("1,red,3\n4,blue,6\n", third);
   CHECK(bare.columns.empty());
   CHECK(bare.indices == std::vector<diffeo::Index>{2});
   CHECK(bare.values(1, 0) == 6);
@@ -255,7 +311,8 @@ TEST_CASE("quoted fields hold separators, comments and line ends", "[csv]") {
     CHECK(data.left_out == std::vector<std::string>{"note"});
     REQUIRE((data.values.rows() == 2 && data.values.cols() == 2));
     CHECK((data.values(0, 1) == 2 && data.values(1, 0) == 3 && data.values(1, 1) == 4));
-    const auto runs = parse_csv<double>(" \"1\"  \"two  words\" 3 " + end + "4 five \"6\"" + end);
+    const auto runs = parse_csv<double>(" \"1\"  \"two  words\" 3 " + end + "4 five \"6\"" + end,
+                                        {.header = CsvOptions::Header::absent});
     CHECK(runs.left_out == std::vector<std::string>{"1"});
     REQUIRE((runs.values.rows() == 2 && runs.values.cols() == 2));
     CHECK((runs.values(0, 1) == 3 && runs.values(1, 1) == 6));
