@@ -224,6 +224,66 @@ TEST_CASE("columns are chosen by name or index", "[csv]") {
   CHECK(misuse({.columns = {"x", 0}}) == "read_csv: column x of t.csv is chosen twice");
 }
 
+TEST_CASE("columns are assigned from names and lists", "[csv]") {
+  const auto train = parse_csv<double>("z,label,x\n1,red,3\n4,blue,6\n");
+  CsvOptions options;
+  options.columns = train.columns;
+  CHECK((options.columns == train.columns && train.columns == options.columns));
+  const std::string text = "x,y,z\n1,2,3\n";
+  CHECK(parse_csv<double>(text, options).columns == train.columns);
+  CHECK(parse_csv<double>(text, {.columns = train.columns}).indices == std::vector<diffeo::Index>{2, 0});
+  options.columns = {"x", 2};
+  CHECK((options.columns.size() == 2 && options.columns != train.columns));
+  CHECK(parse_csv<double>(text, options).indices == std::vector<diffeo::Index>{0, 2});
+  const std::vector<diffeo::CsvColumn> list = {2, "y"};
+  options.columns = list;
+  CHECK(options.columns == diffeo::CsvColumns(list));
+  CHECK(parse_csv<double>(text, options).indices == std::vector<diffeo::Index>{2, 1});
+  options.columns = {"x"};
+  options.columns.push_back("z");
+  options.columns.emplace_back("y");
+  options.columns.insert(options.columns.begin(), std::string("w"));
+  CHECK(options.columns == std::vector<std::string>{"w", "x", "z", "y"});
+  options.columns = {};
+  CHECK(options.columns.empty());
+  options.columns = std::vector<std::string>{"y"};
+  CHECK(parse_csv<double>(text, options).values(0, 0) == 2);
+}
+
+TEST_CASE("numbers in another spelling are an error, not text", "[csv]") {
+  const std::string space = "\xC2\xA0";
+  for (const std::string odd : {"5%", "\"1,234\"", "\"1,234.5\"", "1.5D+03", "0x10", "-0xFF", "1'234", "1 234",
+                                "1.234.567", "5-", "- 1", "1.5e+",
+                                "\xE2\x88\x92"
+                                "5",
+                                "1\xC2\xA0"
+                                "234",
+                                "1\xE2\x80\xAF"
+                                "234"}) {
+    CAPTURE(odd);
+    for (const std::string before : {"", "3,NA\n", "3,a\n"}) {
+      const std::string line = before.empty() ? "2" : "3";
+      const std::string message = csv_error("x,y\n" + before + "1," + odd + "\n2," + odd + "\n");
+      CHECK(contains(message, "t.csv: line " + line + ", column 2: '"));
+      CHECK(contains(message, "leave the column out by CsvOptions::columns"));
+    }
+    CHECK(contains(csv_error("1," + odd + "\n2," + odd + "\n"), "t.csv: line 1, column 2: '"));
+    CHECK(parse_csv<double>("x,y\n1," + odd + "\n2," + odd + "\n", {.columns = {"x"}}).values(1, 0) == 2);
+  }
+  for (const std::string text :
+       {"2024-01-31", "10-20", "12:30", "D1", "E5", "1e", "5 kg", "1/2", "-", ".", "555-1234", "A 5%"})
+    CHECK(parse_csv<double>("x,y\n1," + text + "\n2," + text + "\n").left_out == std::vector<std::string>{"y"});
+  for (const std::string& number : {std::string("\" 1.5\""), std::string("\"1.5 \t\""), space + "1.5",
+                                   "\" " + space + "1.5" + space + "\"", "1.5" + space}) {
+    CAPTURE(number);
+    const auto data = parse_csv<double>("x,y\n1," + number + "\n2," + number + "\n");
+    REQUIRE(data.values.cols() == 2);
+    CHECK(data.values(1, 1) == 1.5);
+    CHECK(parse_csv<double>(number + ",1\n2,3\n").values(0, 0) == 1.5);
+  }
+  CHECK(csv_error("x,y\n1,2\n3,\" \"\n") == "t.csv: line 3, column 2 is empty, expected a number");
+}
+
 TEST_CASE("columns of text are left out and reported", "[csv]") {
   const auto data = parse_csv<double>("id,x,day,y\nA1,1,2024-01-01,2\n,3,NA,4\nB2,5,2024-01-03,6\n");
   CHECK(data.columns == std::vector<std::string>{"x", "y"});

@@ -42,6 +42,20 @@ struct CsvColumn {
   bool operator==(const CsvColumn&) const = default;
 };
 
+/// List of columns: a vector that is also made from names alone, such as CsvData::columns, and compared with them.
+struct CsvColumns : std::vector<CsvColumn> {
+  using std::vector<CsvColumn>::vector;
+  CsvColumns() = default;
+  CsvColumns(const std::vector<CsvColumn>& columns) : std::vector<CsvColumn>(columns) {}
+  CsvColumns(std::vector<CsvColumn>&& columns) : std::vector<CsvColumn>(std::move(columns)) {}
+  CsvColumns(const std::vector<std::string>& names) : std::vector<CsvColumn>(names.begin(), names.end()) {}
+
+  friend bool operator==(const CsvColumns& columns, const std::vector<std::string>& names) {
+    return std::equal(columns.begin(), columns.end(), names.begin(), names.end(),
+                      [](const CsvColumn& column, const std::string& name) { return column == CsvColumn(name); });
+  }
+};
+
 /// Options of read_csv() and parse_csv(). The defaults read common files.
 struct CsvOptions {
   enum class Header { detect, present, absent };
@@ -60,7 +74,7 @@ struct CsvOptions {
   bool allow_non_finite = false;
   /// Columns to return, in this order, by name or index: `{"x", "y"}`, `{0, 2}`. Other columns may hold anything.
   /// Empty: all columns except those of text.
-  std::vector<CsvColumn> columns = {};
+  CsvColumns columns = {};
   enum class Missing { refuse, drop };
   /// What happens to a row that has a missing value in a column that is returned: an error, or the row is dropped and
   /// counted. A missing value is an empty field or, in capitals or not, NA, <NA>, N/A, NaN, null, none or ?; NaN is a
