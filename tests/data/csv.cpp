@@ -274,7 +274,7 @@ TEST_CASE("numbers in another spelling are an error, not text", "[csv]") {
        {"2024-01-31", "10-20", "12:30", "D1", "E5", "1e", "5 kg", "1/2", "-", ".", "555-1234", "A 5%"})
     CHECK(parse_csv<double>("x,y\n1," + text + "\n2," + text + "\n").left_out == std::vector<std::string>{"y"});
   for (const std::string& number : {std::string("\" 1.5\""), std::string("\"1.5 \t\""), space + "1.5",
-                                   "\" " + space + "1.5" + space + "\"", "1.5" + space}) {
+                                    "\" " + space + "1.5" + space + "\"", "1.5" + space}) {
     CAPTURE(number);
     const auto data = parse_csv<double>("x,y\n1," + number + "\n2," + number + "\n");
     REQUIRE(data.values.cols() == 2);
@@ -282,6 +282,46 @@ TEST_CASE("numbers in another spelling are an error, not text", "[csv]") {
     CHECK(parse_csv<double>(number + ",1\n2,3\n").values(0, 0) == 1.5);
   }
   CHECK(csv_error("x,y\n1,2\n3,\" \"\n") == "t.csv: line 3, column 2 is empty, expected a number");
+}
+
+TEST_CASE("errors of spreadsheets are missing values", "[csv]") {
+  const CsvOptions drop{.missing = CsvOptions::Missing::drop};
+  for (const std::string mark :
+       {"#N/A", "#DIV/0!", "#VALUE!", "#REF!", "#NUM!", "#NAME?", "#NULL!", "#n/a", "\"#N/A\""}) {
+    CAPTURE(mark);
+    for (const std::string& text : {"a,b\n1,2\n" + mark + ",3\n5,6\n", "a,b\n1,2\n3," + mark + "\n5,6\n"}) {
+      CHECK(contains(csv_error(text), "t.csv: line 3, column "));
+      const auto data = parse_csv<double>(text, drop);
+      CHECK(data.dropped_rows == 1);
+      REQUIRE((data.values.rows() == 2 && data.values.cols() == 2));
+      CHECK((data.values(0, 1) == 2 && data.values(1, 0) == 5));
+    }
+    for (const std::string header : {"", "a,b\n"}) {
+      const auto data = parse_csv<double>(header + mark + ",3\n5,6\n", drop);
+      CHECK(data.dropped_rows == 1);
+      CHECK((data.values.rows() == 1 && data.values(0, 0) == 5));
+    }
+    CHECK(contains(csv_error(mark + ",3\n5,6\n"), "t.csv: line 1, column 1: '#"));
+  }
+}
+
+TEST_CASE("fields may begin with #", "[csv]") {
+  for (const std::string text :
+       {"id,x\n#1,5\n#2,6\n", "id,x\nA,5\n#2,6\n", "id,x\n#####,5\n##,6\n", "id,x\n\"#\",5\nC#,6\n",
+        "#x,y\n#note, old\n#\n##\n# 1,2\nid,x\n#note\nA,5 # one\n#\n# 3,4\n## 3,4\n#2,6 #\n"}) {
+    CAPTURE(text);
+    const auto data = parse_csv<double>(text);
+    CHECK(data.left_out == std::vector<std::string>{"id"});
+    REQUIRE((data.values.rows() == 2 && data.values.cols() == 1));
+    CHECK((data.values(0, 0) == 5 && data.values(1, 0) == 6));
+  }
+  CHECK(parse_csv<double>("#,x\n1,2\n").columns.empty());
+  CHECK(parse_csv<double>("n,#,y\n1,2,3\n").columns == std::vector<std::string>{"n", "#", "y"});
+  CHECK(contains(csv_error("#1,5\n#2,6\nA,7\n"), "t.csv: line 1 is a comment or a row: '#1,5'; write a blank"));
+  CHECK(parse_csv<double>("#1,5\n#2,6\n", {.comment = 0}).values(1, 0) == 6);
+  CHECK(csv_error("1,2\n3,4#5\n") == "t.csv: line 2, column 2: '4#5' is not a number");
+  CHECK(csv_error("1,2\n#note\n3,4\n") == "t.csv: line 2 has 1 field, expected 2");
+  CHECK(parse_csv<double>("1%x\n%2\n3\n", {.comment = '%'}).values(1, 0) == 3);
 }
 
 TEST_CASE("columns of text are left out and reported", "[csv]") {
@@ -400,10 +440,11 @@ TEST_CASE("numbers that the scalar cannot tell apart are reported", "[csv]") {
   CHECK(contains(csv_error<float>("t\n?\n1.5e9\nNA\n1.500000001e9\n", {.missing = CsvOptions::Missing::drop}),
                  "t.csv: line 3, column 1: 1.5e+09 and 1500000001 on line 5 are the same"));
 
-  for (const std::string number :
-       {"16777217", "-16777217", "+0016777217.", "16777217.0", "1234567890123", "123456789012345678901"})
+  for (const std::string number : {"1700000100", "169999990", "123456789000000000000000", "16777217", "-16777217",
+                                   "+0016777217.", "16777217.0", "1234567890123", "123456789012345678901"})
     CHECK(contains(csv_error<float>("1\n" + number + "\n"), "t.csv: line 2, column 1: '" + number + "' becomes"));
-  for (const std::string number : {"9007199254740993", "-1234567890123456789", "123456789012345678901"})
+  for (const std::string number : {"9007199254740993", "12345678901234567100", "1234567890123456700",
+                                   "-1234567890123456789", "123456789012345678901"})
     CHECK(contains(csv_error<double>("1\n" + number + "\n"), "t.csv: line 2, column 1: '" + number + "' becomes"));
 }
 

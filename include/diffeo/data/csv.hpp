@@ -68,7 +68,8 @@ struct CsvOptions {
   /// Character between fields. 0: of semicolon, tab and comma the first in this order that occurs outside quotes in the
   /// first line, or else blanks; tabs after a comma are blanks. ' ' means any run of blanks and tabs.
   char separator = 0;
-  /// Character that starts a comment, outside quotes, up to the end of the line; 0: there are no comments.
+  /// Character that starts a comment, outside quotes, up to the end of the line; 0: there are no comments. '#' does so
+  /// before a blank, another '#' or the end of the line, and at the beginning of lines in front of the table.
   char comment = '#';
   /// Whether nan, inf and infinity are accepted as values.
   bool allow_non_finite = false;
@@ -77,8 +78,8 @@ struct CsvOptions {
   CsvColumns columns = {};
   enum class Missing { refuse, drop };
   /// What happens to a row that has a missing value in a column that is returned: an error, or the row is dropped and
-  /// counted. A missing value is an empty field or, in capitals or not, NA, <NA>, N/A, NaN, null, none or ?; NaN is a
-  /// value with allow_non_finite.
+  /// counted. A missing value is an empty field or, in capitals or not, NA, <NA>, N/A, NaN, null, none, ? or an error
+  /// of a spreadsheet such as #N/A and #DIV/0!; NaN is a value with allow_non_finite.
   Missing missing = Missing::refuse;
   /// Whether numbers are accepted that the scalar cannot tell apart as they are written, such as time stamps in float.
   bool allow_rounding = false;
@@ -96,10 +97,15 @@ struct CsvData {
 
 namespace detail {
 
+/// Marks of errors in spreadsheets, in lower case.
+inline constexpr std::string_view error_marks[] = {"#n/a", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"};
+
 /// Returns whether a field is a marker of a missing value.
 inline bool is_missing_mark(std::string_view field) {
   const auto same = [](char c, char lower) { return c == lower || (c >= 'A' && c <= 'Z' && c - 'A' + 'a' == lower); };
   for (const std::string_view mark : {"", "na", "n/a", "nan", "null", "?", "none", "<na>"})
+    if (std::equal(field.begin(), field.end(), mark.begin(), mark.end(), same)) return true;
+  for (const std::string_view mark : error_marks)
     if (std::equal(field.begin(), field.end(), mark.begin(), mark.end(), same)) return true;
   return false;
 }
@@ -160,9 +166,9 @@ inline bool same_shape(std::string_view a, std::string_view b) {
   return a.empty() && b.empty();
 }
 
-/// Returns whether `value`, which is `field` in S, is another number than what is written: whether they differ by more
-/// than half a unit of the last written digit that is not 0 or, where this is a decimal, by more than a half. Numbers
-/// with an exponent are measurements, whose rounding is accepted.
+/// Returns whether S holds another number, `value`, than is written in `field`: off by more than 1/2, or for integers
+/// with trailing zeros, whose digits before them S tells apart, by more than half of the last digit that is not 0.
+/// Numbers with an exponent pass.
 template <Real S>
 bool is_rounded_away(std::string_view field, S value) {
   using Limits = std::numeric_limits<S>;
@@ -175,10 +181,11 @@ bool is_rounded_away(std::string_view field, S value) {
   double unit = 1;
   if (decimals.find_first_of("123456789") == decimals.npos)
     for (; digits.ends_with('0'); digits.remove_suffix(1)) unit *= 10;
+  if (digits.size() > std::size_t{Limits::max_digits10 - 2}) unit = 1;
   if (!(std::abs(value) < S(0x1p63))) {  // beyond 64-bit integers: more digits than S has, unless they are S's own
     char own[Limits::max_exponent10 + 2];
     const char* const end = std::to_chars(own, std::end(own), std::abs(value), std::chars_format::fixed, 0).ptr;
-    return digits.size() > std::size_t{Limits::max_digits10} &&
+    return digits.size() > std::size_t{Limits::max_digits10 - 2} &&
            field.substr(0, point) != std::string_view(own, static_cast<std::size_t>(end - own));
   }
   std::int64_t written = 0;
@@ -321,7 +328,9 @@ class CsvReader {
       if (line.ends_with('\r')) line.remove_suffix(1);
       line_ = ++lines_read_;
       const std::string_view content = trim(line);
-      if (content.empty() || is_comment(content.front())) {
+      const bool glued = is_glued(content);
+      if (content.empty() || is_comment(content, 0) || (glued && width_ == 0)) {
+        if (glued) glued_.emplace_back(content, line_);
         text_.remove_prefix(next_line(end));
         continue;
       }
@@ -333,19 +342,34 @@ class CsvReader {
       } else {
         text_.remove_prefix(split_quoted());
       }
+      if (glued && rows_ == 0 && (fields_.size() != width_ || width_ == 1)) continue;
       if (width_ != 0 || !begin()) return true;
     }
     return false;
   }
 
-  bool is_comment(char c) const { return options_.comment != 0 && c == options_.comment; }
+  /// Returns whether a comment starts at a position outside quotes. After '#' there is a blank, another '#' or nothing.
+  bool is_comment(std::string_view s, std::size_t at) const {
+    if (options_.comment == 0 || at >= s.size() || s[at] != options_.comment) return false;
+    if (options_.comment != '#') return true;
+    const std::size_t next = std::min(s.find_first_not_of('#', at), s.size());
+    if (next == s.size() || s[next] == '\n' || s[next] == '\r') return true;
+    return next == at + 1 ? is_blank(s[next]) : std::string_view(",;").find(s[next]) == s.npos && s[next] != separator_;
+  }
+
+  /// Returns whether a line begins with '#' and text, which is a comment in front of the table, if not a mark.
+  bool is_glued(std::string_view line) const {
+    if (options_.comment != '#' || !line.starts_with('#') || is_comment(line, 0)) return false;
+    return !is_missing_mark(line.substr(0, line.find_first_of(separator_ == 0 ? ",; \t" : std::string{separator_})));
+  }
 
   char find_separator(std::string_view line) const {
     bool inside = false, comma = false, tab = false, after_comma = false;
-    for (const char c : line) {
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const char c = line[i];
       if (c == '"') inside = !inside;
       if (!inside) {
-        if (is_comment(c)) break;
+        if (is_comment(line, i)) break;
         if (c == ';') return ';';
         comma = comma || c == ',';
         tab = tab || (c == '\t' && !after_comma);
@@ -357,7 +381,11 @@ class CsvReader {
 
   /// Splits a line without quotes.
   void split(std::string_view line) {
-    if (options_.comment != 0) line = line.substr(0, line.find(options_.comment));
+    if (options_.comment != 0) {
+      std::size_t at = line.find(options_.comment);
+      while (at != line.npos && !is_comment(line, at)) at = line.find(options_.comment, at + 1);
+      line = line.substr(0, at);
+    }
     if (separator_ == ' ') {
       for (line = trim(line); !line.empty();) {
         const std::size_t end = std::min(line.find_first_of(" \t"), line.size());
@@ -380,7 +408,12 @@ class CsvReader {
     if (runs) stops += '\t';
     if (lone_returns_) stops += '\r';
     if (options_.comment != 0) stops += options_.comment;
-    const auto stop = [&](std::size_t from) { return std::min(text_.find_first_of(stops, from), text_.size()); };
+    const auto stop = [&](std::size_t from) {
+      std::size_t at = text_.find_first_of(stops, from);
+      while (at != text_.npos && text_[at] == options_.comment && !is_comment(text_, at))
+        at = text_.find_first_of(stops, at + 1);
+      return std::min(at, text_.size());
+    };
     const auto between = [&](std::size_t from, std::size_t to) {
       std::string_view part = text_.substr(from, to - from);
       if (part.ends_with('\r') && (to == text_.size() || text_[to] == '\n')) part.remove_suffix(1);
@@ -405,7 +438,7 @@ class CsvReader {
         fields_.push_back(between(first, at));
       }
       if (runs) at = std::min(text_.find_first_not_of(" \t", at), text_.size());
-      more = at < text_.size() && !is_line_end(at) && !is_comment(text_[at]);
+      more = at < text_.size() && !is_line_end(at) && !is_comment(text_, at);
       if (runs && text_.substr(at).starts_with("\r\n")) more = false;
       if (more && !runs) ++at;
     }
@@ -415,6 +448,17 @@ class CsvReader {
   /// Sets up the columns from the first row that is not blank; returns whether it is a header.
   bool begin() {
     width_ = fields_.size();
+    if (width_ > 1 && separator_ != ' ') {
+      const std::vector<std::string_view> fields = fields_;
+      for (const auto& [line, number] : glued_) {
+        fields_.clear();
+        split(line);
+        if (fields_.size() == width_ && std::any_of(fields_.begin(), fields_.end(), is_number))
+          fail(number, " is a comment or a row: ", excerpt(line),
+               "; write a blank after '#', or say by CsvOptions::comment = 0 that there are no comments");
+      }
+      fields_ = fields;
+    }
     const bool header = is_header();
     if (!header && options_.header == CsvOptions::Header::detect) {
       first_ = fields_;
@@ -442,7 +486,7 @@ class CsvReader {
     const auto is_missing = [](std::string_view field) {
       for (const std::string_view mark : {"", "NA", "na", "N/A", "n/a", "null", "NULL", "?"})
         if (field == mark) return true;
-      return false;
+      return field.starts_with('#') && is_missing_mark(field);
     };
     return !std::all_of(fields_.begin(), fields_.end(), [&](std::string_view field) {
       return is_missing(without_blanks(field)) || looks_like_number(field);
@@ -579,8 +623,9 @@ class CsvReader {
   std::vector<std::string> names_;
   std::vector<Column> columns_;  // candidates
   std::vector<std::string_view> fields_;
-  std::vector<std::string_view> first_;  // fields of the first row unless it is a header
-  std::vector<std::size_t> doubtful_;    // those of them that are not numbers, if others are
+  std::vector<std::pair<std::string_view, std::size_t>> glued_;  // lines in front of the table that begin as #text
+  std::vector<std::string_view> first_;                          // fields of the first row unless it is a header
+  std::vector<std::size_t> doubtful_;                            // those of them that are not numbers, if others are
   bool first_is_mixed_ = false, first_is_data_ = false;
 };
 
