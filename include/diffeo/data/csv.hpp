@@ -42,26 +42,44 @@ struct CsvColumn {
   bool operator==(const CsvColumn&) const = default;
 };
 
+/// List of columns: a vector that is also made from names alone, such as CsvData::columns, and compared with them.
+struct CsvColumns : std::vector<CsvColumn> {
+  using std::vector<CsvColumn>::vector;
+  CsvColumns() = default;
+  CsvColumns(const std::vector<CsvColumn>& columns) : std::vector<CsvColumn>(columns) {}
+  CsvColumns(std::vector<CsvColumn>&& columns) : std::vector<CsvColumn>(std::move(columns)) {}
+  CsvColumns(const std::vector<std::string>& names) : std::vector<CsvColumn>(names.begin(), names.end()) {}
+
+  friend bool operator==(const CsvColumns& columns, const std::vector<std::string>& names) {
+    return std::equal(columns.begin(), columns.end(), names.begin(), names.end(),
+                      [](const CsvColumn& column, const std::string& name) { return column == CsvColumn(name); });
+  }
+};
+
 /// Options of read_csv() and parse_csv(). The defaults read common files.
 struct CsvOptions {
   enum class Header { detect, present, absent };
-  /// Whether the first line is a header. `detect`: it is one if no field is a number and at least one field is not a
-  /// marker of a missing value (NA, N/A, null, ?, empty). Say `absent` where the first line of data has no number.
+  /// Whether the first line is a header. `detect`: it is one if no field is a number and at least one field is neither
+  /// a marker of a missing value (NA, N/A, null, ?, empty) nor like a number (5%). A first line of numbers and text is
+  /// data if a text of it comes again in its column, but for digits, as in iris.data; otherwise it may be a header with
+  /// years, and read_csv() asks for this option. Say `present` where a header has numbers only, and `absent` where the
+  /// first line of data has none.
   Header header = Header::detect;
-  /// Character between fields. 0: the first of comma, semicolon and tab that occurs outside quotes in the first line,
-  /// or else blanks. ' ' means any run of blanks and tabs.
+  /// Character between fields. 0: of semicolon, tab and comma the first in this order that occurs outside quotes in the
+  /// first line, or else blanks; tabs after a comma are blanks. ' ' means any run of blanks and tabs.
   char separator = 0;
-  /// Character that starts a comment, outside quotes, up to the end of the line; 0: there are no comments.
+  /// Character that starts a comment, outside quotes, up to the end of the line; 0: there are no comments. '#' does so
+  /// before a blank, another '#' or the end of the line, and at the beginning of lines in front of the table.
   char comment = '#';
   /// Whether nan, inf and infinity are accepted as values.
   bool allow_non_finite = false;
   /// Columns to return, in this order, by name or index: `{"x", "y"}`, `{0, 2}`. Other columns may hold anything.
   /// Empty: all columns except those of text.
-  std::vector<CsvColumn> columns = {};
+  CsvColumns columns = {};
   enum class Missing { refuse, drop };
   /// What happens to a row that has a missing value in a column that is returned: an error, or the row is dropped and
-  /// counted. A missing value is an empty field or, in capitals or not, NA, <NA>, N/A, NaN, null, none or ?; NaN is a
-  /// value with allow_non_finite.
+  /// counted. A missing value is an empty field or, in capitals or not, NA, <NA>, N/A, NaN, null, none, ? or an error
+  /// of a spreadsheet such as #N/A and #DIV/0!; NaN is a value with allow_non_finite.
   Missing missing = Missing::refuse;
   /// Whether numbers are accepted that the scalar cannot tell apart as they are written, such as time stamps in float.
   bool allow_rounding = false;
@@ -79,17 +97,78 @@ struct CsvData {
 
 namespace detail {
 
+/// Marks of errors in spreadsheets, in lower case.
+inline constexpr std::string_view error_marks[] = {"#n/a", "#div/0!", "#value!", "#ref!", "#num!", "#name?", "#null!"};
+
 /// Returns whether a field is a marker of a missing value.
 inline bool is_missing_mark(std::string_view field) {
   const auto same = [](char c, char lower) { return c == lower || (c >= 'A' && c <= 'Z' && c - 'A' + 'a' == lower); };
   for (const std::string_view mark : {"", "na", "n/a", "nan", "null", "?", "none", "<na>"})
     if (std::equal(field.begin(), field.end(), mark.begin(), mark.end(), same)) return true;
+  for (const std::string_view mark : error_marks)
+    if (std::equal(field.begin(), field.end(), mark.begin(), mark.end(), same)) return true;
   return false;
 }
 
-/// Returns whether `value`, which is `field` in S, is another number than what is written: whether they differ by more
-/// than half a unit of the last written digit that is not 0 or, where this is a decimal, by more than a half. Numbers
-/// with an exponent are measurements, whose rounding is accepted.
+/// Returns `field` without blanks and no-break spaces around it, which quotes may keep.
+inline std::string_view without_blanks(std::string_view field) {
+  for (std::size_t before = field.size() + 1; before != field.size();) {
+    before = field.size();
+    for (const std::string_view blank : {" ", "\t", "\xC2\xA0", "\xE2\x80\xAF"}) {
+      if (field.starts_with(blank)) field.remove_prefix(blank.size());
+      if (field.ends_with(blank)) field.remove_suffix(blank.size());
+    }
+  }
+  return field;
+}
+
+/// Returns whether `field`, which parse_number() does not take, is meant as a number: 1,5 or 1'234 or 5% or 1.5D+03 or
+/// 0x10, but not 2024-01-31 or 10-20.
+inline bool looks_like_number(std::string_view field) {
+  field = without_blanks(field);
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  const auto is_sign = [](char c) { return c == '+' || c == '-'; };
+  if (const std::string_view hex = field.substr(!field.empty() && is_sign(field[0]) ? 1 : 0);
+      hex.size() > 2 && (hex.starts_with("0x") || hex.starts_with("0X")))
+    return hex.find_first_not_of("0123456789abcdefABCDEF", 2) == hex.npos;
+  bool digit = false, exponent = false;
+  for (std::size_t i = 0; i < field.size(); ++i) {
+    const char c = field[i], before = i > 0 ? field[i - 1] : '\0', after = i + 1 < field.size() ? field[i + 1] : '\0';
+    if (is_digit(c)) {
+      digit = true;
+    } else if (is_sign(c)) {
+      if (i > 0 && after != '\0' && !is_sign(before) && std::string_view("eEdD").find(before) == std::string_view::npos)
+        return false;
+    } else if (std::string_view("eEdD").find(c) != std::string_view::npos) {
+      if (exponent || !digit || !(is_digit(after) || is_sign(after))) return false;
+      exponent = true;
+    } else if (std::string_view(".,'% \t").find(c) == std::string_view::npos &&
+               std::string_view("\xC2\xA0\xE2\x80\xAF\x89\x88\x92\x99").find(c) == std::string_view::npos) {
+      return false;  // the last ones: bytes of no-break and thin spaces, the minus sign and the apostrophe
+    }
+  }
+  return digit;
+}
+
+/// Returns whether two texts of a column are the same but for the digits: "setosa" twice, or two dates.
+inline bool same_shape(std::string_view a, std::string_view b) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  while (!a.empty() && !b.empty()) {
+    if (is_digit(a[0]) && is_digit(b[0])) {
+      while (!a.empty() && is_digit(a[0])) a.remove_prefix(1);
+      while (!b.empty() && is_digit(b[0])) b.remove_prefix(1);
+    } else {
+      if (a[0] != b[0]) return false;
+      a.remove_prefix(1);
+      b.remove_prefix(1);
+    }
+  }
+  return a.empty() && b.empty();
+}
+
+/// Returns whether S holds another number, `value`, than is written in `field`: off by more than 1/2, or for integers
+/// with trailing zeros, whose digits before them S tells apart, by more than half of the last digit that is not 0.
+/// Numbers with an exponent pass.
 template <Real S>
 bool is_rounded_away(std::string_view field, S value) {
   using Limits = std::numeric_limits<S>;
@@ -102,10 +181,11 @@ bool is_rounded_away(std::string_view field, S value) {
   double unit = 1;
   if (decimals.find_first_of("123456789") == decimals.npos)
     for (; digits.ends_with('0'); digits.remove_suffix(1)) unit *= 10;
+  if (digits.size() > std::size_t{Limits::max_digits10 - 2}) unit = 1;
   if (!(std::abs(value) < S(0x1p63))) {  // beyond 64-bit integers: more digits than S has, unless they are S's own
     char own[Limits::max_exponent10 + 2];
     const char* const end = std::to_chars(own, std::end(own), std::abs(value), std::chars_format::fixed, 0).ptr;
-    return digits.size() > std::size_t{Limits::max_digits10} &&
+    return digits.size() > std::size_t{Limits::max_digits10 - 2} &&
            field.substr(0, point) != std::string_view(own, static_cast<std::size_t>(end - own));
   }
   std::int64_t written = 0;
@@ -132,6 +212,8 @@ class CsvReader {
     if (text_.starts_with("\xFF\xFE") || text_.starts_with("\xFE\xFF"))
       throw io_error(name_ + " is UTF-16 text, expected UTF-8 or ASCII");
     if (text_.starts_with("\xEF\xBB\xBF")) text_.remove_prefix(3);  // UTF-8 byte order mark
+    for (std::size_t at = text_.find('\r'); at != text_.npos && !lone_returns_; at = text_.find('\r', at + 1))
+      lone_returns_ = !text_.substr(at + 1).starts_with('\n');
   }
 
   /// Returns the table and appends the line of each of its rows to `lines` unless it is null.
@@ -142,6 +224,7 @@ class CsvReader {
     for (; next_record(); ++rows_) {
       if (fields_.size() != width_)
         fail(line_, " has ", fields_.size(), fields_.size() == 1 ? " field" : " fields", ", expected ", width_);
+      compare_with_first();
       const std::size_t before = values.size();
       bool complete = true;
       late_number_ = false;
@@ -164,6 +247,10 @@ class CsvReader {
     }
     if (width_ == 0) throw io_error(name_ + " is empty, expected rows of numbers");
     if (rows_ == 0) throw io_error(name_ + " has a header but no rows of numbers");
+    if (first_is_mixed_ && !first_is_data_)
+      throw io_error(concat_message(name_, ": the first row has numbers and text: ", excerpt(first_[doubtful_[0]]),
+                                    " in column ", doubtful_[0] + 1,
+                                    "; say by CsvOptions::header whether it is a header: Header::present or absent"));
     finish(values, result);
     return result;
   }
@@ -207,53 +294,98 @@ class CsvReader {
   [[noreturn]] void refuse(std::size_t line, std::size_t index, std::string_view field) const {
     double ignored = 0;
     if (field.empty()) fail(line, ", column ", index + 1, " is empty, expected a number");
+    if (field.find(',') != field.npos && looks_like_number(field))
+      fail(line, ", column ", index + 1, ": ", excerpt(field),
+           " is not a number: it has a decimal comma or groups of digits", spelling_remedy());
     fail(line, ", column ", index + 1, ": ", excerpt(field),
          parse_number(field, ignored) == NumberText::good ? " is not finite" : " is not a number");
+  }
+
+  /// Returns the ways out for numbers in another spelling, for messages.
+  std::string spelling_remedy() const {
+    return std::string("; write numbers as 1234.5, or leave the column out by CsvOptions::columns") +
+           (rows_ == 0 && names_.empty() ? ", or say CsvOptions::Header::present if this is a header" : "");
+  }
+
+  /// Returns where the line ends that holds position `from`.
+  std::size_t line_end(std::size_t from) const {
+    return std::min(lone_returns_ ? text_.find_first_of("\r\n", from) : text_.find('\n', from), text_.size());
+  }
+
+  bool is_line_end(std::size_t at) const { return text_[at] == '\n' || (lone_returns_ && text_[at] == '\r'); }
+
+  /// Returns where the next line starts after a line end.
+  std::size_t next_line(std::size_t end) const {
+    return std::min(end + (text_.substr(end).starts_with("\r\n") ? 2 : 1), text_.size());
   }
 
   /// Reads the next row into fields_, past blank lines, comments and the header, which is taken in; returns false at
   /// the end of the text.
   bool next_record() {
     while (!text_.empty()) {
-      const std::size_t end = std::min(text_.find('\n'), text_.size());
+      const std::size_t end = line_end(0);
       std::string_view line = text_.substr(0, end);
       if (line.ends_with('\r')) line.remove_suffix(1);
       line_ = ++lines_read_;
       const std::string_view content = trim(line);
-      if (content.empty() || is_comment(content.front())) {
-        text_.remove_prefix(std::min(end + 1, text_.size()));
+      const bool glued = is_glued(content);
+      if (content.empty() || is_comment(content, 0) || (glued && width_ == 0)) {
+        if (glued) glued_.emplace_back(content, line_);
+        text_.remove_prefix(next_line(end));
         continue;
       }
       if (separator_ == 0) separator_ = find_separator(line);
       fields_.clear();
       if (line.find('"') == line.npos) {
         split(line);
-        text_.remove_prefix(std::min(end + 1, text_.size()));
+        text_.remove_prefix(next_line(end));
       } else {
         text_.remove_prefix(split_quoted());
       }
+      if (glued && rows_ == 0 && (fields_.size() != width_ || width_ == 1)) continue;
       if (width_ != 0 || !begin()) return true;
     }
     return false;
   }
 
-  bool is_comment(char c) const { return options_.comment != 0 && c == options_.comment; }
+  /// Returns whether a comment starts at a position outside quotes. After '#' there is a blank, another '#' or nothing.
+  bool is_comment(std::string_view s, std::size_t at) const {
+    if (options_.comment == 0 || at >= s.size() || s[at] != options_.comment) return false;
+    if (options_.comment != '#') return true;
+    const std::size_t next = std::min(s.find_first_not_of('#', at), s.size());
+    if (next == s.size() || s[next] == '\n' || s[next] == '\r') return true;
+    return next == at + 1 ? is_blank(s[next]) : std::string_view(",;").find(s[next]) == s.npos && s[next] != separator_;
+  }
+
+  /// Returns whether a line begins with '#' and text, which is a comment in front of the table, if not a mark.
+  bool is_glued(std::string_view line) const {
+    if (options_.comment != '#' || !line.starts_with('#') || is_comment(line, 0)) return false;
+    return !is_missing_mark(line.substr(0, line.find_first_of(separator_ == 0 ? ",; \t" : std::string{separator_})));
+  }
 
   char find_separator(std::string_view line) const {
-    char found = ' ';
-    bool inside = false;
-    for (const char c : line) {
+    bool inside = false, comma = false, tab = false, after_comma = false;
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const char c = line[i];
       if (c == '"') inside = !inside;
-      if (inside) continue;
-      if (is_comment(c) || c == ',') return c == ',' ? c : found;
-      if (c == ';' || (c == '\t' && found == ' ')) found = c;
+      if (!inside) {
+        if (is_comment(line, i)) break;
+        if (c == ';') return ';';
+        comma = comma || c == ',';
+        tab = tab || (c == '\t' && !after_comma);
+      }
+      if (!is_blank(c)) after_comma = !inside && c == ',';
     }
-    return found;
+    return tab ? '\t' : comma ? ',' : ' ';
   }
 
   /// Splits a line without quotes.
   void split(std::string_view line) {
-    if (options_.comment != 0) line = line.substr(0, line.find(options_.comment));
+    if (options_.comment != 0) {
+      std::size_t at = line.find(options_.comment);
+      while (at != line.npos && !is_comment(line, at)) at = line.find(options_.comment, at + 1);
+      line = line.substr(0, at);
+    }
     if (separator_ == ' ') {
       for (line = trim(line); !line.empty();) {
         const std::size_t end = std::min(line.find_first_of(" \t"), line.size());
@@ -274,8 +406,14 @@ class CsvReader {
     const bool runs = separator_ == ' ';
     std::string stops = {separator_, '\n'};
     if (runs) stops += '\t';
+    if (lone_returns_) stops += '\r';
     if (options_.comment != 0) stops += options_.comment;
-    const auto stop = [&](std::size_t from) { return std::min(text_.find_first_of(stops, from), text_.size()); };
+    const auto stop = [&](std::size_t from) {
+      std::size_t at = text_.find_first_of(stops, from);
+      while (at != text_.npos && text_[at] == options_.comment && !is_comment(text_, at))
+        at = text_.find_first_of(stops, at + 1);
+      return std::min(at, text_.size());
+    };
     const auto between = [&](std::size_t from, std::size_t to) {
       std::string_view part = text_.substr(from, to - from);
       if (part.ends_with('\r') && (to == text_.size() || text_[to] == '\n')) part.remove_suffix(1);
@@ -288,28 +426,46 @@ class CsvReader {
       if (text_.substr(at).starts_with('"')) {
         std::size_t close = text_.find('"', at + 1);
         while (close != text_.npos && text_.substr(close + 1).starts_with('"')) close = text_.find('"', close + 2);
-        at = close == text_.npos ? std::min(text_.find('\n', at), text_.size()) : stop(close + 1);
+        at = close == text_.npos ? line_end(at) : stop(close + 1);
         if (close == text_.npos || !between(close + 1, at).empty())
           fail(line_, ", column ", fields_.size() + 1, ": ", excerpt(between(first, at)),
                " has a quote that is not closed at its end");
         fields_.push_back(text_.substr(first + 1, close - first - 1));
-        lines_read_ += static_cast<std::size_t>(std::count(fields_.back().begin(), fields_.back().end(), '\n'));
+        for (std::size_t i = first + 1; i < close; ++i)
+          if (text_[i] == '\n' || (text_[i] == '\r' && text_[i + 1] != '\n')) ++lines_read_;
       } else {
         at = stop(at);
         fields_.push_back(between(first, at));
       }
       if (runs) at = std::min(text_.find_first_not_of(" \t", at), text_.size());
-      more = at < text_.size() && text_[at] != '\n' && !is_comment(text_[at]);
+      more = at < text_.size() && !is_line_end(at) && !is_comment(text_, at);
       if (runs && text_.substr(at).starts_with("\r\n")) more = false;
       if (more && !runs) ++at;
     }
-    return std::min(text_.find('\n', at), text_.size() - 1) + 1;
+    return next_line(line_end(at));
   }
 
   /// Sets up the columns from the first row that is not blank; returns whether it is a header.
   bool begin() {
     width_ = fields_.size();
+    if (width_ > 1 && separator_ != ' ') {
+      const std::vector<std::string_view> fields = fields_;
+      for (const auto& [line, number] : glued_) {
+        fields_.clear();
+        split(line);
+        if (fields_.size() == width_ && std::any_of(fields_.begin(), fields_.end(), is_number))
+          fail(number, " is a comment or a row: ", excerpt(line),
+               "; write a blank after '#', or say by CsvOptions::comment = 0 that there are no comments");
+      }
+      fields_ = fields;
+    }
     const bool header = is_header();
+    if (!header && options_.header == CsvOptions::Header::detect) {
+      first_ = fields_;
+      for (std::size_t j = 0; j < width_; ++j)
+        if (!is_number(first_[j])) doubtful_.push_back(j);
+      if (doubtful_.size() == width_) doubtful_.clear();
+    }
     if (header)
       for (const std::string_view field : fields_) names_.push_back(unescaped(field));
     for (const CsvColumn& wanted : options_.columns) {
@@ -330,12 +486,32 @@ class CsvReader {
     const auto is_missing = [](std::string_view field) {
       for (const std::string_view mark : {"", "NA", "na", "N/A", "n/a", "null", "NULL", "?"})
         if (field == mark) return true;
-      return false;
+      return field.starts_with('#') && is_missing_mark(field);
     };
-    return !std::all_of(fields_.begin(), fields_.end(), is_missing) &&
-           std::all_of(fields_.begin(), fields_.end(), [&](std::string_view field) {
-             return parse_number(field, ignored) == NumberText::not_a_number;
-           });
+    return !std::all_of(fields_.begin(), fields_.end(), [&](std::string_view field) {
+      return is_missing(without_blanks(field)) || looks_like_number(field);
+    }) && std::all_of(fields_.begin(), fields_.end(), [&](std::string_view field) {
+      return parse_number(without_blanks(field), ignored) == NumberText::not_a_number;
+    });
+  }
+
+  static bool is_number(std::string_view field) {
+    double ignored = 0;
+    field = without_blanks(field);
+    return !is_missing_mark(field) && parse_number(field, ignored) != NumberText::not_a_number;
+  }
+
+  /// Gathers from a row whether the first one, if it has numbers and text, is data: its text comes again or changes in
+  /// the digits only.
+  void compare_with_first() {
+    if (first_is_data_) return;
+    for (const std::size_t j : doubtful_) {
+      const std::string_view first = first_[j];
+      const bool missing = is_missing_mark(without_blanks(first));
+      if (rows_ == 0 ? !missing : missing && !is_missing_mark(without_blanks(fields_[j])) && !is_number(fields_[j]))
+        first_is_mixed_ = true;
+      if (rows_ > 0 && !first.empty() && same_shape(first, fields_[j])) first_is_data_ = true;
+    }
   }
 
   std::size_t find_name(const std::string& wanted) const {
@@ -357,7 +533,7 @@ class CsvReader {
   /// Reads a field of the row as a number; returns whether it is one. Throws for a field that the column must not have.
   template <Real S>
   bool read_field(Column& column, S& value) {
-    const std::string_view field = fields_[column.index];
+    const std::string_view field = without_blanks(fields_[column.index]);
     const NumberText result = parse_number(field, value);
     if (result == NumberText::good && (std::isfinite(value) || options_.allow_non_finite)) {
       if (column.kind != Kind::number) first_number(column);
@@ -387,9 +563,14 @@ class CsvReader {
   }
 
   void other_than_number(Column& column, std::string_view field, NumberText result) {
-    if (column.kind == Kind::text) return;
     const bool missing = is_missing_mark(field);
     const bool strict = column.kind == Kind::number || column.chosen;
+    if (!missing && !strict && result == NumberText::not_a_number && looks_like_number(field)) {
+      if (field.find(',') != field.npos) refuse(line_, column.index, field);
+      fail(line_, ", column ", column.index + 1, ": ", excerpt(field), " looks like a number but is none",
+           spelling_remedy());
+    }
+    if (column.kind == Kind::text) return;
     if (missing ? strict && options_.missing == CsvOptions::Missing::refuse : strict || result == NumberText::good)
       refuse(line_, column.index, field);
     if (column.kind == Kind::number) return;
@@ -437,10 +618,15 @@ class CsvReader {
   char separator_;
   std::size_t line_ = 0, lines_read_ = 0;  // of the row, its first one; of the text
   std::size_t width_ = 0, rows_ = 0;
-  bool late_number_ = false;  // whether the row has the first number of a column, in which earlier rows lack it
+  bool lone_returns_ = false;  // whether there is a carriage return without a line feed, which ends a line too
+  bool late_number_ = false;   // whether the row has the first number of a column, in which earlier rows lack it
   std::vector<std::string> names_;
   std::vector<Column> columns_;  // candidates
   std::vector<std::string_view> fields_;
+  std::vector<std::pair<std::string_view, std::size_t>> glued_;  // lines in front of the table that begin as #text
+  std::vector<std::string_view> first_;                          // fields of the first row unless it is a header
+  std::vector<std::size_t> doubtful_;                            // those of them that are not numbers, if others are
+  bool first_is_mixed_ = false, first_is_data_ = false;
 };
 
 /// Throws `io_error` if a column of `table` spreads over fewer than some 4096 steps of float and numbers that differ in
