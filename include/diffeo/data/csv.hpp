@@ -112,6 +112,8 @@ inline bool is_missing_mark(std::string_view field) {
 
 /// Returns `field` without blanks and no-break spaces around it, which quotes may keep.
 inline std::string_view without_blanks(std::string_view field) {
+  const auto is_plain = [](char c) { return c > ' ' && c <= '~'; };
+  if (field.empty() || (is_plain(field.front()) && is_plain(field.back()))) return field;
   for (std::size_t before = field.size() + 1; before != field.size();) {
     before = field.size();
     for (const std::string_view blank : {" ", "\t", "\xC2\xA0", "\xE2\x80\xAF"}) {
@@ -563,14 +565,14 @@ class CsvReader {
   }
 
   void other_than_number(Column& column, std::string_view field, NumberText result) {
-    const bool missing = is_missing_mark(field);
     const bool strict = column.kind == Kind::number || column.chosen;
-    if (!missing && !strict && result == NumberText::not_a_number && looks_like_number(field)) {
+    if (!strict && result == NumberText::not_a_number && looks_like_number(field)) {
       if (field.find(',') != field.npos) refuse(line_, column.index, field);
       fail(line_, ", column ", column.index + 1, ": ", excerpt(field), " looks like a number but is none",
            spelling_remedy());
     }
     if (column.kind == Kind::text) return;
+    const bool missing = is_missing_mark(field);
     if (missing ? strict && options_.missing == CsvOptions::Missing::refuse : strict || result == NumberText::good)
       refuse(line_, column.index, field);
     if (column.kind == Kind::number) return;
