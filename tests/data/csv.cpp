@@ -157,6 +157,8 @@ TEST_CASE("decimal commas are an error", "[csv]") {
   }
   CHECK(contains(csv_error("x\n1,5\n2,5\n"), "t.csv: line 2, column 1: '1,5' " + what));
   CHECK(contains(csv_error("1,5 2,5\n3,5 4,5\n"), "t.csv: line 1, column 2: '5 2' looks like a number"));
+  CHECK(contains(csv_error("a, b, c\n1,5;2,5\n3,5;4,5\n"), "t.csv: line 2, column 2: '5;2' looks like a number"));
+  CHECK(contains(csv_error("a,\tb\n1,5\t2\n3,5\t4\n"), "t.csv: line 2, column 2: '5?2' "));
   CHECK(parse_csv<double>("x;n\n1,5;3\n2,5;4\n", {.columns = {"n"}}).values(1, 0) == 4);
   CHECK(parse_csv<double>("who;n\nDoe, J.;3\nRoe, R.;4\n").left_out == std::vector<std::string>{"who"});
 }

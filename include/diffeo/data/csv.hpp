@@ -112,6 +112,8 @@ inline bool is_missing_mark(std::string_view field) {
 
 /// Returns `field` without blanks and no-break spaces around it, which quotes may keep.
 inline std::string_view without_blanks(std::string_view field) {
+  const auto is_plain = [](char c) { return c > ' ' && c <= '~'; };
+  if (field.empty() || (is_plain(field.front()) && is_plain(field.back()))) return field;
   for (std::size_t before = field.size() + 1; before != field.size();) {
     before = field.size();
     for (const std::string_view blank : {" ", "\t", "\xC2\xA0", "\xE2\x80\xAF"}) {
@@ -123,7 +125,7 @@ inline std::string_view without_blanks(std::string_view field) {
 }
 
 /// Returns whether `field`, which parse_number() does not take, is meant as a number: 1,5 or 1'234 or 5% or 1.5D+03 or
-/// 0x10, but not 2024-01-31 or 10-20.
+/// 0x10, or several that another separator divides, but not 2024-01-31 or 10-20.
 inline bool looks_like_number(std::string_view field) {
   field = without_blanks(field);
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
@@ -142,7 +144,7 @@ inline bool looks_like_number(std::string_view field) {
     } else if (std::string_view("eEdD").find(c) != std::string_view::npos) {
       if (exponent || !digit || !(is_digit(after) || is_sign(after))) return false;
       exponent = true;
-    } else if (std::string_view(".,'% \t").find(c) == std::string_view::npos &&
+    } else if (std::string_view(".,;|'% \t").find(c) == std::string_view::npos &&
                std::string_view("\xC2\xA0\xE2\x80\xAF\x89\x88\x92\x99").find(c) == std::string_view::npos) {
       return false;  // the last ones: bytes of no-break and thin spaces, the minus sign and the apostrophe
     }
@@ -563,14 +565,14 @@ class CsvReader {
   }
 
   void other_than_number(Column& column, std::string_view field, NumberText result) {
-    const bool missing = is_missing_mark(field);
     const bool strict = column.kind == Kind::number || column.chosen;
-    if (!missing && !strict && result == NumberText::not_a_number && looks_like_number(field)) {
+    if (!strict && result == NumberText::not_a_number && looks_like_number(field)) {
       if (field.find(',') != field.npos) refuse(line_, column.index, field);
       fail(line_, ", column ", column.index + 1, ": ", excerpt(field), " looks like a number but is none",
            spelling_remedy());
     }
     if (column.kind == Kind::text) return;
+    const bool missing = is_missing_mark(field);
     if (missing ? strict && options_.missing == CsvOptions::Missing::refuse : strict || result == NumberText::good)
       refuse(line_, column.index, field);
     if (column.kind == Kind::number) return;
@@ -687,12 +689,13 @@ CsvData<S> parse_csv(std::string_view text, const CsvOptions& options = {}, std:
 }
 
 /// Reads a table from a file: values N x D, one row per line, and the names in its header. Blank lines, comments,
-/// quotes around fields, blanks around numbers, CRLF line ends, a separator at the end of every line and a UTF-8 byte
-/// order mark are accepted. A column without numbers is text and left out, unless it is chosen; one that has numbers
-/// and text is an error.
+/// quotes around fields, blanks and no-break spaces around numbers, line ends LF, CRLF and CR, a separator at the end
+/// of every line and a UTF-8 byte order mark are accepted. A column without numbers is text and left out, unless it is
+/// chosen; one that has numbers and text is an error.
 ///
-/// Throws `io_error`, naming the file and, if known, line and column (from 1), for a missing or empty file, a line with
-/// more or fewer fields than the first, a field that is not a finite number in a column that has numbers or was chosen,
+/// Throws `io_error`, naming the file and, if known, line and column (from 1), for a missing or empty file, a first
+/// line that may be a header or not, a line with more or fewer fields than the first, a field that is not a finite
+/// number in a column that has numbers or was chosen, numbers in another spelling (1,5 or 5% or 0x10) even among text,
 /// missing values unless they are to be dropped, a chosen column that the file lacks or has more than once, and UTF-16
 /// text; for an integer, or a decimal's integral part, that S would change visibly (1700000123.25 is 1700000128 in
 /// float); and for a column of float with less than 1/2000 of its size as spread in which different numbers become
