@@ -795,7 +795,7 @@ TEST_CASE("ops: shapes that do not fit are refused by name", "[ops]") {
   CHECK_THROWS_AS(matmul(a, w), invalid_argument);
   const Array<double> fits = Array<double>::Ones(2, 3);
   CHECK(message([&] { affine(a, fits, Array<double>(Array<double>::Ones(1, 3))); }) ==
-        "affine: the bias is 1 x 3, expected 1 x 2");
+        "affine: the bias is 1 x 3, expected 1 or 4 x 2");
   CHECK_THROWS_AS(affine(a, fits, Array<double>(Array<double>::Ones(2, 1))), invalid_argument);
 }
 

@@ -965,7 +965,7 @@ TEST_CASE("continuous flows: a training that cannot be solved leaves the model a
   }
   // Later on, as the field grows steeper.
   model.flow.options.training.solver.max_steps = 12;
-  model.flow.field = diffeo::make_mlp_field<double>(2, {.hidden = {12, 12}}, 1);
+  model.flow.field = diffeo::make_mlp_field<double>(2, {.hidden = {12, 12}, .last_scale = 0.01}, 1);
   Array<double> last = diffeo::parameters(model), best = last;
   const diffeo::FitReport report =
       diffeo::fit(model, data, {.steps = 500, .batch = 300, .rate = {.learning_rate = 0.3}, .progress = false});
