@@ -43,6 +43,7 @@
 #include <diffeo/core/random.hpp>
 #include <diffeo/core/version.hpp>
 #include <diffeo/data/csv.hpp>
+#include <diffeo/data/csv_fields.hpp>
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
@@ -74,6 +75,8 @@
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>
+#include <diffeo/math/clusters.hpp>
+#include <diffeo/math/column_moments.hpp>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/fixed_point.hpp>
 #include <diffeo/math/linear_solve.hpp>

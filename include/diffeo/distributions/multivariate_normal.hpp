@@ -9,7 +9,7 @@
 #include <diffeo/autodiff/ops/triangular.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/distributions/normal.hpp>
-#include <diffeo/layers/standardize.hpp>
+#include <diffeo/math/column_moments.hpp>
 #include <diffeo/math/random_fill.hpp>
 #include <limits>
 

@@ -5,37 +5,9 @@
 #include <diffeo/autodiff/ops/elementwise.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
+#include <diffeo/math/column_moments.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
-
-namespace detail {
-
-// Means and standard deviations of the columns of a batch, both 1 x D, in double.
-struct ColumnMoments {
-  Array<double> mean;
-  Array<double> spread;
-};
-
-// Throws invalid_argument for NaN or infinity and for a constant column; `what` names the caller, whose argument is
-// called data.
-template <class Derived>
-ColumnMoments column_moments(const char* what, const Eigen::DenseBase<Derived>& values) {
-  require_finite(values.derived(), concat_message(what, ": data").c_str());
-  ColumnMoments moments{Array<double>(1, values.cols()), Array<double>(1, values.cols())};
-  for (Index j = 0; j < values.cols(); ++j) {
-    const Array<double> column = values.col(j).template cast<double>().array();
-    const double center = column.mean();
-    // Rounding may give a constant column a standard deviation above 0.
-    const double spread = column.minCoeff() == column.maxCoeff() ? 0 : std::sqrt((column - center).square().mean());
-    require(spread > 0 && std::isfinite(spread), what, ": column ", j, " of data has standard deviation ", spread,
-            ", expected finite and greater than 0");
-    moments.mean(0, j) = center;
-    moments.spread(0, j) = spread;
-  }
-  return moments;
-}
-
-}  // namespace detail
 
 /// Flow x = mean + scale z with the mean and standard deviation of the data, which are not trained. As the last layer
 /// of a flow it lets the other layers work on coordinates of order 1, while densities stay in the units of the data.
@@ -51,13 +23,9 @@ struct Standardize {
   static Standardize from(const Array<Scalar>& mean, const Array<Scalar>& scale)
     requires Real<T>
   {
-    require(mean.rows() == 1 && scale.rows() == 1 && mean.cols() == scale.cols(), "standardize: mean is ", mean.rows(),
-            " x ", mean.cols(), ", scale is ", scale.rows(), " x ", scale.cols(), ", expected both 1 x D");
-    require_finite(mean, "standardize: mean");
-    require_finite(scale, "standardize: scale");
-    for (Index j = 0; j < scale.cols(); ++j)
-      require(scale(0, j) > 0, "standardize: the scale of column ", j, " is ", scale(0, j), ", expected > 0");
-    return {{mean}, {scale}};
+    const Standardize layer{{mean}, {scale}};
+    layer.check();
+    return layer;
   }
 
   /// Returns the layer with mean 0 and scale 1. Throws invalid_argument for dim < 1.
@@ -106,15 +74,19 @@ struct Standardize {
     return {(x - mean) / scale, zeros(x, 1) - log_scales(x)};
   }
 
-  /// Throws invalid_argument unless mean and scale have the same shape 1 x D and every scale is positive and finite.
+  /// Throws invalid_argument unless mean and scale have the same shape 1 x D and are finite, and every scale is
+  /// positive.
   void check() const {
     require(mean.value.rows() == 1 && scale.value.rows() == 1 && mean.value.cols() == scale.value.cols(),
             "standardize: mean is ", mean.value.rows(), " x ", mean.value.cols(), ", scale is ", scale.value.rows(),
             " x ", scale.value.cols(), ", expected both 1 x D");
-    if constexpr (Real<T>)
+    if constexpr (Real<T>) {
+      require_finite(mean.value, "standardize: mean");
       for (Index j = 0; j < dim(); ++j)
-        require(scale.value(0, j) > 0 && std::isfinite(scale.value(0, j)), "standardize: the scale of column ", j,
-                " is ", scale.value(0, j), ", expected finite and > 0");
+        require(scale.value(0, j) > 0, "standardize: the scale of column ", j, " is ", scale.value(0, j),
+                ", expected > 0");
+      require_finite(scale.value, "standardize: scale");
+    }
   }
 
  private:

@@ -8,14 +8,18 @@
 /// all of them (1 x C).
 namespace diffeo::inline DIFFEO_ISA {
 
+namespace detail {
+
 /// Returns the number of columns of a parameter, 0 for a variable that was never set.
 template <class P>
 Index columns_of(const P& parameter) {
-  if constexpr (detail::is_var<P>)
+  if constexpr (is_var<P>)
     return parameter ? parameter.cols() : 0;
   else
     return parameter.cols();
 }
+
+}  // namespace detail
 
 /// Throws invalid_argument unless the context is rows x dim or 1 x dim, with a message that begins with `who`.
 template <Real S>

@@ -37,7 +37,7 @@ struct Mlp {
   Index outputs() const { return layers.empty() ? 0 : layers.back().outputs(); }
 
   /// Number of columns C of the context; 0 for a network that takes none.
-  Index context_dim() const { return columns_of(context_weight); }
+  Index context_dim() const { return detail::columns_of(context_weight); }
 
   /// Throws invalid_argument where there is no layer, or a layer does not take what the one before it gives.
   void check() const {
