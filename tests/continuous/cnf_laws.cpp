@@ -87,13 +87,14 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields that are networks", "[conti
 
 // The slope of elu has a kink where a hidden unit changes sign, and so has the divergence. What a step across it misses
 // is sometimes invisible to the error estimate, so that now and then one of 150 rows has an error of some thousand
-// tolerances, and the derivative in such a step is uncertain by the root of that.
+// tolerances, and the derivative in such a step is uncertain by the root of that. With equal steps the derivative jumps
+// by at most one step's share where a unit's zero crosses a stage, which differences over short steps seldom meet.
 TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]", float, double) {
   using S = TestType;
   FlowLawOptions<S> options = law_options<S>();
   options.log_det = options.round_trip = std::max(options.log_det, 1e-6);
-  options.gradient = 2e-3;
-  options.step = 1e-4;
+  options.gradient = sizeof(S) == 4 ? 1e-3 : 2e-3;
+  options.step = sizeof(S) == 4 ? 2e-6 : 1e-4;
   require_laws("elu, two hidden layers",
                Cnf(random_mlp_field<S>(2, {6, 8}, Activation::elu, 2),
                    sizeof(S) == 4 ? both_equal_steps(Method::dopri5, 40) : both_solved_by(Method::dopri5, 1e-11)),
