@@ -101,7 +101,9 @@
 #include <diffeo/targets/rezende_mohamed.hpp>
 #include <diffeo/targets/target.hpp>
 #include <diffeo/training/adam.hpp>
+#include <diffeo/training/dataset.hpp>
 #include <diffeo/training/fit.hpp>
+#include <diffeo/training/loss_watch.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/objective.hpp>
 #include <diffeo/training/options.hpp>

@@ -218,7 +218,6 @@ TEST_CASE("fit with averaged weights ends with the average", "[training]") {
   const Array<double> data = moons<double>(300);
   auto plain = some_model(data, 2), averaged = plain;
   Array<double> average = diffeo::parameters(plain);
-  // The parameters after each step are not shown to callbacks; trainings of growing length show them.
   for (long steps = 1; steps <= 10; ++steps) {
     auto model = plain;
     const diffeo::LearningRate rate{.learning_rate = 0.01, .schedule = diffeo::Schedule::constant};
@@ -335,42 +334,79 @@ TEST_CASE("the progress bar is a callback", "[training]") {
   CHECK(diffeo::fit(model, data, {.steps = 3}, diffeo::ProgressBar(false)).steps == 3);
 }
 
-TEST_CASE("a loss or gradient that is not finite stops with the last good parameters", "[training]") {
+TEST_CASE("a loss or gradient that is not finite: the training goes back and on at half the rate", "[training]") {
   const Array<float> data = moons<float>(200);
   const auto start = some_model(data, 2);
   const diffeo::LearningRate rate{.learning_rate = 0.01, .schedule = diffeo::Schedule::constant};
   for (const auto how : {Failing::How::nan_loss, Failing::How::infinite_loss, Failing::How::nan_gradient}) {
     CAPTURE(static_cast<int>(how));
-    for (const std::uint64_t at : {0U, 1U, 6U}) {
+    for (const long at : {1L, 6L}) {
       CAPTURE(at);
-      const Failing objective{MaximumLikelihood<float>(data), at, how};
-      auto model = start, expected = start;
-      const auto report = diffeo::fit(model, objective, {.steps = 20, .batch = 50, .rate = rate});
-      CHECK(report.reason == StopReason::non_finite);
-      CHECK(report.steps == static_cast<long>(at));
-      CHECK(report.loss.size() == at);
-      // The step before the failure may be its cause and is taken back, to within rounding.
-      if (at >= 1) diffeo::fit(expected, data, {.steps = static_cast<long>(at) - 1, .batch = 50, .rate = rate});
-      CHECK((diffeo::parameters(model) - diffeo::parameters(expected)).abs().maxCoeff() < 1e-6);
+      const Failing objective{MaximumLikelihood<float>(data), static_cast<std::uint64_t>(at), how};
+      auto model = start;
+      std::vector<double> rates;
+      const auto report =
+          diffeo::fit(model, objective, {.steps = 20, .batch = 50, .rate = rate}, [&](const FitProgress& p) {
+            rates.push_back(p.learning_rate);
+            CHECK(p.recoveries == (p.step > at ? 1 : 0));
+          });
+      CHECK(report.reason == StopReason::completed);
+      CHECK(report.steps == 20);
+      CHECK(report.loss.size() == 20);
+      REQUIRE(report.recoveries.size() == 1);
+      const diffeo::Recovery& recovery = report.recoveries.front();
+      CHECK(recovery.step == at);
+      CHECK(recovery.back_to < at);
+      CHECK(recovery.reason == StopReason::non_finite);
+      CHECK(recovery.failure != "");
+      CHECK(recovery.learning_rate == 0.005);
+      for (std::size_t k = 0; k < rates.size(); ++k) CHECK(rates[k] == (static_cast<long>(k) < at ? 0.01 : 0.005));
       CHECK(model.log_prob(data).allFinite());
       std::ostringstream text;
       text << report;
-      CHECK(contains(text.str(), "not finite"));
+      CHECK(contains(text.str(), diffeo::concat_message(
+                                     "\n  after step ", at, ": the loss or its gradient was not finite (",
+                                     recovery.failure, "); back to step ", recovery.back_to, ", learning rate 0.005")));
+
+      // None allowed: the training ends with the snapshot.
+      auto ended = start, expected = start;
+      const auto end = diffeo::fit(ended, objective, {.steps = 20, .batch = 50, .rate = rate, .max_recoveries = 0});
+      CHECK(end.reason == StopReason::non_finite);
+      CHECK(end.steps == at);
+      CHECK(end.recoveries.empty());
+      CHECK(end.failure == recovery.failure);
+      diffeo::fit(expected, data, {.steps = recovery.back_to, .batch = 50, .rate = rate});
+      CHECK(same_parameters(ended, expected));
+      text.str("");
+      text << end;
+      CHECK(contains(text.str(), "not finite; the best parameters were restored: " + end.failure));
     }
+    // At first there is nothing to go back to.
+    auto model = start;
+    const auto report = diffeo::fit(model, Failing{MaximumLikelihood<float>(data), 0, how}, {.steps = 20, .batch = 50});
+    CHECK(report.reason == StopReason::non_finite);
+    CHECK(report.steps == 0);
+    CHECK(report.recoveries.empty());
+    CHECK(same_parameters(model, start));
   }
 }
 
-TEST_CASE("an equation that is not solved stops with the last good parameters and names the row", "[training]") {
+TEST_CASE("an equation that is not solved stops, after some recoveries, and names the row", "[training]") {
   const Array<float> data = moons<float>(200);
   const auto start = some_model(data, 2);
   const auto check = [&](const auto& error, const std::string& message) {
     auto model = start;
     const Unsolved<std::remove_cvref_t<decltype(error)>> objective{MaximumLikelihood<float>(data), 4, 123, error};
-    const auto report = diffeo::fit(model, objective, {.steps = 20, .batch = 50});
+    const auto report = diffeo::fit(model, objective, {.steps = 100, .batch = 50, .max_recoveries = 2});
     CHECK(report.reason == StopReason::not_solved);
     CHECK(report.failure == message);
     CHECK(report.steps >= 4);  // every row comes within four steps
-    CHECK(report.steps < 8);
+    CHECK(report.steps < 20);
+    REQUIRE(report.recoveries.size() == 2);
+    for (const diffeo::Recovery& recovery : report.recoveries) {
+      CHECK(recovery.reason == StopReason::not_solved);
+      CHECK(recovery.failure == message);
+    }
     CHECK(model.log_prob(data).allFinite());
     CHECK_FALSE(same_parameters(model, start));
   };
@@ -428,6 +464,18 @@ TEST_CASE("the report as text", "[training]") {
         "3 steps in 0.5 s, loss 3, best validation loss 2.5 after step 2 (validation loss no longer improved)");
   report.reason = StopReason::callback;
   CHECK(contains(text(), "a callback asked to stop"));
+  report.recoveries = {{2, 1, StopReason::diverged, "why", 1e-3}, {3, 2, StopReason::not_solved, "", 5e-4}};
+  CHECK(contains(text(),
+                 "(a callback asked to stop)\n  after step 2: the loss diverged (why); back to step 1, learning "
+                 "rate 0.001\n  after step 3: an equation was not solved; back to step 2, learning rate 0.0005"));
+  // A training that gave up ends with other parameters than those of its last losses.
+  CHECK_FALSE(report.failed());
+  report.reason = StopReason::diverged;
+  report.best_loss = 1.5;
+  CHECK(report.failed());
+  CHECK(contains(text(),
+                 "3 steps in 0.5 s, loss 1.5, best validation loss 2.5 after step 2 (the loss diverged; the best "
+                 "parameters were restored)"));
   report.loss.assign(150, 1.0);
   report.loss.insert(report.loss.end(), 100, 7.0);
   CHECK(report.final_loss() == 7);
@@ -496,6 +544,9 @@ TEST_CASE("fit: bad data and options are refused and leave the model as it was",
   CHECK(contains(message(data, {.validation_fraction = 0.2, .validation_every = 0}), "validation_every is 0"));
   CHECK(contains(message(data, {.patience = 3}), "patience needs validation_fraction"));
   CHECK(contains(message(data, {.validation_fraction = 0.2, .patience = -1}), "patience is -1"));
+  CHECK(contains(message(data, {.max_recoveries = -1}), "max_recoveries is -1"));
+  CHECK(contains(message(data, {.divergence = -1}), "divergence is -1"));
+  CHECK(contains(message(data, {.divergence = nan}), "divergence is nan"));
   CHECK(contains(message(data, {.threads = -1}), "threads is -1"));
 
   data(13, 1) = nan;
@@ -539,4 +590,79 @@ TEST_CASE("fit: every callback is called after every step, also when one ends th
   CHECK(report.steps == 3);
   CHECK(first == 3);
   CHECK(second == 3);
+}
+
+TEST_CASE("callbacks may ask for the model as it is after a step", "[fit]") {
+  const Array<float> data = moons<float>(200);
+  const auto start = some_model(data, 2);
+  const diffeo::LearningRate rate{.learning_rate = 0.01, .schedule = diffeo::Schedule::constant};
+  for (const double ema : {0.0, 0.9}) {
+    auto model = start, plain = start;
+    std::vector<Array<float>> seen;
+    double loss = 0;
+    const FitOptions options{.steps = 5, .batch = 50, .rate = rate, .ema_decay = ema};
+    diffeo::fit(
+        model, data, options,
+        [&](const FitProgress& p, const diffeo::LatestModel<decltype(model)>& latest) {
+          if (p.step % 2 == 1) seen.push_back(diffeo::parameters(latest()));
+          return true;
+        },
+        [&](const auto&, const auto& latest) { loss = -static_cast<double>(latest().log_prob(data).mean()); },
+        [&](const FitProgress& p) { CHECK(p.recoveries == 0); });
+    REQUIRE(seen.size() == 3);
+    for (long steps : {1L, 3L, 5L}) {
+      auto expected = start;
+      FitOptions shorter = options;
+      shorter.steps = steps;
+      diffeo::fit(expected, data, shorter);
+      CHECK((seen[static_cast<std::size_t>(steps / 2)] == diffeo::parameters(expected)).all());
+    }
+    CHECK(loss == -static_cast<double>(model.log_prob(data).mean()));
+    // Looking changes nothing.
+    diffeo::fit(plain, data, options);
+    CHECK(same_parameters(model, plain));
+  }
+  auto model = start;
+  CHECK(diffeo::fit(model, data, {.steps = 9}, [](const FitProgress& p, const auto&) { return p.step < 4; }).steps ==
+        4);
+}
+
+TEST_CASE("the rate is lowered where the loss stays on a plateau", "[fit]") {
+  const Array<double> data = moons<double>(500);
+  auto model = some_model(data, 1);
+  const diffeo::LearningRate rate{.learning_rate = 0.02,
+                                  .schedule = diffeo::Schedule::plateau,
+                                  .final_fraction = 0.1,
+                                  .plateau_steps = 40,
+                                  .plateau_factor = 0.25};
+  for (const double held_out : {0.0, 0.2}) {
+    CAPTURE(held_out);
+    std::vector<double> rates;
+    const FitReport report = diffeo::fit(
+        model, data,
+        {.steps = 2000, .batch = 100, .rate = rate, .validation_fraction = held_out, .validation_every = 20},
+        [&](const FitProgress& p) { rates.push_back(p.learning_rate); });
+    CHECK(report.recoveries.empty());
+    CHECK(rates.front() == 0.02);
+    CHECK(rates[50] == 0.02);
+    CHECK(rates.back() == 0.002);
+    std::set<double> all(rates.begin(), rates.end());
+    CHECK(all == std::set<double>{0.02, 0.005, 0.002});
+    CHECK(std::is_sorted(rates.rbegin(), rates.rend()));
+    if (held_out == 0) continue;
+    // By hand: from the validation losses.
+    double lowest = report.validation_loss.front();
+    long since = 20, lowered = 0;
+    for (std::size_t k = 1; k < report.validation_loss.size() && lowered == 0; ++k) {
+      if (report.validation_loss[k] < lowest) {
+        lowest = report.validation_loss[k];
+        since = report.validation_step[k];
+      } else if (report.validation_step[k] - since >= 40) {
+        lowered = report.validation_step[k];
+      }
+    }
+    REQUIRE(lowered > 0);
+    CHECK(rates[static_cast<std::size_t>(lowered - 1)] == 0.02);
+    CHECK(rates[static_cast<std::size_t>(lowered)] == 0.005);
+  }
 }

@@ -251,7 +251,10 @@ TEST_CASE("reverse KL: a target that is not finite stops the training and is nam
   CHECK(model.base.mean(0, 0) > -2.5);  // it kept what it had learned
   INFO(report.failure);
   CHECK(contains(report.failure, "sample "));
-  CHECK(contains(report.failure, " of step " + std::to_string(report.steps) + " is (3."));
+  REQUIRE(report.recoveries.size() == 10);  // they do not help: the mode is where the target is not defined
+  const std::string& first = report.recoveries.front().failure;
+  CHECK(contains(first, " of step " + std::to_string(report.recoveries.front().step) + " is (3."));
+  CHECK((contains(first, "the target returned nan") || contains(first, "the target returned -nan")));
   CHECK((contains(report.failure, "the target returned nan") || contains(report.failure, "the target returned -nan")));
   std::ostringstream printed;
   printed << report;

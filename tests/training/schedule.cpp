@@ -52,6 +52,45 @@ TEST_CASE("warm-up", "[training]") {
   CHECK(longer.at(19, 20) == Approx(0.16));
 }
 
+TEST_CASE("plateau", "[training]") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  LearningRate rate{.learning_rate = 0.4, .schedule = Schedule::plateau, .plateau_steps = 30, .plateau_factor = 0.1};
+  CHECK(rate.at(0, 100) == 0.4);
+  CHECK(rate.at(99, 100) == 0.4);
+  diffeo::Plateau plateau(rate);
+  const auto scale_after = [&plateau](long step, double loss) {
+    plateau.add(step, loss);
+    return plateau.scale();
+  };
+  CHECK(scale_after(10, 5) == 1);
+  CHECK(scale_after(20, 4) == 1);
+  CHECK(scale_after(30, 4) == 1);  // no lower
+  CHECK(scale_after(40, nan) == 1);
+  CHECK(scale_after(49, 4.5) == 1);
+  CHECK(scale_after(50, 4.5) == 0.1);  // 30 steps after the lowest
+  CHECK(scale_after(60, 4.5) == 0.1);
+  CHECK(scale_after(70, 3) == 0.1);
+  CHECK(scale_after(99, 3) == 0.1);
+  plateau.restart(99);
+  CHECK(scale_after(120, 3) == 0.1);
+  CHECK(scale_after(130, 3) == Approx(0.01));
+  // Down to final_fraction.
+  rate.final_fraction = 0.05;
+  diffeo::Plateau bounded(rate);
+  bounded.add(0, 1);
+  bounded.add(30, 1);
+  CHECK(bounded.scale() == 0.1);
+  bounded.add(60, 1);
+  CHECK(bounded.scale() == 0.05);
+  bounded.add(90, 1);
+  CHECK(bounded.scale() == 0.05);
+  // Of other schedules it keeps out.
+  diffeo::Plateau none(LearningRate{.plateau_steps = 1});
+  none.add(0, 1);
+  none.add(9, 1);
+  CHECK(none.scale() == 1);
+}
+
 TEST_CASE("learning rate: bad options", "[training]") {
   const auto message = [](const LearningRate& rate) {
     return thrown_message<diffeo::invalid_argument>([&] { rate.check(); });
@@ -63,6 +102,10 @@ TEST_CASE("learning rate: bad options", "[training]") {
   CHECK(contains(message({.final_fraction = -0.1}), "final_fraction is -0.1"));
   CHECK(contains(message({.final_fraction = 1.1}), "final_fraction is 1.1"));
   CHECK(contains(message({.warmup_steps = -1}), "warmup_steps is -1"));
+  CHECK(contains(message({.plateau_steps = 0}), "plateau_steps is 0"));
+  CHECK(contains(message({.plateau_factor = 0}), "plateau_factor is 0, expected 0 < plateau_factor < 1"));
+  CHECK(contains(message({.plateau_factor = 1}), "plateau_factor is 1"));
+  CHECK(contains(message({.plateau_factor = std::numeric_limits<double>::quiet_NaN()}), "plateau_factor is nan"));
   CHECK_NOTHROW(LearningRate{}.check());
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
@@ -77,6 +78,14 @@ class Adam {
     for (; i + simd::lanes<S> <= end; i += simd::lanes<S>) piece(i);
     if (i < end) piece(i, end - i);
     return simd::sum<S>(zero) == 0;
+  }
+
+  /// Copies what begin_step() counts from another optimiser of as many parameters; copy_moments() copies the rest.
+  void copy_count(const Adam& from) { step_ = from.step_; }
+  /// Copies the moments of the values [begin, end).
+  void copy_moments(const Adam& from, Index begin, Index end) {
+    std::copy(from.first_.data() + begin, from.first_.data() + end, first_.data() + begin);
+    std::copy(from.second_.data() + begin, from.second_.data() + end, second_.data() + begin);
   }
 
  private:

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/training/dataset.hpp>
 #include <diffeo/training/objective.hpp>
 #include <memory>
+#include <string>
 #include <utility>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -32,8 +34,21 @@ class MaximumLikelihood {
     own(std::move(context));
   }
 
+  /// Data with contexts and weights as far as there are any, which must outlive the objective. Throws as
+  /// Dataset::check() does, with messages that begin with `who`.
+  explicit MaximumLikelihood(const Dataset<S>& data, const std::string& who = "fit") : data_(&data.x) {
+    data.check(who);
+    if (data.has_context()) context_ = &data.context;
+    if (data.has_weights()) weights_ = &data.weights;
+  }
+  /// Takes over the data, as above.
+  explicit MaximumLikelihood(Dataset<S>&& data, const std::string& who = "fit")
+      : MaximumLikelihood(std::make_shared<const Dataset<S>>(std::move(data)), who) {}
+
   Index size() const { return data_->rows(); }
   const Array<S>& data() const { return *data_; }
+  /// Returns the weight of a row of the data, 1 where there are no weights.
+  double row_weight(Index row) const { return weights_ ? static_cast<double>((*weights_)(row, 0)) : 1; }
 
   template <class Model>
     requires requires(const Model& model, const Var<S>& x) { model.log_prob(x); }
@@ -55,6 +70,9 @@ class MaximumLikelihood {
   explicit MaximumLikelihood(std::shared_ptr<const Array<S>> data) : MaximumLikelihood(*data) {
     owned_ = std::move(data);
   }
+  MaximumLikelihood(std::shared_ptr<const Dataset<S>> data, const std::string& who) : MaximumLikelihood(*data, who) {
+    owned_ = std::move(data);
+  }
 
   void set_context(const Array<S>& context) {
     require(context.rows() == data_->rows(), "fit: the context has ", context.rows(), " rows, the data ",
@@ -63,8 +81,9 @@ class MaximumLikelihood {
     context_ = &context;
   }
   void own(Array<S>&& context) {
-    owned_context_ = std::make_shared<const Array<S>>(std::move(context));
-    set_context(*owned_context_);
+    auto owned = std::make_shared<const Array<S>>(std::move(context));
+    set_context(*owned);
+    owned_context_ = std::move(owned);
   }
 
   static Var<S> chosen(Tape<S>& tape, const Array<S>& from, std::span<const Index> rows) {
@@ -78,8 +97,8 @@ class MaximumLikelihood {
   }
 
   const Array<S>* data_;
-  const Array<S>* context_ = nullptr;
-  std::shared_ptr<const Array<S>> owned_, owned_context_;
+  const Array<S>*context_ = nullptr, *weights_ = nullptr;
+  std::shared_ptr<const void> owned_, owned_context_;
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <concepts>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/layers/pass.hpp>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -102,6 +104,9 @@ concept HasValidationLoss =
 /// | o.validation_loss(model, tape, batch) | Var<S>      | optional: what validation computes, batch.count x 1   |
 /// | O::suggested_clip_ratio               | double      | optional: FitOptions::clip_ratio by default, else 1.2 |
 /// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
+/// | o.row_weight(row)                     | double      | optional: weight of the loss of a row of data, >= 0   |
+/// | o.comparable_from()                   | long        | optional: the first step whose loss may be compared   |
+/// |                                       |             | with those after it, where the objective changes      |
 ///
 /// A minibatch is cut into pieces that never meet, so a loss is a function of its own row, of its noise and of the
 /// state of the step. **loss() is called from several threads at once**, on different pieces of one minibatch, and so
@@ -113,6 +118,10 @@ concept HasValidationLoss =
 /// Validation calls validation_loss() where there is one, else loss(), with batch.training false; an objective with a
 /// StepState and no validation_loss() is validated in minibatches of at most 512 consecutive rows, each with a state of
 /// its own.
+///
+/// The loss of a row counts by its weight over the mean weight of the rows that are trained on, so that the learning
+/// rate need not follow the weights; validation computes the weighted mean. Rows of weight 0 are left out, and weights
+/// that are all equal are as good as none.
 ///
 /// Models: MaximumLikelihood, ReverseKl.
 template <class O, class Model>
@@ -129,7 +138,48 @@ inline constexpr double suggested_clip_ratio = [] {
     return 1.2;
 }();
 
+/// Whether an objective weighs the rows of its data.
+template <class O>
+concept HasRowWeights = requires(const O& o, Index row) {
+  { o.row_weight(row) } -> std::convertible_to<double>;
+};
+
 namespace detail {
+
+// Drops the rows whose weight is 0, in place. Throws invalid_argument for weights that are negative or not finite, and
+// where no row is left.
+template <class O>
+void drop_rows_without_weight([[maybe_unused]] const char* who, [[maybe_unused]] const O& objective,
+                              [[maybe_unused]] std::vector<Index>& rows) {
+  if constexpr (HasRowWeights<O>) {
+    std::erase_if(rows, [&](Index row) {
+      const double weight = objective.row_weight(row);
+      require(weight >= 0 && std::isfinite(weight), who, ": the weight of row ", row, " is ", weight,
+              ", expected a finite number >= 0");
+      return weight == 0;
+    });
+    require(!rows.empty(), who, ": the weights of all rows are 0");
+  }
+}
+
+// Returns the mean weight of the rows, or 0 if all weights are equal.
+template <class O>
+double mean_weight_if_unequal([[maybe_unused]] const O& objective, [[maybe_unused]] std::span<const Index> rows) {
+  if constexpr (HasRowWeights<O>) {
+    if (rows.empty()) return 0;
+    const double first = objective.row_weight(rows.front());
+    bool equal = true;
+    double sum = 0;
+    for (const Index row : rows) {
+      const double weight = objective.row_weight(row);
+      equal = equal && weight == first;
+      sum += weight;
+    }
+    return equal ? 0 : sum / static_cast<double>(rows.size());
+  } else {
+    return 0;
+  }
+}
 
 template <Real S>
 void require_losses(const char* what, const Var<S>& loss, const Minibatch& batch) {

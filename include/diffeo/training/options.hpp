@@ -25,6 +25,10 @@ namespace diffeo::inline DIFFEO_ISA {
 /// | validation_fraction | double        | 0: none; else this share of the rows, chosen by seed, is held out       |
 /// | validation_every    | long          | 100 steps                                                               |
 /// | patience            | long          | 0: off; else stop after so many validations without improvement         |
+/// | max_recoveries      | long          | 10: times that a training which goes wrong goes back and on at half the |
+/// |                     |               | rate, see fit(); 0: it ends                                             |
+/// | divergence          | double        | 5: multiples of the loss's noise by which it leaves the best when it    |
+/// |                     |               | diverges, see LossWatch; 0: no loss that is finite is a divergence      |
 /// | seed                | std::uint64_t | 0, of the split, the order of rows and noise                            |
 /// | threads             | int           | 0: one per processor; a step uses at most Trainer::shards()             |
 /// | progress            | bool          | false; true: a bar on stderr, if that is a terminal                     |
@@ -39,6 +43,8 @@ struct FitOptions {
   double validation_fraction = 0;
   long validation_every = 100;
   long patience = 0;
+  long max_recoveries = 10;
+  double divergence = 5;
   std::uint64_t seed = 0;
   int threads = 0;
   bool progress = false;
@@ -57,7 +63,8 @@ struct FitOptions {
             ", expected 0 <= validation_fraction < 1");
     require(validation_every >= 1, "fit: validation_every is ", validation_every, ", expected at least 1");
     require(patience >= 0, "fit: patience is ", patience, ", expected at least 0");
-    require(patience == 0 || validation_fraction > 0, "fit: patience needs validation_fraction > 0");
+    require(max_recoveries >= 0, "fit: max_recoveries is ", max_recoveries, ", expected at least 0");
+    require(divergence >= 0 && std::isfinite(divergence), "fit: divergence is ", divergence, ", expected >= 0");
     require(threads >= 0 && threads <= max_threads, "fit: threads is ", threads,
             ", expected 0 (all) or a positive number up to ", max_threads);
   }

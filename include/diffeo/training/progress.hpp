@@ -20,6 +20,7 @@ struct FitProgress {
   double gradient_norm = 0;  ///< norm of its gradient, before clipping
   double learning_rate = 0;  ///< rate of the step
   double seconds = 0;        ///< wall-clock time since the training began
+  long recoveries = 0;       ///< times that the training went back to earlier parameters
 };
 
 /// Callback that draws one line on stderr: share done, rate, loss, time left. Silent where stderr is not a terminal.

@@ -13,7 +13,7 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 /// Reason why a training ended.
-enum class StopReason { completed, early_stopping, callback, non_finite, not_solved };
+enum class StopReason { completed, early_stopping, callback, non_finite, not_solved, diverged };
 
 inline const char* to_string(StopReason reason) {
   switch (reason) {
@@ -22,14 +22,25 @@ inline const char* to_string(StopReason reason) {
     case StopReason::callback:
       return "a callback asked to stop";
     case StopReason::non_finite:
-      return "the loss or its gradient was not finite; the last good parameters were restored";
+      return "the loss or its gradient was not finite; the best parameters were restored";
     case StopReason::not_solved:
-      return "an equation of the model could not be solved; the last good parameters were restored";
+      return "an equation of the model could not be solved; the best parameters were restored";
+    case StopReason::diverged:
+      return "the loss diverged; the best parameters were restored";
     case StopReason::completed:
       break;
   }
   return "all steps done";
 }
+
+/// A time that a training went wrong and back to the parameters, moments and averages at the lowest smoothed loss.
+struct Recovery {
+  long step = 0;                               ///< steps taken before it went wrong
+  long back_to = 0;                            ///< steps that had been taken where it went back to
+  StopReason reason = StopReason::non_finite;  ///< non_finite, not_solved or diverged
+  std::string failure;                         ///< the cause as far as known; may be empty
+  double learning_rate = 0;                    ///< rate of the step after it
+};
 
 /// Record of a training.
 struct FitReport {
@@ -41,7 +52,14 @@ struct FitReport {
   std::vector<double> validation_loss;  ///< that loss
   double best_validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN without validation
   long best_step = 0;   ///< after which step it was reached; these parameters were kept
-  std::string failure;  ///< after non_finite and not_solved: the cause as far as known; may be empty
+  std::string failure;  ///< after non_finite, not_solved and diverged: the cause as far as known; may be empty
+  std::vector<Recovery> recoveries;                             ///< what went wrong, in order
+  double best_loss = std::numeric_limits<double>::quiet_NaN();  ///< lowest smoothed loss; NaN if there was none
+
+  /// Returns whether the training gave up.
+  bool failed() const {
+    return reason == StopReason::non_finite || reason == StopReason::not_solved || reason == StopReason::diverged;
+  }
 
   /// Returns the mean of the last losses, at most 100 of them.
   double final_loss() const {
@@ -52,12 +70,22 @@ struct FitReport {
 };
 
 inline std::ostream& operator<<(std::ostream& out, const FitReport& report) {
-  out << report.steps << " steps in " << report.seconds << " s, loss " << report.final_loss();
+  out << report.steps << " steps in " << report.seconds << " s, loss "
+      << (report.failed() ? report.best_loss : report.final_loss());
   if (!report.validation_loss.empty())
     out << ", best validation loss " << report.best_validation_loss << " after step " << report.best_step;
   out << " (" << to_string(report.reason);
   if (!report.failure.empty()) out << ": " << report.failure;
-  return out << ")";
+  out << ")";
+  for (const Recovery& recovery : report.recoveries) {
+    const char* const what = recovery.reason == StopReason::non_finite   ? "the loss or its gradient was not finite"
+                             : recovery.reason == StopReason::not_solved ? "an equation was not solved"
+                                                                         : "the loss diverged";
+    out << "\n  after step " << recovery.step << ": " << what;
+    if (!recovery.failure.empty()) out << " (" << recovery.failure << ")";
+    out << "; back to step " << recovery.back_to << ", learning rate " << recovery.learning_rate;
+  }
+  return out;
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -74,6 +74,9 @@ class ReverseKl {
 
   const ReverseKlOptions& options() const { return options_; }
 
+  /// While the weight of the target grows, the loss that is reported is not the one that is made small.
+  long comparable_from() const { return options_.beta_start < 1 ? options_.anneal_steps : 0; }
+
   template <class Model>
     requires Target<T, Var<typename Model::Scalar>> &&
              requires(const Model& m, Tape<typename Model::Scalar>& tape) { m.draw(tape, 1, 0, 0, 0); }

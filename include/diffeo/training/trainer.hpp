@@ -23,11 +23,12 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
  public:
   using S = typename Model::Scalar;
 
-  /// Trains on the rows `rows` of the objective. The trainer copies the model; the objective must outlive it. Throws
-  /// invalid_argument for options out of range, no rows, or rows that the objective does not have.
+  /// Trains on the rows `rows` of the objective, except those of weight 0. The trainer copies the model; the objective
+  /// must outlive it. Throws invalid_argument for options out of range, no rows, rows that the objective does not have,
+  /// and weights that are negative, not finite or all 0.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options)
     requires(!DrawsSamples<O>)
-      : Trainer(model, objective, checked(std::move(rows), objective.size()), options, 0) {}
+      : Trainer(model, objective, checked(std::move(rows), objective), options, 0) {}
   /// Trains on an objective that draws its samples, options.batch of them a step.
   Trainer(const Model& model, const O& objective, const FitOptions& options)
     requires DrawsSamples<O>
@@ -57,10 +58,12 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
     std::optional<Lifted> detached;
   };
 
-  static std::vector<Index> checked(std::vector<Index> rows, Index size) {
+  static std::vector<Index> checked(std::vector<Index> rows, const O& objective) {
+    const Index size = objective.size();
     require(!rows.empty(), "fit: no rows to train on");
     for (const Index row : rows)
       require(row >= 0 && row < size, "fit: row ", row, ", the objective has ", size, " rows");
+    detail::drop_rows_without_weight("fit", objective, rows);
     return rows;
   }
 
@@ -75,6 +78,9 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
                   "fit: expected Var validation_loss(model, tape, batch) const");
     static_assert(
         explains || !requires { &O::explain; }, "fit: expected std::string explain(model, tape, batch) const");
+    if constexpr (HasRowWeights<O> && !DrawsSamples<O>)
+      if (const double mean = detail::mean_weight_if_unequal(objective, Core::rows()); mean > 0) Core::weigh(mean);
+    if constexpr (requires { objective.comparable_from(); }) Core::compare_from(objective.comparable_from());
     workers_.reserve(Core::workers());
     for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
     addresses_ = addresses();
@@ -92,9 +98,16 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
   }
 
   // Workers hold the addresses of the model's buffers and of the parameters, which therefore must stay where they are.
-  void refresh_buffers() override {
-    if constexpr (refreshes<Model>) set_parameters(model_, Core::current(), ParameterChange::small_step);
+  void refresh_buffers([[maybe_unused]] ParameterChange change) override {
+    if constexpr (refreshes<Model>) set_parameters(model_, Core::current(), change);
     assert(addresses() == addresses_);
+  }
+
+  double weight_of([[maybe_unused]] Index row) const override {
+    if constexpr (HasRowWeights<O>)
+      return objective_.row_weight(row);
+    else
+      return 1;
   }
 
   std::string explain_loss([[maybe_unused]] const Minibatch& batch) override {

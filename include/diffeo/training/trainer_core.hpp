@@ -3,21 +3,27 @@
 
 #include <cmath>
 #include <cstdint>
+#include <diffeo/autodiff/refresh.hpp>
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
 #include <diffeo/training/adam.hpp>
+#include <diffeo/training/loss_watch.hpp>
 #include <diffeo/training/objective.hpp>
 #include <diffeo/training/options.hpp>
 #include <limits>
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
+
+/// How a step of training went.
+enum class StepOutcome { taken, non_finite, not_solved, diverged };
 
 namespace detail {
 
@@ -30,59 +36,135 @@ class TrainerCore {
   TrainerCore(const TrainerCore&) = delete;
   TrainerCore& operator=(const TrainerCore&) = delete;
 
-  /// Takes one step and returns the mean loss of its minibatch before the step. When that or the gradient is not
-  /// finite, the parameters go back to those before the last step; when the step would make a parameter not finite, it
-  /// is not taken. Either way the result is not finite. Where an equation of the model is not solved, the parameters go
-  /// back too, and the solver_error names the row of the data (of the minibatch, for an objective that draws).
+  /// Takes one step and returns the mean loss of its minibatch before the step. Where that or the gradient is not
+  /// finite, where the step would make a parameter not finite, or where the training has diverged (see LossWatch), the
+  /// step is not taken and the training goes back to the snapshot: the parameters, moments and averages at the lowest
+  /// smoothed loss. outcome() then says so and failure() why. Where an equation of the model is not solved, the
+  /// training goes back too, and the solver_error names the row of the data (of the minibatch, for an objective that
+  /// draws).
   double step(double learning_rate) {
     choose_rows();
+    outcome_ = StepOutcome::not_solved;
+    failure_.clear();
     try {
       begin_step(minibatch(0, batch_, step_));
-      const auto run = [this](Index shard, int worker) {
-        shard_loss_[static_cast<std::size_t>(shard)] = run_shard(worker, shard);
-      };
+      const auto run = [this](Index shard, int worker) { run_shard(worker, shard, true); };
       // At first every worker gets shards of every size, so that all of them find out what memory they need.
       if (step_ < dealt_steps)
         pool_->run_dealt(shards_, step_, run);
       else
         pool_->run(shards_, run);
-    } catch (const solver_error&) {
-      values_ = previous_;
-      refresh_buffers();
+    } catch (const solver_error& e) {
+      failure_ = e.what();
+      ++step_;
+      go_back();
       throw;
     }
-    const double loss = std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
+    const double loss = mean_loss();
     pool_->run(blocks(), [this](Index block, int) { add_shards(block); });
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
+    outcome_ = StepOutcome::non_finite;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
       if (std::isfinite(loss))
         failure_ = "the gradient of " + first_not_finite(gradients_.data());
       else
         explain();
       if (failure_.empty() && !current().allFinite()) failure_ = "the parameter " + first_not_finite(values_.data());
-      values_ = previous_;
-      refresh_buffers();
-      return loss + gradient_norm_;
+      if (failure_.empty()) failure_ = concat_message("the loss is ", loss);
+      go_back();
+      return loss;
     }
+    const bool comparable = step_ > comparable_from_;
+    const bool keep = comparable ? watch_.add(loss, standard_error(loss)) : watch_.add_incomparable();
+    if (comparable && watch_.diverged()) {
+      outcome_ = StepOutcome::diverged;
+      failure_ =
+          concat_message("the mean of the last losses is ", watch_.smoothed(), ", the lowest was ", watch_.best());
+      go_back();
+      return loss;
+    }
+    if (keep) keep_snapshot();
     adam_.begin_step(learning_rate);
     const double scale = clip();
     pool_->run(blocks(), [&](Index block, int) {
       const auto [begin, end] = block_range(block);
-      std::copy(values_.data() + begin, values_.data() + end, previous_.data() + begin);
       block_norm_[static_cast<std::size_t>(block)] =
           adam_.update(values_.data(), gradients_.data(), begin, end, static_cast<S>(scale)) ? 0 : 1;
     });
     if (std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0) > 0) {
       failure_ = "the step of " + first_not_finite(values_.data());
-      values_ = previous_;
-      return std::numeric_limits<double>::quiet_NaN();
+      go_back();
+      return loss;
     }
     if (average_.size() > 0) move_average();
-    refresh_buffers();
-    if (step_ == 1) choose_sharding();
+    refresh_buffers(ParameterChange::small_step);
+    if (!measured_) {
+      measured_ = true;
+      choose_sharding();
+    }
+    last_loss_ = loss;
+    outcome_ = StepOutcome::taken;
     return loss;
   }
+
+  /// How the last step went.
+  StepOutcome outcome() const { return outcome_; }
+
+  /// Goes back to the snapshot, as a step that fails does by itself.
+  void go_back() {
+    if (snapshot_step_ < 0) return;  // nothing has changed
+    pool_->run(blocks(), [&](Index block, int) {
+      const auto [begin, end] = block_range(block);
+      copy_range(snapshot_.values, values_, begin, end);
+      if (average_.size() > 0) copy_range(snapshot_.average, average_, begin, end);
+      adam_.copy_moments(snapshot_.adam, begin, end);
+    });
+    adam_.copy_count(snapshot_.adam);
+    mean_norm_ = snapshot_.mean_norm;
+    watch_.restart();
+    refresh_buffers(ParameterChange::any);
+  }
+
+  /// Looks once more at the parameters that result() returns, by their loss on the last minibatch. Where an equation is
+  /// not solved, the loss is not finite or far above the best, or a training of at least 50 steps is worse than its
+  /// start, goes back to the snapshot as end_at_snapshot() does. Returns how it went, `taken` if the parameters are
+  /// good; otherwise failure() says why not.
+  StepOutcome settle() {
+    outcome_ = StepOutcome::taken;
+    if (snapshot_step_ < 0) return outcome_;
+    failure_.clear();
+    // A change on one minibatch has less noise than a loss.
+    const double loss = evaluate(result()), estimate = watch_.smoothed() + (loss - last_loss_);
+    if (!failure_.empty()) {
+      outcome_ = StepOutcome::not_solved;
+    } else if (!std::isfinite(loss)) {
+      outcome_ = StepOutcome::non_finite;
+      failure_ = concat_message("the loss at the end is ", loss);
+    } else if (options_.divergence > 0 && (watch_.is_far(estimate) || watch_.is_worse_than_start(estimate))) {
+      outcome_ = StepOutcome::diverged;
+      failure_ = concat_message("the loss at the end is ", estimate, ", the lowest was ", watch_.best());
+    }
+    const StepOutcome found = outcome_;
+    if (found != StepOutcome::taken) {
+      const std::string why = failure_;
+      end_at_snapshot();
+      failure_ = why;
+    }
+    return found;
+  }
+
+  /// Goes back to the snapshot for good. Where parameters are averaged, result() is then the average of that step, or,
+  /// if that is much worse on the last minibatch, the parameters of the step themselves.
+  void end_at_snapshot() {
+    go_back();
+    if (average_.size() > 0 && !(evaluate(average_) <= evaluate(values_) + watch_.margin())) average_ = values_;
+  }
+
+  /// Number of the step that found the parameters of the snapshot, from 0; -1 before there is one.
+  long snapshot_step() const { return snapshot_step_; }
+  /// The smoothed loss, and its lowest value (infinity while there is none): that of the snapshot.
+  const LossWatch& losses() const { return watch_; }
 
   /// The parameters to use: averaged over steps where ema_decay asks for that.
   const Array<S>& result() const { return average_.size() > 0 ? average_ : values_; }
@@ -99,8 +181,8 @@ class TrainerCore {
   }
   /// Most rows that a shard sends through the model at a time.
   Index tile() const { return tile_; }
-  /// Returns what was not finite in the step that failed: the loss, as the objective explains it (may be empty), or the
-  /// parameter whose gradient or value was not.
+  /// Returns why the step that failed did: what was not finite, the loss, as the objective explains it (may be empty),
+  /// or the parameter whose gradient or value was not; what was not solved; or by how much the training has diverged.
   const std::string& failure() const { return failure_; }
 
  protected:
@@ -113,12 +195,13 @@ class TrainerCore {
         model_tile_rows_(model_tile_rows),
         batch_(order_.empty() ? options.batch : std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
         values_(std::move(values)),
-        previous_(values_),
-        adam_(values_.size(), options.adam) {
+        adam_(values_.size(), options.adam),
+        snapshot_{values_, {}, adam_},
+        watch_(options.divergence) {
     options.check();
     if (!order_.empty()) chosen_.resize(static_cast<std::size_t>(batch_));
     block_norm_.resize(static_cast<std::size_t>(blocks()));
-    if (options.ema_decay > 0) average_ = values_;
+    if (options.ema_decay > 0) snapshot_.average = average_ = values_;
     choose_sharding();
     for (int worker = 0; worker < pool_->size(); ++worker) tapes_.push_back(std::make_unique<Tape<S>>());
     cursor_ = order_.size();  // the first step shuffles
@@ -131,12 +214,23 @@ class TrainerCore {
   // Records the losses of some rows on the tape of the worker.
   virtual Var<S> loss(int worker, const Minibatch& batch) = 0;
   // Recomputes buffers that depend on parameters, such as spectral norms.
-  virtual void refresh_buffers() = 0;
+  virtual void refresh_buffers(ParameterChange change) = 0;
+  // Returns the weight of a row of the data.
+  virtual double weight_of(Index row) const = 0;
   // Returns why the losses of some rows are not finite, on the tape of the first worker; empty if it is not known.
   virtual std::string explain_loss(const Minibatch& batch) = 0;
   // Returns path and place of a parameter in the flat vector.
   virtual std::string name_of(Index parameter) const = 0;
 
+  // From now on the losses of rows are multiplied by their weights over this mean.
+  void weigh(double mean_weight) {
+    mean_weight_ = mean_weight;
+    row_weights_.resize(tile_, pool_->size());
+  }
+  // The losses of steps before this one say nothing of those after it.
+  void compare_from(long step) { comparable_from_ = step; }
+
+  std::span<const Index> rows() const { return order_; }
   S* values() { return values_.data(); }
   const Array<S>& current() const { return values_; }
   std::size_t workers() const { return tapes_.size(); }
@@ -168,7 +262,7 @@ class TrainerCore {
   // after the first step. There are then no more shards than before, nor threads.
   void choose_sharding() {
     // The memory on the tape says nothing of a model that asks for long tiles, a solver: its rows are dear.
-    const bool measured = step_ > 0 && model_tile_rows_ == tile_rows<S>;
+    const bool measured = measured_ && model_tile_rows_ == tile_rows<S>;
     const Index suitable = measured ? tile_rows_for<S>(bytes_per_row_, (batch_ + 1) / 2) : tile_rows<S>;
     const Index fair = (batch_ + wanted_shards - 1) / wanted_shards;
     const Index rows = std::max(
@@ -181,9 +275,11 @@ class TrainerCore {
     seeds_ = Array<S>::Constant(tile_, 1, S(1) / static_cast<S>(batch_));
     gradients_.resize(values_.size(), shards_);
     shard_loss_.resize(static_cast<std::size_t>(shards_));
+    shard_square_.resize(static_cast<std::size_t>(shards_));
     const int threads =
         std::min(thread_count(options_.threads), static_cast<int>(std::min<Index>(shards_, max_threads)));
     if (!pool_ || threads < pool_->size()) pool_.emplace(threads);
+    if (mean_weight_ > 0) row_weights_.resize(tile_, pool_->size());
   }
 
   Index most_shards() const {
@@ -230,27 +326,97 @@ class TrainerCore {
     return {rows, first, static_cast<std::uint64_t>(step), options_.seed, count, true};
   }
 
-  // Gradient and summed loss of one shard.
-  double run_shard(int worker, Index shard) {
+  // Sums the losses of one shard and their squares, and the gradient if wanted.
+  void run_shard(int worker, Index shard, bool with_gradient) {
     Tape<S>& tape = *tapes_[static_cast<std::size_t>(worker)];
-    tape.redirect_parameter_grads(gradients_.col(shard).data());
+    if (with_gradient) tape.redirect_parameter_grads(gradients_.col(shard).data());
     const Index first = shard_begin(shard), last = shard_begin(shard + 1);
-    double total = 0;
+    // The first step that was taken has changed the steps' number, but not that of the minibatch.
+    const long step = with_gradient ? step_ : step_ - 1;
+    double total = 0, squares = 0;
     for (Index at = first; at < last; at += tile_) {
       const Index count = std::min(tile_, last - at);
       tape.reset();
       try {
-        const Var<S> losses = loss(worker, minibatch(at, count, step_));
-        total += as_eigen(losses.value()).template cast<double>().sum();
-        tape.backward(losses, {seeds_.data(), count, 1, count});
+        const Var<S> losses = loss(worker, minibatch(at, count, step));
+        const auto values = as_eigen(losses.value()).template cast<double>();
+        View<const S> seeds{seeds_.data(), count, 1, count};
+        if (mean_weight_ > 0) {
+          auto weights = row_weights_.col(worker).head(count);
+          for (Index i = 0; i < count; ++i)
+            weights(i) = static_cast<S>(weight_of(chosen_[static_cast<std::size_t>(at + i)]) / mean_weight_);
+          const auto weighted = values.col(0) * weights.template cast<double>();
+          total += weighted.sum();
+          squares += weighted.square().sum();
+          weights *= seeds_(0, 0);
+          seeds = {weights.data(), count, 1, count};
+        } else {
+          total += values.sum();
+          squares += values.square().sum();
+        }
+        if (with_gradient) tape.backward(losses, seeds);
       } catch (const solver_error& e) {
         const std::ptrdiff_t place = at + e.sample();
         e.throw_for(chosen_.empty() ? place : chosen_[static_cast<std::size_t>(place)]);
       }
-      if (at == 0 && step_ == 0) bytes_per_row_ = tape.value_bytes() / count;
+      if (at == 0 && !measured_) bytes_per_row_ = tape.value_bytes() / count;
     }
-    tape.finish_parameter_grads();
-    return total;
+    if (with_gradient) tape.finish_parameter_grads();
+    shard_loss_[static_cast<std::size_t>(shard)] = total;
+    shard_square_[static_cast<std::size_t>(shard)] = squares;
+  }
+
+  double mean_loss() const {
+    return std::accumulate(shard_loss_.begin(), shard_loss_.end(), 0.0) / static_cast<double>(batch_);
+  }
+
+  // The standard error of the mean loss of a minibatch, 0 for a single row.
+  double standard_error(double mean) const {
+    const double count = static_cast<double>(batch_);
+    const double squares = std::accumulate(shard_square_.begin(), shard_square_.end(), 0.0);
+    const double variance = std::max(0.0, squares / count - mean * mean);
+    return std::isfinite(variance) ? std::sqrt(variance / count) : std::abs(mean);
+  }
+
+  // The mean loss of the last minibatch with other parameters; NaN, and failure() says why, where an equation of the
+  // model is not solved.
+  double evaluate(const Array<S>& parameters) {
+    const bool others = &parameters != &values_;
+    Array<S> own;
+    const auto use = [this](const Array<S>& used) {
+      copy_range(used, values_, 0, values_.size());
+      refresh_buffers(ParameterChange::any);
+    };
+    if (others) {
+      own = values_;
+      use(parameters);
+    }
+    double loss = std::numeric_limits<double>::quiet_NaN();
+    try {
+      pool_->run(shards_, [this](Index shard, int worker) { run_shard(worker, shard, false); });
+      loss = mean_loss();
+    } catch (const solver_error& e) {
+      failure_ = e.what();
+    }
+    if (others) use(own);
+    return loss;
+  }
+
+  void keep_snapshot() {
+    pool_->run(blocks(), [&](Index block, int) {
+      const auto [begin, end] = block_range(block);
+      copy_range(values_, snapshot_.values, begin, end);
+      if (average_.size() > 0) copy_range(average_, snapshot_.average, begin, end);
+      snapshot_.adam.copy_moments(adam_, begin, end);
+    });
+    snapshot_.adam.copy_count(adam_);
+    snapshot_.mean_norm = mean_norm_;
+    snapshot_step_ = step_ - 1;
+  }
+
+  // Parameters stay where they are: workers hold their address.
+  static void copy_range(const Array<S>& from, Array<S>& to, Index begin, Index end) {
+    std::copy(from.data() + begin, from.data() + end, to.data() + begin);
   }
 
   // Asks the objective about the step that has just failed, tile by tile until it has an answer.
@@ -284,10 +450,21 @@ class TrainerCore {
   std::uint64_t epoch_ = 0;
   Index model_tile_rows_ = 0, batch_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
   long step_ = 0;
-  Array<S> values_, previous_, average_, gradients_, seeds_;
+  Array<S> values_, average_, gradients_, seeds_, row_weights_;
   Adam<S> adam_;
-  std::vector<double> shard_loss_, block_norm_;
-  double gradient_norm_ = 0, mean_norm_ = 0;
+  // What a training that goes wrong goes back to.
+  struct Snapshot {
+    Array<S> values, average;
+    Adam<S> adam;
+    double mean_norm = 0;
+  };
+  Snapshot snapshot_;
+  long snapshot_step_ = -1, comparable_from_ = 0;
+  LossWatch watch_;
+  std::vector<double> shard_loss_, shard_square_, block_norm_;
+  double gradient_norm_ = 0, mean_norm_ = 0, mean_weight_ = 0, last_loss_ = 0;
+  bool measured_ = false;  // the memory that a row takes
+  StepOutcome outcome_ = StepOutcome::taken;
   std::string failure_;
   std::vector<std::unique_ptr<Tape<S>>> tapes_;
   std::optional<ThreadPool> pool_;

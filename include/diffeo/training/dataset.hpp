@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
+#include <string>
+
+namespace diffeo::inline DIFFEO_ISA {
+
+/// Data for maximum likelihood: `fit(model, {.x = x, .weights = w})`.
+template <Real S>
+struct Dataset {
+  Array<S> x;             ///< N x D, one sample in each row
+  Array<S> context = {};  ///< N x C for a model of p(x | c), else empty
+  Array<S> weights = {};  ///< N x 1, finite and not negative, but not all 0; empty: all rows count the same
+
+  bool has_context() const { return context.cols() > 0; }
+  bool has_weights() const { return weights.rows() > 0 || weights.cols() > 0; }
+
+  /// Throws invalid_argument for data without rows, for contexts or weights of another number of rows, for NaN or
+  /// infinity (with the place), and for weights that are negative or all 0. Messages begin with `who`.
+  void check(const std::string& who = "fit") const {
+    require(x.rows() > 0, who, ": data is empty, expected at least one row");
+    require_finite(x, (who + ": data").c_str());
+    if (has_context()) {
+      require(context.rows() == x.rows(), who, ": the context has ", context.rows(), " rows, the data ", x.rows());
+      require_finite(context, (who + ": the context").c_str());
+    }
+    if (!has_weights()) return;
+    require(weights.rows() == x.rows() && weights.cols() == 1, who, ": the weights are ", weights.rows(), " x ",
+            weights.cols(), ", expected ", x.rows(), " x 1, one for each row of the data");
+    for (Index row = 0; row < weights.rows(); ++row)
+      require(weights(row, 0) >= 0 && std::isfinite(weights(row, 0)), who, ": the weight of row ", row, " is ",
+              weights(row, 0), ", expected a finite number >= 0");
+    require((weights > 0).any(), who, ": the weights of all rows are 0");
+  }
+};
+
+}  // namespace diffeo::inline DIFFEO_ISA
