@@ -45,7 +45,7 @@ class LossWatch {
     smoothed_ = mean(losses_, n);
     const double noise = std::sqrt(mean(squared_errors_, n));
     // The mean of few losses may be low by chance. A loss above the mean may be the first of a divergence.
-    const double bound = smoothed_ + 2 * noise / std::sqrt(static_cast<double>(n));
+    const double bound = smoothed_ + 3 * noise / std::sqrt(static_cast<double>(n));
     if (!due() || !(bound < best_bound_) || loss > smoothed_) return false;
     kept_at_ = step_;
     best_bound_ = bound;
@@ -69,13 +69,13 @@ class LossWatch {
   /// Returns whether the training has diverged, see above.
   bool diverged() const {
     if (divergence_ == 0 || !full()) return false;
-    const double limit = best_ + margin();
+    const double limit = best_bound_ + margin();
     return 2 * std::count_if(losses_.begin(), losses_.end(), [limit](double l) { return l > limit; }) > window &&
            !falls();
   }
 
   /// Returns whether a loss lies above the best by as much as those of a training that has diverged.
-  bool is_far(double loss) const { return loss > best_ + margin(); }
+  bool is_far(double loss) const { return loss > best_bound_ + margin(); }
 
   /// Returns whether a training of at least 50 steps that ends with this loss is worse than its start, by more than
   /// noise.
@@ -89,7 +89,7 @@ class LossWatch {
   bool full() const { return count_ >= window; }
   /// Returns the smoothed loss at the step whose parameters were kept last; infinity before.
   double best() const { return best_; }
-  /// Returns by how much a loss lies above best() that is_far().
+  /// Returns by how much a loss must lie above the best to be far.
   double margin() const { return std::max({1.0, divergence_ * best_noise_, (first_ - best_) / 2}); }
 
  private:
@@ -124,6 +124,7 @@ class LossWatch {
   long step_ = 0, kept_at_ = 0;  // counted from 1
   long compared_ = 0;            // losses in all
   double smoothed_ = 0, first_ = 0, first_noise_ = 0, best_noise_ = 0;
+  // The lowest smoothed loss, and with three standard errors, so that it is not taken for lower than it is.
   double best_ = std::numeric_limits<double>::infinity(), best_bound_ = std::numeric_limits<double>::infinity();
 };
 
