@@ -10,6 +10,14 @@ using Catch::Approx;
 #endif
 #include <string>
 
+// Scalars of the tests whose templates are large. The sanitizers look for mistakes that do not depend on the scalar,
+// and see double in what float finishes in it and in the tests of math, autodiff and data, which are for both.
+#ifdef DIFFEO_SANITIZE
+#define DIFFEO_TEST_SCALARS float
+#else
+#define DIFFEO_TEST_SCALARS float, double
+#endif
+
 /// Returns the message of the exception of type E that f() throws; fails the test if it throws nothing.
 template <class E, class F>
 std::string thrown_message(F&& f) {

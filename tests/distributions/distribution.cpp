@@ -43,7 +43,7 @@ void for_each_distribution(const F& f) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("distributions: samples and log-densities of arrays", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("distributions: samples and log-densities of arrays", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for_each_distribution<S>([](const auto& d) {
     const auto pair = d.sample_and_log_prob(300, 3);
@@ -56,8 +56,8 @@ TEMPLATE_TEST_CASE("distributions: samples and log-densities of arrays", "[distr
   });
 }
 
-TEMPLATE_TEST_CASE("distributions: samples of a base are the latent points of a flow", "[distributions]", float,
-                   double) {
+TEMPLATE_TEST_CASE("distributions: samples of a base are the latent points of a flow", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for_each_distribution<S>([]<class D>(const D& d) {
     if constexpr (diffeo::BaseDistribution<D>) {
@@ -86,7 +86,8 @@ TEST_CASE("distributions: the score is the gradient of the log-density", "[distr
   });
 }
 
-TEMPLATE_TEST_CASE("distributions: results do not depend on threads or other rows", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("distributions: results do not depend on threads or other rows", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for_each_distribution<S>([](const auto& d) {
     const Array<S> x = d.sample(200, 5, 1), log_p = d.log_prob(x, 1), score = d.score(x, 1);
@@ -112,7 +113,7 @@ TEMPLATE_TEST_CASE("distributions: results do not depend on threads or other row
   });
 }
 
-TEMPLATE_TEST_CASE("distributions: any Eigen expression", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("distributions: any Eigen expression", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   using RowMajor = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   for_each_distribution<S>([](const auto& d) {
@@ -130,7 +131,7 @@ TEMPLATE_TEST_CASE("distributions: any Eigen expression", "[distributions]", flo
   });
 }
 
-TEMPLATE_TEST_CASE("distributions: no row and one row", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("distributions: no row and one row", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for_each_distribution<S>([](const auto& d) {
     const Array<S> none(0, 3), one = d.sample(1, 1);

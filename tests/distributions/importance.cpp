@@ -124,7 +124,7 @@ TEST_CASE("log Z, ELBO and effective sample size of normal distributions", "[imp
   CHECK(estimate_log_z(normal_model(1, 0.6), unit_normal, n, 1, 0, plain).k_hat > 0.5);
 }
 
-TEMPLATE_TEST_CASE("log Z of U1 after a short training, against quadrature", "[importance]", float, double) {
+TEMPLATE_TEST_CASE("log Z of U1 after a short training, against quadrature", "[importance]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const diffeo::targets::U1 target;
   TransformedDistribution model(diffeo::StandardNormal<S>(2),
@@ -138,8 +138,8 @@ TEMPLATE_TEST_CASE("log Z of U1 after a short training, against quadrature", "[i
   CHECK(estimate.elbo > target.log_z() - 0.2);
 }
 
-TEMPLATE_TEST_CASE("importance samples are the model's samples, on any number of threads", "[importance]", float,
-                   double) {
+TEMPLATE_TEST_CASE("importance samples are the model's samples, on any number of threads", "[importance]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const diffeo::targets::U1 target;
   const TransformedDistribution model(diffeo::StandardNormal<S>(2),

@@ -37,7 +37,7 @@ double log_density(const GaussianMixture<double>& m, double x, double y) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("gaussian mixture: log-density", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("gaussian mixture: log-density", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto m = some_mixture<S>();
   const Array<S> x = draw(m, 100, 1), log_p = log_prob_of(m, x);
@@ -55,7 +55,7 @@ TEMPLATE_TEST_CASE("gaussian mixture: log-density", "[distributions]", float, do
   CHECK(diffeo::parameter_count(m) == 3 + 6 + 6);
 }
 
-TEMPLATE_TEST_CASE("gaussian mixture: one component is a normal distribution", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("gaussian mixture: one component is a normal distribution", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const GaussianMixture<S> m{Array<S>::Constant(1, 1, S(7)), Array<S>::Constant(1, 1, S(2)),
                              Array<S>::Constant(1, 1, S(std::log(3.0)))};
@@ -64,7 +64,7 @@ TEMPLATE_TEST_CASE("gaussian mixture: one component is a normal distribution", "
   CHECK(kolmogorov(draw(m, 10000, 1), [](double v) { return normal_cdf((v - 2) / 3); }) < 1.95);
 }
 
-TEMPLATE_TEST_CASE("gaussian mixture: samples", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("gaussian mixture: samples", "[distributions]", DIFFEO_TEST_SCALARS) {
   const auto m = some_mixture<TestType>();
   const auto exact = some_mixture<double>();
   require_rows_by_index(m);
@@ -92,7 +92,7 @@ TEST_CASE("gaussian mixture: derivatives", "[distributions]") {
   CHECK(diffeo::testing::check_tangent_gradients(m, log_prob, x).max_error < 1e-6);
 }
 
-TEMPLATE_TEST_CASE("a mixture fitted to two clusters finds them", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("a mixture fitted to two clusters finds them", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   GaussianMixture<S> truth{Array<S>(1, 2), Array<S>(2, 2), Array<S>(2, 2)};
   truth.logits << S(std::log(0.3)), S(std::log(0.7));
@@ -153,14 +153,15 @@ TEST_CASE("gaussian mixture: of given weights, means and scales", "[distribution
   CHECK_THROWS_AS(draw(wrong, 3, 1), invalid_argument);
 }
 
-TEMPLATE_TEST_CASE("gaussian mixture: where squares overflow the density is 0", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("gaussian mixture: where squares overflow the density is 0", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const S far = std::sqrt(std::numeric_limits<S>::max()) * 10;
   const Array<S> log_p = log_prob_of(some_mixture<S>(), Array<S>::Constant(2, 2, far));
   CHECK((log_p == -std::numeric_limits<S>::infinity()).all());
 }
 
-TEMPLATE_TEST_CASE("gaussian mixture: components around the data", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("gaussian mixture: components around the data", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> data = diffeo::toy2d::sample<S>("8gaussians", 4000, 1);
   const auto m = GaussianMixture<S>::around(8, data, 1);

@@ -31,7 +31,7 @@ double full_tolerance(double in_float, double in_double) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("multivariate normal: log-density", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("multivariate normal: log-density", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto normal = some_full_normal<S>();
   const Array<S> x = normal.sample(100, 1), log_p = normal.log_prob(x), score = normal.score(x);
@@ -52,7 +52,8 @@ TEMPLATE_TEST_CASE("multivariate normal: log-density", "[distributions]", float,
   CHECK(diffeo::parameter_count(normal) == 3 + 3 + 3);
 }
 
-TEMPLATE_TEST_CASE("multivariate normal: without correlations it is a diagonal one", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("multivariate normal: without correlations it is a diagonal one", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<S> mean(1, 2), scale(1, 2), factor(2, 2);
   mean << 3, -1;
@@ -88,7 +89,7 @@ TEST_CASE("multivariate normal: the density integrates to 1", "[distributions]")
   CHECK(normal.log_prob(grid).exp().sum() * h * h == Approx(1).epsilon(1e-9));
 }
 
-TEMPLATE_TEST_CASE("multivariate normal: samples", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("multivariate normal: samples", "[distributions]", DIFFEO_TEST_SCALARS) {
   const auto normal = some_full_normal<TestType>();
   require_rows_by_index(normal);
   const Index n = 40000;
@@ -119,7 +120,8 @@ TEST_CASE("multivariate normal: derivatives", "[distributions]") {
   CHECK(diffeo::testing::check_gradients(line, log_prob, std::vector{Array<double>(x[0].col(2))}).max_error < 1e-6);
 }
 
-TEMPLATE_TEST_CASE("multivariate normal: draws are the samples, with gradients", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("multivariate normal: draws are the samples, with gradients", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto normal = some_full_normal<S>();
   Array<S> sample(40, 3);
@@ -131,8 +133,8 @@ TEMPLATE_TEST_CASE("multivariate normal: draws are the samples, with gradients",
   CHECK(result.max_error < full_tolerance<S>(2e-2, 1e-6));
 }
 
-TEMPLATE_TEST_CASE("multivariate normal: the fit has the mean and covariance of the data", "[distributions]", float,
-                   double) {
+TEMPLATE_TEST_CASE("multivariate normal: the fit has the mean and covariance of the data", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<double> data = some_full_normal<double>().sample(1237, 3);
   data.col(1) *= 1e4;  // columns of any scale
@@ -196,7 +198,7 @@ TEST_CASE("multivariate normal: fit of data that has no likeliest normal", "[dis
   CHECK_NOTHROW(MultivariateNormal<float>::fit(wrong));
 }
 
-TEMPLATE_TEST_CASE("multivariate normal: a base that is trained", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("multivariate normal: a base that is trained", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> data = some_full_normal<S>().sample(2000, 3);
   const double best = MultivariateNormal<S>::fit(data).log_prob(data).template cast<double>().mean();

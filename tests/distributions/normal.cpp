@@ -24,7 +24,7 @@ double log_density(double x, double mean, double log_scale) {
 }
 }  // namespace
 
-TEMPLATE_TEST_CASE("standard normal: log-density", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("standard normal: log-density", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<S> z(4, 3);
   z << 0, 0, 0, 1, -2, 3, S(0.1), S(0.2), S(-0.3), 40, -40, 40;
@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("standard normal: log-density", "[distributions]", float, dou
   }
 }
 
-TEMPLATE_TEST_CASE("standard normal: samples", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("standard normal: samples", "[distributions]", DIFFEO_TEST_SCALARS) {
   const StandardNormal<TestType> normal(2);
   require_rows_by_index(normal);
   const Index n = 20000;
@@ -52,7 +52,7 @@ TEMPLATE_TEST_CASE("standard normal: samples", "[distributions]", float, double)
   CHECK(std::abs((z.col(0).topRows(n - 1) * z.col(0).bottomRows(n - 1)).mean()) < 4 / std::sqrt(double(n)));
 }
 
-TEMPLATE_TEST_CASE("diagonal normal: log-density", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("diagonal normal: log-density", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto d = some_diagonal<S>();
   const Array<S> x = draw(d, 50, 3), log_p = log_prob_of(d, x);
@@ -69,7 +69,7 @@ TEMPLATE_TEST_CASE("diagonal normal: log-density", "[distributions]", float, dou
   CHECK(diffeo::parameter_count(StandardNormal<S>(3)) == 0);
 }
 
-TEMPLATE_TEST_CASE("diagonal normal: samples", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("diagonal normal: samples", "[distributions]", DIFFEO_TEST_SCALARS) {
   const auto d = some_diagonal<TestType>();
   require_rows_by_index(d);
   const Array<double> x = draw(d, 20000, 1).template cast<double>();
@@ -93,7 +93,8 @@ TEST_CASE("normal distributions: derivatives", "[distributions]") {
   CHECK(diffeo::testing::check_tangents(standard, log_prob, x).max_error < 1e-6);
 }
 
-TEMPLATE_TEST_CASE("normal distributions: draws are the samples, with gradients", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("normal distributions: draws are the samples, with gradients", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   auto d = diffeo::DiagonalNormal<S>::standard(3);
   d.mean << 1, -2, S(0.5);

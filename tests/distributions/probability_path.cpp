@@ -57,7 +57,7 @@ Array<double> derivative(const F& f) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("probability path: from the base to the model", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("probability path: from the base to the model", "[continuous]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> x = diffeo::testing::detail::normal_array<S>(300, 2, 1, 1);
   const auto check = [&x](const auto& model) {
@@ -137,7 +137,7 @@ TEST_CASE("probability path: mass 1 at any time", "[continuous]") {
   }
 }
 
-TEMPLATE_TEST_CASE("probability path: trajectories", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("probability path: trajectories", "[continuous]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const double tolerance = std::is_same_v<S, float> ? 1e-5 : 1e-10;
   const auto model = some_model<S>(2, tolerance);
@@ -163,7 +163,7 @@ TEMPLATE_TEST_CASE("probability path: trajectories", "[continuous]", float, doub
   CHECK(path.trajectories(z, {}).empty());
 }
 
-TEMPLATE_TEST_CASE("probability path: neither batch nor threads change a row", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("probability path: neither batch nor threads change a row", "[continuous]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const ProbabilityPath path(some_model<S>(2, 1e-5));
   const Array<S> x = path.latent(601, 5);

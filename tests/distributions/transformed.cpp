@@ -43,7 +43,7 @@ double log_normal(double x, double mean, double scale) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("transformed distribution: a closed form", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("transformed distribution: a closed form", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto model = shifted_normal<S>();
   const auto x = model.sample_and_log_prob(20000, 1);
@@ -65,7 +65,7 @@ TEMPLATE_TEST_CASE("transformed distribution: a closed form", "[distributions]",
   CHECK(kolmogorov(x.sample.col(1), [](double v) { return normal_cdf((v + 1) / 0.25); }) < 1.95);
 }
 
-TEMPLATE_TEST_CASE("log_prob, samples and the flow agree", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("log_prob, samples and the flow agree", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto model = some_model<S>();
   const auto pair = model.sample_and_log_prob(500, 3);
@@ -98,7 +98,7 @@ TEST_CASE("the score is the gradient of log_prob", "[distributions]") {
   CHECK(((in_float.score(points).cast<double>() - expected) / expected.abs().max(1)).abs().maxCoeff() < 2e-3);
 }
 
-TEMPLATE_TEST_CASE("results do not depend on threads or other rows", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("results do not depend on threads or other rows", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto model = some_model<S>();
   const Index n = 200;
@@ -124,7 +124,7 @@ TEMPLATE_TEST_CASE("results do not depend on threads or other rows", "[distribut
   }
 }
 
-TEMPLATE_TEST_CASE("transformed distribution: any Eigen expression", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("transformed distribution: any Eigen expression", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   using RowMajor = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const auto model = some_model<S>();
@@ -146,7 +146,7 @@ TEMPLATE_TEST_CASE("transformed distribution: any Eigen expression", "[distribut
   CHECK(model.log_prob(one)(0, 0) == log_p(4, 0));
 }
 
-TEMPLATE_TEST_CASE("transformed distribution: no row and one row", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("transformed distribution: no row and one row", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto model = some_model<S>();
   const Array<S> none(0, 3), one = Array<S>::Ones(1, 3);

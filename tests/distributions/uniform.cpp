@@ -19,7 +19,7 @@ UniformBox<S> some_box() {
 }
 }  // namespace
 
-TEMPLATE_TEST_CASE("uniform box: log-density", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("uniform box: log-density", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<S> z(6, 2);
   z << 0, 12, -1, 10, 1, 12, 0, 15, S(-1.001), 12, 0, 9;  // the lower sides belong to the box, the upper do not
@@ -33,7 +33,7 @@ TEMPLATE_TEST_CASE("uniform box: log-density", "[distributions]", float, double)
   CHECK(diffeo::parameter_count(some_box<S>()) == 0);
 }
 
-TEMPLATE_TEST_CASE("uniform box: samples", "[distributions]", float, double) {
+TEMPLATE_TEST_CASE("uniform box: samples", "[distributions]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto box = some_box<S>();
   require_rows_by_index(box);

@@ -59,7 +59,7 @@ auto conditional_model(Index context = 3) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   require_conditional_laws("even, tanh", conditional_coupling<S>(Mask::keep_even(2), Activation::tanh, 1, 1));
   require_conditional_laws("odd, relu", conditional_coupling<S>(Mask::keep_odd(3), Activation::relu, 2, 2));
@@ -69,7 +69,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", float, do
       randomised(make_coupling<S>(Mask::keep_odd(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2), 15));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});
   require_conditional_laws("standardised contexts",
@@ -81,8 +81,8 @@ TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", float, do
                                                   5, 0.4));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine map of it computes", "[layers]", float,
-                   double) {
+TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine map of it computes", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   // Without hidden layers the coupling is x1 = z1 exp(s) + t with [s, t] = W z0 + V c + b, s bounded.
   auto layer = make_coupling<S>(Mask::keep_even(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2);
@@ -104,7 +104,8 @@ TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine 
   }
 }
 
-TEMPLATE_TEST_CASE("conditional distributions: a row depends on its own x and c alone", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional distributions: a row depends on its own x and c alone", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto model = conditional_model<S>();
   const Array<S> x = some_points<S>(150, 2), c = some_contexts<S>(150, 3);

@@ -6,7 +6,7 @@
 
 using namespace diffeo;
 
-TEMPLATE_TEST_CASE("initialisation: means, variances and ranges", "[init]", float, double) {
+TEMPLATE_TEST_CASE("initialisation: means, variances and ranges", "[init]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   using enum Initialisation;
   struct Line {
@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("initialisation: means, variances and ranges", "[init]", floa
   CHECK((weights == 0).all());
 }
 
-TEMPLATE_TEST_CASE("initialisation: depends on seed and stream alone", "[init]", float, double) {
+TEMPLATE_TEST_CASE("initialisation: depends on seed and stream alone", "[init]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const auto how : {Initialisation::he_normal, Initialisation::glorot_uniform}) {
     Array<S> a(7, 5), b(7, 5), other_seed(7, 5), other_stream(7, 5);

@@ -52,8 +52,8 @@ Var<S> everything(const MultiDual<S>& g) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("jacobian: values are the network's, derivatives those of one Dual pass each", "[jacobian]", float,
-                   double) {
+TEMPLATE_TEST_CASE("jacobian: values are the network's, derivatives those of one Dual pass each", "[jacobian]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   constexpr S eps = 200 * std::numeric_limits<S>::epsilon();
   for (std::size_t a = 0; a < std::size(activation_names); ++a)
@@ -227,7 +227,7 @@ TEST_CASE("jacobian: float gradients are those in double", "[jacobian]") {
         }
 }
 
-TEMPLATE_TEST_CASE("jacobian: a row's bits do not depend on the other rows", "[jacobian]", float, double) {
+TEMPLATE_TEST_CASE("jacobian: a row's bits do not depend on the other rows", "[jacobian]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const auto& hidden : hidden_widths)
     for (const Index dim : {1, 2, 5, 11}) {

@@ -7,7 +7,7 @@
 
 using namespace diffeo;
 
-TEMPLATE_TEST_CASE("linear: x W' + b", "[linear]", float, double) {
+TEMPLATE_TEST_CASE("linear: x W' + b", "[linear]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Linear<S> layer{Array<S>{{1, 2}, {3, 4}, {5, 6}}, Array<S>{{-1, 0, 1}}};
   const Array<S> x{{1, 0}, {0, 1}, {1, -1}, {0, 0}};
@@ -19,7 +19,7 @@ TEMPLATE_TEST_CASE("linear: x W' + b", "[linear]", float, double) {
         "affine: x has 3 columns, the weights expect 2");
 }
 
-TEMPLATE_TEST_CASE("linear: a fresh layer", "[linear]", float, double) {
+TEMPLATE_TEST_CASE("linear: a fresh layer", "[linear]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Linear<S> layer = make_linear<S>(4, 3, Initialisation::lecun_normal, 5, 1);
   CHECK(layer.weight.rows() == 3);

@@ -27,7 +27,7 @@ Linearised<S> linearised(const Mlp<S>& net, Var<S> x) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("linearised: products with the Jacobian and its transpose", "[linearised]", float, double) {
+TEMPLATE_TEST_CASE("linearised: products with the Jacobian and its transpose", "[linearised]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   constexpr S eps = 200 * std::numeric_limits<S>::epsilon();
   for (std::size_t a = 0; a < std::size(activation_names); ++a)

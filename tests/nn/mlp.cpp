@@ -9,7 +9,7 @@
 
 using namespace diffeo;
 
-TEMPLATE_TEST_CASE("mlp: shapes of a fresh network", "[mlp]", float, double) {
+TEMPLATE_TEST_CASE("mlp: shapes of a fresh network", "[mlp]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Mlp<S> mlp = make_mlp<S>(3, 5, {.hidden = {8, 4}, .activation = Activation::relu}, 1);
   REQUIRE(mlp.layers.size() == 3);
@@ -30,7 +30,7 @@ TEMPLATE_TEST_CASE("mlp: shapes of a fresh network", "[mlp]", float, double) {
   CHECK(make_mlp<S>(3, 5, {.hidden = {}}, 1).layers.size() == 1);
 }
 
-TEMPLATE_TEST_CASE("mlp: the last layer is near zero", "[mlp]", float, double) {
+TEMPLATE_TEST_CASE("mlp: the last layer is near zero", "[mlp]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Mlp<S> mlp = make_mlp<S>(2, 6, {}, 1);
   REQUIRE(mlp.layers.size() == 3);
@@ -44,7 +44,7 @@ TEMPLATE_TEST_CASE("mlp: the last layer is near zero", "[mlp]", float, double) {
   CHECK((as_eigen(zero(tape.copy(Array<S>::Random(100, 2))).value()) == 0).all());
 }
 
-TEMPLATE_TEST_CASE("mlp: the first layer's scale", "[mlp]", float, double) {
+TEMPLATE_TEST_CASE("mlp: the first layer's scale", "[mlp]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Mlp<S> one = make_mlp<S>(3, 2, {.hidden = {2000, 8}}, 1),
                four = make_mlp<S>(3, 2, {.hidden = {2000, 8}, .first_scale = 4}, 1);
@@ -59,7 +59,7 @@ TEMPLATE_TEST_CASE("mlp: the first layer's scale", "[mlp]", float, double) {
   CHECK((single.layers[0].bias == 0).all());
 }
 
-TEMPLATE_TEST_CASE("mlp: equal seeds give equal networks, layers and streams differ", "[mlp]", float, double) {
+TEMPLATE_TEST_CASE("mlp: equal seeds give equal networks, layers and streams differ", "[mlp]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const MlpOptions options{.hidden = {4, 4}, .last_scale = 1};
   const auto flat = [&](std::uint64_t seed, std::uint64_t stream) {

@@ -96,8 +96,8 @@ Array<S> clusters(Index n) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("spectral norm: the power iteration finds the largest singular value", "[spectral_norm]", float,
-                   double) {
+TEMPLATE_TEST_CASE("spectral norm: the power iteration finds the largest singular value", "[spectral_norm]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   constexpr double eps = std::numeric_limits<S>::epsilon();
   constexpr double tight = 4 * eps;  // as SpectralLinear asks
@@ -128,7 +128,7 @@ TEMPLATE_TEST_CASE("spectral norm: the power iteration finds the largest singula
     }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: plain power iteration from any start", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: plain power iteration from any start", "[spectral_norm]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> w =
       with_singular_values(12, 9, Array<double>{{3}, {2}, {2}, {1}, {1}, {1}, {0.5}, {0.1}, {0}}).template cast<S>();
@@ -150,8 +150,8 @@ TEMPLATE_TEST_CASE("spectral norm: plain power iteration from any start", "[spec
   CHECK(cut.norm <= 3 * (1 + 1e-6));
 }
 
-TEMPLATE_TEST_CASE("spectral norm: zero matrices, and numbers near the ends of the range", "[spectral_norm]", float,
-                   double) {
+TEMPLATE_TEST_CASE("spectral norm: zero matrices, and numbers near the ends of the range", "[spectral_norm]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const auto& [m, k] : {std::pair<Index, Index>{4, 3}, {3, 4}, {1, 1}}) {
     Array<S> left = Array<S>::Ones(1, m), right = Array<S>::Ones(1, k);
@@ -180,7 +180,8 @@ TEMPLATE_TEST_CASE("spectral norm: zero matrices, and numbers near the ends of t
   }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: NaN and infinity are not taken for convergence", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: NaN and infinity are not taken for convergence", "[spectral_norm]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const S bad : {std::numeric_limits<S>::quiet_NaN(), std::numeric_limits<S>::infinity()}) {
     Array<S> w = gaussian<S>(5, 4, 1), left = Array<S>::Ones(1, 5), right = Array<S>::Ones(1, 4);
@@ -204,7 +205,7 @@ TEST_CASE("spectral norm: what the tests compare with is what a singular value d
   }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: the bound is one, and close", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: the bound is one, and close", "[spectral_norm]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const auto& [name, matrix] : examples())
     for (const S scale : {S(1), S(0.01), S(100)}) {
@@ -216,8 +217,8 @@ TEMPLATE_TEST_CASE("spectral norm: the bound is one, and close", "[spectral_norm
     }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: a layer's matrix is scaled down to its bound, never up", "[spectral_norm]", float,
-                   double) {
+TEMPLATE_TEST_CASE("spectral norm: a layer's matrix is scaled down to its bound, never up", "[spectral_norm]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const auto& [name, matrix] : examples()) {
     const Array<S> w = matrix.template cast<S>();
@@ -286,7 +287,7 @@ TEST_CASE("spectral norm: gradients of a network and of its Jacobian are central
     }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: small steps are followed", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: small steps are followed", "[spectral_norm]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const Index size : {4, 32, 128}) {
     CAPTURE(size);
@@ -314,7 +315,7 @@ TEMPLATE_TEST_CASE("spectral norm: small steps are followed", "[spectral_norm]",
   }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: networks keep their coefficient", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: networks keep their coefficient", "[spectral_norm]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (std::size_t kind = 0; kind < std::size(activation_names); ++kind)
     for (const double coefficient : {0.5, 0.97, 3.0}) {
@@ -349,7 +350,8 @@ TEST_CASE("spectral norm: absurd options are refused", "[spectral_norm]") {
   CHECK_THROWS_AS(make_spectral_mlp<double>(2, 2, {.first_scale = std::nan("")}, 0.9, 0), invalid_argument);
 }
 
-TEMPLATE_TEST_CASE("spectral norm: parameters set and restored give the same bits", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: parameters set and restored give the same bits", "[spectral_norm]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   static_assert(refreshes<SpectralLinear<S>> && refreshes<SpectralMlp<S>> && !refreshes<Mlp<S>>);
   auto net = make_spectral_mlp<S>(3, 3, {.hidden = {20, 10}, .last_scale = 1}, 0.9, 2);
@@ -393,7 +395,7 @@ TEMPLATE_TEST_CASE("spectral norm: parameters set and restored give the same bit
   CHECK(same_bits(Array<S>(as_eigen(detached(tape.copy(x)).value())), before));
 }
 
-TEMPLATE_TEST_CASE("spectral norm: a trained model keeps its bound", "[spectral_norm]", float, double) {
+TEMPLATE_TEST_CASE("spectral norm: a trained model keeps its bound", "[spectral_norm]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const double coefficient : {0.5, 0.97}) {
     auto flow = residual_flow<S>(2, coefficient);
@@ -413,8 +415,8 @@ TEMPLATE_TEST_CASE("spectral norm: a trained model keeps its bound", "[spectral_
   }
 }
 
-TEMPLATE_TEST_CASE("spectral norm: training gives the same bits with any number of threads", "[spectral_norm]", float,
-                   double) {
+TEMPLATE_TEST_CASE("spectral norm: training gives the same bits with any number of threads", "[spectral_norm]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto trained = [](int threads) {
     auto flow = residual_flow<S>(2, 0.9);

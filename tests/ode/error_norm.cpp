@@ -40,7 +40,7 @@ struct RowBlock {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("error norm: rows are measured in units of their tolerance", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("error norm: rows are measured in units of their tolerance", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   RowBlock<S> b;
   const S relative = S(1e-3), absolute = S(1e-4);
@@ -60,8 +60,8 @@ TEMPLATE_TEST_CASE("error norm: rows are measured in units of their tolerance", 
   CHECK(((b.norm - part) / part).abs().maxCoeff() < eps);
 }
 
-TEMPLATE_TEST_CASE("error norm: nothing that is not finite is lost, whichever column it is in", "[ode]", float,
-                   double) {
+TEMPLATE_TEST_CASE("error norm: nothing that is not finite is lost, whichever column it is in", "[ode]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const S bad : {std::numeric_limits<S>::quiet_NaN(), std::numeric_limits<S>::infinity()})
     for (Index column = 0; column < 3; ++column) {

@@ -186,7 +186,7 @@ TEST_CASE("integrate: adaptive solves meet their tolerance", "[ode]") {
       }
 }
 
-TEMPLATE_TEST_CASE("integrate: a sample has the same bits whatever others there are", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("integrate: a sample has the same bits whatever others there are", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Index rows = 150;
   const Array<S> y0 = van_der_pol_start<S>(rows);
@@ -565,7 +565,7 @@ TEST_CASE("integrate: stiffness is noticed", "[ode]") {
             .stiffness == 0);
 }
 
-TEMPLATE_TEST_CASE("integrate: a field that is not finite", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("integrate: a field that is not finite", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const S nan = std::numeric_limits<S>::quiet_NaN();
   // Sample by its start: 0 fine, 1 NaN at once, 2 NaN after t = 0.25, 3 infinite at t = 1 / 3.

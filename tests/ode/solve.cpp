@@ -16,7 +16,7 @@ using diffeo::ode::Method;
 using diffeo::ode::Stage;
 namespace ode = diffeo::ode;
 
-TEMPLATE_TEST_CASE("solve: arrays in, arrays out", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("solve: arrays in, arrays out", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto oscillator = [](const Stage<S>& in, View<S> dy) {
     const auto y = as_eigen(in.y);

@@ -238,7 +238,8 @@ TEST_CASE("solves on a tape: a linear system and its gradient are matrix exponen
     }
 }
 
-TEMPLATE_TEST_CASE("solves on a tape: the gradient's bits do not depend on the memory budget", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("solves on a tape: the gradient's bits do not depend on the memory budget", "[ode]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Problem<S> p = uneven_problem<S>();
   const double tolerance = sizeof(S) == 4 ? 1e-4 : 1e-8;
@@ -260,7 +261,7 @@ TEMPLATE_TEST_CASE("solves on a tape: the gradient's bits do not depend on the m
   }
 }
 
-TEMPLATE_TEST_CASE("solves on a tape: what is recorded does not change the solution", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("solves on a tape: what is recorded does not change the solution", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Problem<S> p = uneven_problem<S>();
   const SolverOptions options = adaptive(Method::dopri5, 1e-4);
@@ -279,7 +280,7 @@ TEMPLATE_TEST_CASE("solves on a tape: what is recorded does not change the solut
   }
 }
 
-TEMPLATE_TEST_CASE("solves on a tape: a row's gradient does not depend on its batch", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("solves on a tape: a row's gradient does not depend on its batch", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Problem<S> p = uneven_problem<S>(333);
   const SolverOptions options = adaptive(Method::dopri5, 1e-4);
@@ -436,7 +437,7 @@ TEST_CASE("solves on a tape: several solves, shared parameters, parameters that 
   }
 }
 
-TEMPLATE_TEST_CASE("solves on a tape: no row and one row", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("solves on a tape: no row and one row", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   for (const Differentiation how : {Differentiation::discrete, Differentiation::adjoint})
     for (const Index rows : {Index{0}, Index{1}}) {

@@ -81,7 +81,7 @@ Index kept_states(const StepRecord<S>& record) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a log of steps: sorted by sample, whatever order they came in", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("a log of steps: sorted by sample, whatever order they came in", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const std::vector<Index> steps{5, 0, 1, 37, 12, 12, 3, 0, 9, 20, 1, 2};
   StepLog<S> log;
@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("a log of steps: sorted by sample, whatever order they came i
   }
 }
 
-TEMPLATE_TEST_CASE("a log of steps: states that outgrow the budget are thinned out", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("a log of steps: states that outgrow the budget are thinned out", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const std::vector<Index> steps{300, 1, 0, 64, 65, 63, 8, 100, 5};
   const Index width = 4, all = 606;
@@ -121,7 +121,8 @@ TEMPLATE_TEST_CASE("a log of steps: states that outgrow the budget are thinned o
   }
 }
 
-TEMPLATE_TEST_CASE("a log of steps: the first state of each sample stays whatever the budget", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("a log of steps: the first state of each sample stays whatever the budget", "[ode]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const std::vector<Index> steps{300, 1, 0, 64, 65, 63, 8, 100, 5};
   for (const std::size_t budget : std::vector<std::size_t>{0, 1, 100}) {
@@ -137,7 +138,7 @@ TEMPLATE_TEST_CASE("a log of steps: the first state of each sample stays whateve
   }
 }
 
-TEMPLATE_TEST_CASE("a log of steps: none", "[ode]", float, double) {
+TEMPLATE_TEST_CASE("a log of steps: none", "[ode]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   StepLog<S> log;
   Tape<S> tape;

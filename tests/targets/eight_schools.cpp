@@ -7,7 +7,7 @@
 using diffeo::Index;
 using diffeo::targets::EightSchools;
 
-TEMPLATE_TEST_CASE("eight schools: derivatives, rows apart, nothing overflows", "[targets]", float, double) {
+TEMPLATE_TEST_CASE("eight schools: derivatives, rows apart, nothing overflows", "[targets]", DIFFEO_TEST_SCALARS) {
   check_target<TestType>(EightSchools<TestType>(), TestType(1), TestType(20));
 }
 

@@ -6,7 +6,7 @@
 
 using diffeo::targets::Funnel;
 
-TEMPLATE_TEST_CASE("funnel: derivatives, rows apart, nothing overflows", "[targets]", float, double) {
+TEMPLATE_TEST_CASE("funnel: derivatives, rows apart, nothing overflows", "[targets]", DIFFEO_TEST_SCALARS) {
   check_target<TestType>(Funnel(), TestType(1), TestType(50));
   check_target<TestType>(Funnel(10), TestType(1), TestType(50));
 }

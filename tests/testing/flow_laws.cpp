@@ -154,7 +154,7 @@ bool breaks(const FlowLawReport& report, const std::string& law) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a layer without fault breaks no law", "[testing]", float, double) {
+TEMPLATE_TEST_CASE("a layer without fault breaks no law", "[testing]", DIFFEO_TEST_SCALARS) {
   const FlowLawReport report = check_flow_laws(scale_with<TestType>(Fault::none));
   INFO(report);
   CHECK(report.ok());
@@ -163,7 +163,7 @@ TEMPLATE_TEST_CASE("a layer without fault breaks no law", "[testing]", float, do
   for (const auto& law : report.laws) CHECK(law.error >= 0);
 }
 
-TEMPLATE_TEST_CASE("each fault breaks its law", "[testing]", float, double) {
+TEMPLATE_TEST_CASE("each fault breaks its law", "[testing]", DIFFEO_TEST_SCALARS) {
   const auto require_broken = [](Fault fault, const std::vector<std::string>& laws) {
     const FlowLawReport report = check_flow_laws(scale_with<TestType>(fault));
     CAPTURE(static_cast<int>(fault));

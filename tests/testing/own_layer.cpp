@@ -4,7 +4,7 @@
 #include "../catch.hpp"
 #include "../package/stretch.hpp"
 
-TEMPLATE_TEST_CASE("the layer of the README obeys the laws", "[readme]", float, double) {
+TEMPLATE_TEST_CASE("the layer of the README obeys the laws", "[readme]", DIFFEO_TEST_SCALARS) {
   static_assert(diffeo::Flow<Stretch<TestType>>);
   Stretch<TestType> layer{diffeo::Array<TestType>(1, 3)};
   layer.log_scale << TestType(0.5), TestType(-1), TestType(0.25);

@@ -67,7 +67,7 @@ TEST_CASE("Adam and AdamW take the steps of a plain implementation", "[training]
   compare<float>({.weight_decay = 0.1}, 2e-4);
 }
 
-TEMPLATE_TEST_CASE("an update may be cut into pieces", "[training]", float, double) {
+TEMPLATE_TEST_CASE("an update may be cut into pieces", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Index n = 100;
   Array<S> whole = normal_array<S>(n, 0), pieces = whole;

@@ -117,7 +117,7 @@ struct Watched {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("fit improves a flow beyond a Gaussian", "[training]", float, double) {
+TEMPLATE_TEST_CASE("fit improves a flow beyond a Gaussian", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> data = moons<S>(3000), test = moons<S>(3000, 2);
   auto model = some_model(data, 6);
@@ -144,7 +144,7 @@ TEMPLATE_TEST_CASE("fit improves a flow beyond a Gaussian", "[training]", float,
   CHECK(after < -2.3);  // the best possible is -2.390
 }
 
-TEMPLATE_TEST_CASE("fit: same seed, same bits, on any number of threads", "[training]", float, double) {
+TEMPLATE_TEST_CASE("fit: same seed, same bits, on any number of threads", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> data = moons<S>(1000);
   const auto start = some_model(data);
@@ -416,7 +416,7 @@ TEST_CASE("an equation that is not solved stops, after some recoveries, and name
         "ode: row 123 was not integrated: why at t = 0.5, step 0, error 0, stiffness unknown");
 }
 
-TEMPLATE_TEST_CASE("no learning rate makes a model non-finite", "[training]", float, double) {
+TEMPLATE_TEST_CASE("no learning rate makes a model non-finite", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> data = moons<S>(200);
   for (const double rate : {1e10, std::is_same_v<S, float> ? 1e38 : 1e308})

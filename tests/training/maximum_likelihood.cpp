@@ -16,7 +16,7 @@ using diffeo::invalid_argument;
 using diffeo::MaximumLikelihood;
 using diffeo::Var;
 
-TEMPLATE_TEST_CASE("maximum likelihood: the loss is -log p of the chosen rows", "[training]", float, double) {
+TEMPLATE_TEST_CASE("maximum likelihood: the loss is -log p of the chosen rows", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<S> data(5, 2);
   data << 0, 0, 1, 0, 0, 2, 3, 0, 0, 4;
@@ -59,8 +59,8 @@ struct Toll {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("maximum likelihood: a penalty is part of the loss while it is trained", "[training]", float,
-                   double) {
+TEMPLATE_TEST_CASE("maximum likelihood: a penalty is part of the loss while it is trained", "[training]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<S> data(4, 2);
   data << 0, 0, 1, 0, -2, 2, 3, 1;
@@ -86,7 +86,7 @@ TEMPLATE_TEST_CASE("maximum likelihood: a penalty is part of the loss while it i
   CHECK((diffeo::as_eigen(penalties.sum().value()) == data.col(0).abs()).all());
 }
 
-TEMPLATE_TEST_CASE("maximum likelihood: bad data", "[training]", float, double) {
+TEMPLATE_TEST_CASE("maximum likelihood: bad data", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   Array<S> data = Array<S>::Zero(5, 2);
   CHECK(contains(thrown_message<invalid_argument>([] {

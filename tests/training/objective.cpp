@@ -111,7 +111,7 @@ struct Recorder {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("an objective of one's own", "[training]", float, double) {
+TEMPLATE_TEST_CASE("an objective of one's own", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   auto problem = some_problem<S>(500);
   const Line<S> start{Array<S>::Zero(1, 2), Array<S>::Zero(1, 1)};

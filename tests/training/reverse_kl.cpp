@@ -89,8 +89,8 @@ static_assert(
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("reverse KL: a normal target is met, and the loss is minus log Z there", "[training]", float,
-                   double) {
+TEMPLATE_TEST_CASE("reverse KL: a normal target is met, and the loss is minus log Z there", "[training]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto target = some_target<S>();
   for (const bool path_derivative : {false, true}) {
@@ -198,7 +198,7 @@ TEST_CASE("reverse KL: the path derivative has no variance where q = p, and the 
   CHECK(z.maxCoeff() < 5);         // of several hundred
 }
 
-TEMPLATE_TEST_CASE("reverse KL: same seed, same bits, on any number of threads", "[training]", float, double) {
+TEMPLATE_TEST_CASE("reverse KL: same seed, same bits, on any number of threads", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const diffeo::targets::U1 target;
   const auto start = some_flow<S>();

@@ -96,7 +96,7 @@ TEST_CASE("gradients are clipped relative to those before", "[training]") {
   }
 }
 
-TEMPLATE_TEST_CASE("averaged weights", "[training]", float, double) {
+TEMPLATE_TEST_CASE("averaged weights", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> x = some_data<S>(300);
   const MaximumLikelihood<S> objective(x);
@@ -113,7 +113,7 @@ TEMPLATE_TEST_CASE("averaged weights", "[training]", float, double) {
   CHECK((averaged.result() != plain.result()).any());
 }
 
-TEMPLATE_TEST_CASE("the number of threads does not change a bit of a step", "[training]", float, double) {
+TEMPLATE_TEST_CASE("the number of threads does not change a bit of a step", "[training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> x = some_data<S>(1500);
   const MaximumLikelihood<S> objective(x);
