@@ -57,8 +57,10 @@ FlowLawOptions<S> law_options(Index dim = 2) {
 }
 
 // Equal steps: the law's differences, taken in double, are then those of the very map that float approximates.
-CnfOptions options_for(float) { return both_equal_steps(Method::dopri5, 12); }
-CnfOptions options_for(double) { return both_solved_by(Method::dopri8, 1e-12); }
+template <Real S>
+CnfOptions options_for(S) {
+  return sizeof(S) == 4 ? both_equal_steps(Method::dopri5, 12) : both_solved_by(Method::dopri8, 1e-12);
+}
 
 template <Real S>
 auto random_mlp_field(Index dim, std::vector<Index> hidden, Activation activation, std::uint64_t seed) {
