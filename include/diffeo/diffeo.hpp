@@ -42,7 +42,9 @@
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
 #include <diffeo/core/version.hpp>
+#include <diffeo/data/column_checks.hpp>
 #include <diffeo/data/csv.hpp>
+#include <diffeo/data/dequantise.hpp>
 #include <diffeo/data/csv_fields.hpp>
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
