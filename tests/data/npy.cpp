@@ -257,3 +257,57 @@ TEST_CASE("read_npy takes flipped bits and cut files", "[npy]") {
   }
   CHECK(errors > 2000);
 }
+
+TEMPLATE_TEST_CASE("NpyFile reads the rows that are asked for", "[npy]", float, double) {
+  const Folder folder;
+  const Array<TestType> x = Array<TestType>::Random(1000, 3);
+  const auto bytes = [&x](bool fortran) {
+    std::vector<float> values;
+    for (Eigen::Index k = 0; k < x.size(); ++k)
+      values.push_back(static_cast<float>(fortran ? x.data()[k] : x(k / 3, k % 3)));
+    return npy(header("<f4", "(1000, 3)", fortran ? "True" : "False"), raw(values));
+  };
+  for (const bool fortran : {false, true}) {
+    const diffeo::NpyFile<TestType> file(folder.write(bytes(fortran)));
+    REQUIRE((file.rows() == 1000 && file.cols() == 3));
+    const Array<TestType> expected = x.template cast<float>().template cast<TestType>();
+    for (const auto& [first, count] : {std::pair{0, 1000}, {0, 1}, {999, 1}, {317, 400}, {5, 0}, {1000, 0}}) {
+      CAPTURE(fortran, first, count);
+      Array<TestType> rows(count, 3);
+      file.read_rows(first, view(rows));
+      CHECK((rows == expected.middleRows(first, count)).all());
+      std::vector<TestType> in_order(static_cast<std::size_t>(3 * count));
+      file.read_rows_in_row_order(first, count, in_order.data());
+      bool same = true;
+      for (int i = 0; i < 3 * count; ++i)
+        same = same && in_order[static_cast<std::size_t>(i)] == expected(first + i / 3, i % 3);
+      CHECK(same);
+    }
+    Array<TestType> rows(2, 3), narrow(2, 2);
+    CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { file.read_rows(999, view(rows)); }),
+                   "read_rows: rows 999 to 1001, "));
+    CHECK_THROWS_AS(file.read_rows(-1, view(rows)), diffeo::invalid_argument);
+    CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { file.read_rows(0, view(narrow)); }),
+                   "values has 2 columns"));
+  }
+}
+
+TEST_CASE("NpyFile names the place of a bad value and a file that is cut while open", "[npy]") {
+  const Folder folder;
+  const std::string path = folder.write(npy(header("<f8", "(3, 1)"), raw<double>({1, 2, 1e300})));
+  const diffeo::NpyFile<float> file(path);
+  Array<float> one(1, 1);
+  file.read_rows(1, view(one));
+  CHECK(one(0, 0) == 2);
+  CHECK(contains(thrown_message<diffeo::io_error>([&] { file.read_rows(2, view(one)); }),
+                 ": 1e+300 at (row 2, column 0) does not fit in float"));
+
+  const Array<double> x = Array<double>::Random(100000, 2);
+  diffeo::write_npy(path, x);
+  const diffeo::NpyFile<double> other(path);
+  std::filesystem::resize_file(path, 1000);
+  Array<double> rows(1000, 2);
+  CHECK(thrown_message<diffeo::io_error>([&] { other.read_rows(50000, view(rows)); }) ==
+        path + " was truncated while it was open");
+  CHECK_THROWS_AS(other.read_rows(0, view(rows)), diffeo::io_error);
+}

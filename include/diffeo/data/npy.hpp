@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -54,37 +55,64 @@ T byte_swapped(T v) {
   return std::bit_cast<T>(bytes);
 }
 
-/// Reads values.size() numbers of type T from `file` into `values`, several lines at a time; a line is a row, or a
-/// column if the file is in Fortran order. `swapped`: the file has the byte order that this machine has not. Throws
-/// io_error if the file ends early or S cannot hold a value.
+/// Shape and layout of the numbers of an .npy file.
+struct NpyLayout {
+  Index rows = 0, cols = 0;
+  std::uint64_t begin = 0;     ///< position of the first number in the file, in bytes
+  bool fortran_order = false;  ///< columns one after another
+  bool swapped = false;        ///< the byte order is the one that this machine has not
+};
+
+/// Where read_npy_values() puts the number of row i and column j, both counted from the first row read:
+/// data[i * row_step + j * col_step].
+template <Real S>
+struct NpyTarget {
+  S* data;
+  Index row_step, col_step;
+};
+
+/// Reads `count` rows of numbers of type T, from row `first`, several lines at a time; a line is a row, or a column if
+/// the file is in Fortran order. Throws io_error if the file ends early or S cannot hold a value.
 template <class T, Real S>
-void read_npy_values(std::FILE* file, bool fortran_order, bool swapped, Array<S>& values, const std::string& path) {
-  const Index lines = fortran_order ? values.cols() : values.rows(),
-              length = fortran_order ? values.rows() : values.cols();
-  if (values.size() == 0) return;
-  const Index step = std::clamp<Index>(Index{1 << 14} / length, 1, lines);
+void read_npy_values(std::FILE* file, const NpyLayout& layout, Index first, Index count, const NpyTarget<S>& to,
+                     const std::string& path) {
+  const bool fortran = layout.fortran_order;
+  const Index lines = fortran ? layout.cols : count, length = fortran ? count : layout.cols;
+  if (lines == 0 || length == 0) return;
+  // Columns of which a part is read do not follow one another.
+  const bool adjacent = !fortran || count == layout.rows;
+  const Index step = adjacent ? std::clamp<Index>(Index{1 << 14} / length, 1, lines) : 1;
   std::vector<T> buffer(static_cast<std::size_t>(step * length));
-  for (Index first = 0; first < lines; first += step) {
-    const Index count = std::min(step, lines - first);
-    if (std::fread(buffer.data(), sizeof(T) * static_cast<std::size_t>(length), static_cast<std::size_t>(count),
-                   file) != static_cast<std::size_t>(count))
-      throw io_error(path + ": cannot read: " + errno_message());
-    if (swapped) std::transform(buffer.begin(), buffer.end(), buffer.begin(), byte_swapped<T>);
-    const auto copy = [&](Index line, Index k) {
-      const T v = buffer[static_cast<std::size_t>((line - first) * length + k)];
-      const Index row = fortran_order ? k : line, col = fortran_order ? line : k;
-      if (!npy_holds<S>(v))
-        throw io_error(concat_message(path, ": ", v, " at (row ", row, ", column ", col, ") does not fit in ",
+  for (Index line = 0; line < lines; line += step) {
+    const Index some = std::min(step, lines - line);
+    if (line == 0 || !adjacent) {
+      const Index number = fortran ? line * layout.rows + first : first * layout.cols;
+      const std::uint64_t place = layout.begin + sizeof(T) * static_cast<std::uint64_t>(number);
+      if (place > static_cast<std::uint64_t>(std::numeric_limits<long>::max()) ||
+          std::fseek(file, static_cast<long>(place), SEEK_SET) != 0)
+        throw io_error(path + ": cannot read: " + errno_message());
+    }
+    errno = 0;
+    if (std::fread(buffer.data(), sizeof(T) * static_cast<std::size_t>(length), static_cast<std::size_t>(some), file) !=
+        static_cast<std::size_t>(some))
+      throw io_error(path + (std::feof(file) != 0 ? std::string(" was truncated while it was open")
+                                                  : ": cannot read: " + errno_message()));
+    if (layout.swapped) std::transform(buffer.begin(), buffer.end(), buffer.begin(), byte_swapped<T>);
+    const auto copy = [&](Index i, Index k) {
+      const T v = buffer[static_cast<std::size_t>(i * length + k)];
+      const Index row = fortran ? k : line + i, col = fortran ? line + i : k;
+      if (!npy_holds<S>(v)) [[unlikely]]
+        throw io_error(concat_message(path, ": ", v, " at (row ", first + row, ", column ", col, ") does not fit in ",
                                       sizeof(S) == 4 ? "float" : "double"));
-      values(row, col) = static_cast<S>(v);
+      to.data[row * to.row_step + col * to.col_step] = static_cast<S>(v);
     };
-    // In the order in which `values` is stored.
-    if (fortran_order)
-      for (Index line = first; line < first + count; ++line)
-        for (Index k = 0; k < length; ++k) copy(line, k);
+    // In the order in which the values are stored.
+    if (fortran == (to.row_step < to.col_step) || length == 1)
+      for (Index i = 0; i < some; ++i)
+        for (Index k = 0; k < length; ++k) copy(i, k);
     else
       for (Index k = 0; k < length; ++k)
-        for (Index line = first; line < first + count; ++line) copy(line, k);
+        for (Index i = 0; i < some; ++i) copy(i, k);
   }
 }
 
@@ -93,7 +121,7 @@ template <Real S>
 struct NpyType {
   std::string_view name;
   std::uint64_t bytes;
-  void (*read)(std::FILE*, bool, bool, Array<S>&, const std::string&);
+  void (*read)(std::FILE*, const NpyLayout&, Index, Index, const NpyTarget<S>&, const std::string&);
 };
 template <Real S>
 inline constexpr NpyType<S> npy_types[] = {
@@ -116,53 +144,96 @@ const NpyType<S>& find_npy_type(const std::string& dtype, const std::string& pat
 
 }  // namespace detail
 
-/// Reads an .npy file of format version 1.0, 2.0 or 3.0 in C or Fortran order. Returns N x D for a 2-D array and N x 1
-/// for a 1-D array. float32, float64 and integers of either byte order are converted to S; NaN and infinity are kept.
-/// Throws `io_error`, naming the file, if it is missing or no .npy file, if its header is corrupt, for more than two
-/// dimensions, another dtype, too few or too many bytes for its shape, and a value that S cannot hold. Memory is
-/// allocated only after the file's size has been found to agree with its header.
+/// An .npy file of format version 1.0, 2.0 or 3.0 in C or Fortran order that is open for reading, of which rows are
+/// read when they are asked for. It is an N x D array; a 1-D array is N x 1. float32, float64 and integers of either
+/// byte order are converted to S; NaN and infinity are kept. Rows of a file in C order are read at one place, those of
+/// a file in Fortran order at D places. Reads from several threads take turns.
+template <Real S>
+class NpyFile {
+ public:
+  /// Opens the file. Throws `io_error`, naming the file, if it is missing or no .npy file, if its header is corrupt,
+  /// for more than two dimensions, another dtype, and too few or too many bytes for its shape.
+  explicit NpyFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb"), &std::fclose) {
+    if (!file_) throw io_error(path + ": cannot open: " + detail::errno_message());
+    std::error_code error;
+    const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
+    if (error) throw io_error(path + ": cannot read: " + error.message());
+
+    unsigned char start[12] = {};
+    const std::size_t got = std::fread(start, 1, 10, file_.get());
+    if (got < 6 || std::memcmp(start, "\x93NUMPY", 6) != 0) throw io_error(path + " is not an .npy file");
+    const int format = start[6];
+    if (got >= 8 && (format < 1 || format > 3 || start[7] != 0))
+      throw io_error(
+          concat_message(path, " has format version ", format, ".", int{start[7]}, ", expected 1.0, 2.0 or 3.0"));
+    const std::size_t length_bytes = format == 1 ? 2 : 4;
+    layout_.begin = 8 + length_bytes;
+    std::uint64_t header_bytes = 0;
+    const bool complete = got == 10 && (format == 1 || std::fread(start + 10, 1, 2, file_.get()) == 2);
+    for (std::size_t i = length_bytes; i-- > 0;) header_bytes = header_bytes << 8 | start[8 + i];
+    if (!complete || file_bytes < layout_.begin || file_bytes - layout_.begin < header_bytes)
+      throw io_error(path + " is truncated in its header");
+    std::string text(header_bytes, '\0');
+    if (std::fread(text.data(), 1, text.size(), file_.get()) != text.size())
+      throw io_error(path + ": cannot read: " + detail::errno_message());
+    layout_.begin += header_bytes;
+
+    const detail::NpyHeader header = detail::NpyHeaderParser(text, path).parse();
+    type_ = &detail::find_npy_type<S>(header.dtype, path);
+    if (header.shape.empty() || header.shape.size() > 2)
+      throw io_error(concat_message(path, " has ", header.shape.size(), " dimensions, expected 1 or 2"));
+    const std::uint64_t rows = header.shape[0], cols = header.shape.size() == 2 ? header.shape[1] : 1;
+    const std::uint64_t limit = static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / sizeof(double);
+    const auto shape = concat_message("shape (", rows, ", ", cols, ") of dtype ", header.dtype);
+    if (rows > limit || cols > limit || (rows != 0 && cols > limit / rows))
+      throw io_error(path + " has an absurd " + shape);
+    const std::uint64_t expected = rows * cols * type_->bytes, found = file_bytes - layout_.begin;
+    if (found != expected)
+      throw io_error(concat_message(path, found < expected ? " is truncated: " : " is too long: ", shape, " is ",
+                                    expected, " bytes of data, found ", found));
+    layout_.rows = static_cast<Index>(rows);
+    layout_.cols = static_cast<Index>(cols);
+    layout_.fortran_order = header.fortran_order;
+    layout_.swapped = header.dtype[0] != '|' && header.dtype[0] != detail::npy_byte_order;
+  }
+
+  Index rows() const { return layout_.rows; }
+  Index cols() const { return layout_.cols; }
+  const std::string& path() const { return path_; }
+
+  /// Reads the rows first, first + 1, ... into values (M x D). Throws invalid_argument for rows that the file does not
+  /// have and another number of columns, and `io_error` for a value that S cannot hold and if the file has become
+  /// shorter since it was opened.
+  void read_rows(Index first, View<S> values) const {
+    require(values.cols == cols(), "read_rows: values has ", values.cols, " columns, ", path_, " has ", cols());
+    read(first, values.rows, {values.data, 1, values.stride});
+  }
+  /// Reads M rows from row `first` into M D numbers, one row after another. Throws as read_rows() does.
+  void read_rows_in_row_order(Index first, Index count, S* values) const { read(first, count, {values, cols(), 1}); }
+
+ private:
+  void read(Index first, Index count, const detail::NpyTarget<S>& to) const {
+    require(first >= 0 && count >= 0 && first <= rows() - count, "read_rows: rows ", first, " to ", first + count, ", ",
+            path_, " has ", rows());
+    const std::lock_guard lock(mutex_);
+    type_->read(file_.get(), layout_, first, count, to, path_);
+  }
+
+  std::string path_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  detail::NpyLayout layout_;
+  const detail::NpyType<S>* type_ = nullptr;
+  mutable std::mutex mutex_;
+};
+
+/// Reads a whole .npy file, as NpyFile does. Returns N x D for a 2-D array and N x 1 for a 1-D array. Throws
+/// `io_error`, naming the file, as NpyFile does. Memory is allocated only after the file's size has been found to agree
+/// with its header.
 template <Real S>
 Array<S> read_npy(const std::string& path) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (!file) throw io_error(path + ": cannot open: " + detail::errno_message());
-  std::error_code error;
-  const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
-  if (error) throw io_error(path + ": cannot read: " + error.message());
-
-  unsigned char start[12] = {};
-  const std::size_t got = std::fread(start, 1, 10, file.get());
-  if (got < 6 || std::memcmp(start, "\x93NUMPY", 6) != 0) throw io_error(path + " is not an .npy file");
-  const int format = start[6];
-  if (got >= 8 && (format < 1 || format > 3 || start[7] != 0))
-    throw io_error(
-        concat_message(path, " has format version ", format, ".", int{start[7]}, ", expected 1.0, 2.0 or 3.0"));
-  const std::size_t length_bytes = format == 1 ? 2 : 4;
-  std::uint64_t position = 8 + length_bytes, header_bytes = 0;
-  const bool complete = got == 10 && (format == 1 || std::fread(start + 10, 1, 2, file.get()) == 2);
-  for (std::size_t i = length_bytes; i-- > 0;) header_bytes = header_bytes << 8 | start[8 + i];
-  if (!complete || file_bytes < position || file_bytes - position < header_bytes)
-    throw io_error(path + " is truncated in its header");
-  std::string text(header_bytes, '\0');
-  if (std::fread(text.data(), 1, text.size(), file.get()) != text.size())
-    throw io_error(path + ": cannot read: " + detail::errno_message());
-  position += header_bytes;
-
-  const detail::NpyHeader header = detail::NpyHeaderParser(text, path).parse();
-  const auto& type = detail::find_npy_type<S>(header.dtype, path);
-  if (header.shape.empty() || header.shape.size() > 2)
-    throw io_error(concat_message(path, " has ", header.shape.size(), " dimensions, expected 1 or 2"));
-  const std::uint64_t rows = header.shape[0], cols = header.shape.size() == 2 ? header.shape[1] : 1;
-  const std::uint64_t limit = static_cast<std::uint64_t>(std::numeric_limits<Index>::max()) / sizeof(double);
-  const auto shape = concat_message("shape (", rows, ", ", cols, ") of dtype ", header.dtype);
-  if (rows > limit || cols > limit || (rows != 0 && cols > limit / rows))
-    throw io_error(path + " has an absurd " + shape);
-  const std::uint64_t expected = rows * cols * type.bytes, found = file_bytes - position;
-  if (found != expected)
-    throw io_error(concat_message(path, found < expected ? " is truncated: " : " is too long: ", shape, " is ",
-                                  expected, " bytes of data, found ", found));
-  Array<S> values(static_cast<Index>(rows), static_cast<Index>(cols));
-  const bool swapped = header.dtype[0] != '|' && header.dtype[0] != detail::npy_byte_order;
-  type.read(file.get(), header.fortran_order, swapped, values, path);
+  const NpyFile<S> file(path);
+  Array<S> values(file.rows(), file.cols());
+  file.read_rows(0, view(values));
   return values;
 }
 
