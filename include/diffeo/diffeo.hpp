@@ -104,6 +104,7 @@
 #include <diffeo/targets/target.hpp>
 #include <diffeo/training/adam.hpp>
 #include <diffeo/training/dataset.hpp>
+#include <diffeo/training/file_likelihood.hpp>
 #include <diffeo/training/fit.hpp>
 #include <diffeo/training/loss_watch.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
@@ -112,6 +113,7 @@
 #include <diffeo/training/progress.hpp>
 #include <diffeo/training/report.hpp>
 #include <diffeo/training/reverse_kl.hpp>
+#include <diffeo/training/row_order.hpp>
 #include <diffeo/training/schedule.hpp>
 #include <diffeo/training/trainer.hpp>
 #include <diffeo/training/validate.hpp>

@@ -83,7 +83,6 @@ void require_dataset(const Model& model, const Dataset<typename Model::Scalar>& 
 // Returns the rows of an objective that have a weight, in random order.
 template <class O>
 std::vector<Index> shuffled_rows(const O& objective, std::uint64_t seed) {
-  constexpr std::uint64_t split_stream = 0x73706c6974212121;  // apart from those of the trainer
   if constexpr (!HasRowWeights<O>) {
     return permutation(objective.size(), seed, split_stream);
   } else {
@@ -246,9 +245,10 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
   options.check();
   require(options.patience == 0 || options.validation_fraction > 0,
           "fit: patience needs validation_fraction > 0 or a validation set");
-  if constexpr (DrawsSamples<O>) {
+  if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
-            ", but this objective draws its samples and has no rows to hold out");
+            DrawsSamples<O> ? ", but this objective draws its samples and has no rows to hold out"
+                            : ", but this objective chooses its rows: give a validation set");
     Trainer<Model, O> trainer(model, objective, options);
     return detail::train(model, trainer, objective, {}, options, callbacks...);
   } else {
@@ -279,7 +279,7 @@ FitReport fit(Model& model, const O& objective, const V& validation, const FitOp
   require(!held_out.empty(), "fit: the validation set has no rows");
   std::iota(held_out.begin(), held_out.end(), Index{0});
   detail::drop_rows_without_weight("fit: validation", validation, held_out);
-  if constexpr (DrawsSamples<O>) {
+  if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     Trainer<Model, O> trainer(model, objective, options);
     return detail::train(model, trainer, validation, held_out, options, callbacks...);
   } else {

@@ -9,6 +9,25 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
+namespace detail {
+
+/// Returns -log p(x) or -log p(x | c) for each row of a piece of a minibatch, in training plus the penalties of layers.
+template <class Model, Real S>
+Var<S> negative_log_likelihood(const Model& model, const Var<S>& x, const Var<S>& context, const Minibatch& batch) {
+  Penalties<S> penalties;
+  Pass<S> pass = batch.pass(penalties);
+  pass.context = context;
+  const Var<S> log_prob = [&] {
+    if constexpr (requires { model.log_prob(x, pass); })
+      return model.log_prob(x, pass);
+    else
+      return model.log_prob(x);
+  }();
+  return penalties.sum() ? penalties.sum() - log_prob : -log_prob;
+}
+
+}  // namespace detail
+
 /// The negative log-likelihood, -log p(x) in nats for each row x of the data, or -log p(x | c) where each row has a
 /// context c; in training, plus the penalties that the flow's layers ask for (see Pass).
 template <Real S>
@@ -54,16 +73,7 @@ class MaximumLikelihood {
     requires requires(const Model& model, const Var<S>& x) { model.log_prob(x); }
   Var<S> loss(const Model& model, Tape<S>& tape, const Minibatch& batch) const {
     const Var<S> x = chosen(tape, *data_, batch.rows);
-    Penalties<S> penalties;
-    Pass<S> pass = batch.pass(penalties);
-    if (context_) pass.context = chosen(tape, *context_, batch.rows);
-    const Var<S> log_prob = [&] {
-      if constexpr (requires { model.log_prob(x, pass); })
-        return model.log_prob(x, pass);
-      else
-        return model.log_prob(x);
-    }();
-    return penalties.sum() ? penalties.sum() - log_prob : -log_prob;
+    return detail::negative_log_likelihood(model, x, context_ ? chosen(tape, *context_, batch.rows) : Var<S>(), batch);
   }
 
  private:

@@ -59,6 +59,11 @@ template <class O>
 concept BeginsSteps =
     requires(const O& o, typename O::StepState& state, const Minibatch& whole) { o.begin_step(state, whole); };
 
+/// Whether an objective chooses the rows of a minibatch by itself, such as one whose data are not in memory.
+template <class O>
+concept ChoosesRows = BeginsSteps<O> && requires(const O& o, typename O::StepState& state, std::span<Index> chosen,
+                                                 std::uint64_t seed) { o.choose_rows(state, chosen, seed); };
+
 namespace detail {
 
 // Calls o.loss(arguments...), with the state of the step where the objective has one.
@@ -101,6 +106,8 @@ concept HasValidationLoss =
 /// | O::StepState                          | type        | optional, default-constructible: shared by a step     |
 /// | o.begin_step(state, whole)            | void        | with StepState: fills it from the whole minibatch     |
 /// | o.loss(..., state)                    | Var<S>      | with StepState, in place of the two losses above      |
+/// | o.choose_rows(state, chosen, seed)    | void        | optional, with StepState: fills the span of rows that |
+/// |                                       |             | is the next minibatch, before begin_step()            |
 /// | o.validation_loss(model, tape, batch) | Var<S>      | optional: what validation computes, batch.count x 1   |
 /// | O::suggested_clip_ratio               | double      | optional: FitOptions::clip_ratio by default, else 1.2 |
 /// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
@@ -123,7 +130,7 @@ concept HasValidationLoss =
 /// rate need not follow the weights; validation computes the weighted mean. Rows of weight 0 are left out, and weights
 /// that are all equal are as good as none.
 ///
-/// Models: MaximumLikelihood, ReverseKl.
+/// Models: MaximumLikelihood, FileLikelihood, ReverseKl.
 template <class O, class Model>
 concept Objective = (DrawsSamples<O> || requires(const O& o) {
                       { o.size() } -> std::convertible_to<Index>;

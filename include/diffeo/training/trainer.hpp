@@ -6,6 +6,7 @@
 #include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/training/trainer_core.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,11 +28,11 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
   /// must outlive it. Throws invalid_argument for options out of range, no rows, rows that the objective does not have,
   /// and weights that are negative, not finite or all 0.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options)
-    requires(!DrawsSamples<O>)
+    requires(!DrawsSamples<O> && !ChoosesRows<O>)
       : Trainer(model, objective, checked(std::move(rows), objective), options, 0) {}
-  /// Trains on an objective that draws its samples, options.batch of them a step.
+  /// Trains on an objective that draws its samples, options.batch of them a step, or that chooses its rows.
   Trainer(const Model& model, const O& objective, const FitOptions& options)
-    requires DrawsSamples<O>
+    requires(DrawsSamples<O> || ChoosesRows<O>)
       : Trainer(model, objective, {}, options, 0) {}
 
  private:
@@ -67,9 +68,17 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
     return rows;
   }
 
+  static Index row_count([[maybe_unused]] const std::vector<Index>& rows, [[maybe_unused]] const O& objective) {
+    if constexpr (ChoosesRows<O>)
+      return objective.size();
+    else
+      return static_cast<Index>(rows.size());
+  }
+
   // The last argument only tells this constructor from the public ones.
   Trainer(const Model& model, const O& objective, std::vector<Index> rows, const FitOptions& options, int)
-      : Core(parameters(model), std::move(rows), tile_rows_of<Model>, options, suggested_clip_ratio<O>),
+      : Core(parameters(model), rows, row_count(rows, objective), tile_rows_of<Model>, options,
+             suggested_clip_ratio<O>),
         model_(model),
         objective_(objective) {
     static_assert(BeginsSteps<O> || !names_begin_step,
@@ -78,12 +87,19 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
                   "fit: expected Var validation_loss(model, tape, batch) const");
     static_assert(
         explains || !requires { &O::explain; }, "fit: expected std::string explain(model, tape, batch) const");
-    if constexpr (HasRowWeights<O> && !DrawsSamples<O>)
+    if constexpr (HasRowWeights<O> && !DrawsSamples<O> && !ChoosesRows<O>)
       if (const double mean = detail::mean_weight_if_unequal(objective, Core::rows()); mean > 0) Core::weigh(mean);
     if constexpr (requires { objective.comparable_from(); }) Core::compare_from(objective.comparable_from());
     workers_.reserve(Core::workers());
     for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
     addresses_ = addresses();
+  }
+
+  void choose_rows(std::span<Index> chosen) override {
+    if constexpr (ChoosesRows<O>)
+      objective_.choose_rows(state_, chosen, Core::seed());
+    else
+      Core::choose_rows(chosen);
   }
 
   void begin_step([[maybe_unused]] const Minibatch& whole) override {

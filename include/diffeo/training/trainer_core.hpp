@@ -12,6 +12,7 @@
 #include <diffeo/training/loss_watch.hpp>
 #include <diffeo/training/objective.hpp>
 #include <diffeo/training/options.hpp>
+#include <diffeo/training/row_order.hpp>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -43,7 +44,7 @@ class TrainerCore {
   /// training goes back too, and the solver_error names the row of the data (of the minibatch, for an objective that
   /// draws).
   double step(double learning_rate) {
-    choose_rows();
+    if (!chosen_.empty()) choose_rows(chosen_);
     outcome_ = StepOutcome::not_solved;
     failure_.clear();
     try {
@@ -186,29 +187,30 @@ class TrainerCore {
   const std::string& failure() const { return failure_; }
 
  protected:
-  // `rows` is empty where the objective draws its samples.
-  TrainerCore(Array<S> values, std::vector<Index> rows, Index model_tile_rows, const FitOptions& options,
-              double suggested_clip_ratio)
+  // Without `rows` the objective chooses its rows, of which it has row_count, or draws its samples: 0.
+  TrainerCore(Array<S> values, std::vector<Index> rows, Index row_count, Index model_tile_rows,
+              const FitOptions& options, double suggested_clip_ratio)
       : options_(options),
         clip_ratio_(options.clip_ratio.value_or(suggested_clip_ratio)),
-        order_(std::move(rows)),
+        order_(std::move(rows), options.seed),
         model_tile_rows_(model_tile_rows),
-        batch_(order_.empty() ? options.batch : std::min<Index>(options.batch, static_cast<Index>(order_.size()))),
+        batch_(row_count == 0 ? options.batch : std::min(options.batch, row_count)),
         values_(std::move(values)),
         adam_(values_.size(), options.adam),
         snapshot_{values_, {}, adam_},
         watch_(options.divergence) {
     options.check();
-    if (!order_.empty()) chosen_.resize(static_cast<std::size_t>(batch_));
+    if (row_count > 0) chosen_.resize(static_cast<std::size_t>(batch_));
     block_norm_.resize(static_cast<std::size_t>(blocks()));
     if (options.ema_decay > 0) snapshot_.average = average_ = values_;
     choose_sharding();
     for (int worker = 0; worker < pool_->size(); ++worker) tapes_.push_back(std::make_unique<Tape<S>>());
-    cursor_ = order_.size();  // the first step shuffles
   }
 
   // What knows the types of model and objective. `worker` is the number of the thread that calls.
 
+  // Chooses the rows of a minibatch: the next ones of the order, unless the objective chooses.
+  virtual void choose_rows(std::span<Index> chosen) { order_.choose(chosen); }
   // Shows the objective the whole minibatch of a step.
   virtual void begin_step(const Minibatch& whole) = 0;
   // Records the losses of some rows on the tape of the worker.
@@ -230,7 +232,8 @@ class TrainerCore {
   // The losses of steps before this one say nothing of those after it.
   void compare_from(long step) { comparable_from_ = step; }
 
-  std::span<const Index> rows() const { return order_; }
+  std::span<const Index> rows() const { return order_.rows(); }
+  std::uint64_t seed() const { return options_.seed; }
   S* values() { return values_.data(); }
   const Array<S>& current() const { return values_; }
   std::size_t workers() const { return tapes_.size(); }
@@ -250,7 +253,6 @@ class TrainerCore {
   static constexpr long dealt_steps = 6;
   // Parameters that one task of the update covers.
   static constexpr Index block_size = Index{1} << 13;
-  static constexpr std::uint64_t shuffle_stream = 0x73687566666c6521;  // apart from those of initial weights
 
   Index blocks() const { return (values_.size() + block_size - 1) / block_size; }
 
@@ -305,19 +307,6 @@ class TrainerCore {
       auto average = average_.middleRows(begin, end - begin);
       average += static_cast<S>(1 - decay) * (values_.middleRows(begin, end - begin) - average);
     });
-  }
-
-  // The next rows of the current order; a new order when it is used up.
-  void choose_rows() {
-    for (Index& row : chosen_) {
-      if (cursor_ == order_.size()) {
-        PhiloxEngine engine(options_.seed, shuffle_stream + epoch_++);
-        for (std::size_t left = order_.size(); left > 1; --left)
-          std::swap(order_[left - 1], order_[engine.below(left)]);
-        cursor_ = 0;
-      }
-      row = order_[cursor_++];
-    }
   }
 
   Minibatch minibatch(Index first, Index count, long step) const {
@@ -445,9 +434,8 @@ class TrainerCore {
 
   FitOptions options_;
   double clip_ratio_ = 0;
-  std::vector<Index> order_, chosen_;
-  std::size_t cursor_ = 0;
-  std::uint64_t epoch_ = 0;
+  RowOrder order_;
+  std::vector<Index> chosen_;
   Index model_tile_rows_ = 0, batch_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
   long step_ = 0;
   Array<S> values_, average_, gradients_, seeds_, row_weights_;
