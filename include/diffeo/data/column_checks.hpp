@@ -55,16 +55,32 @@ inline std::string percent(Index part, Index whole) {
 
 }  // namespace detail
 
-/// Throws invalid_argument where the standard deviation of a column of the data (N x D, finite) is less than 1000 steps
-/// of the scalar at the column's largest value: what is left of such a column is a lattice. A constant column is
-/// refused too, because its density is infinite. `what` begins the message, for instance "fit: data"; `names` are those
-/// of the columns, or empty.
+/// Throws invalid_argument with the row and column of the first entry of the data (N x D) that is NaN or infinite.
+/// `what` begins the message, for instance "fit: data"; `names` are those of the columns, or empty.
 template <Real S>
-void require_resolved_columns(const char* what, const Array<S>& data, std::span<const std::string> names = {}) {
+void require_finite_columns(const std::string& what, const Array<S>& data, std::span<const std::string> names) {
+  if (data.size() == 0 || data.allFinite()) return;
+  for (Index i = 0; i < data.rows(); ++i)
+    for (Index j = 0; j < data.cols(); ++j)
+      require(std::isfinite(data(i, j)), what, " is ", data(i, j), " at (row ", i, ", ", detail::column_label(names, j),
+              "), expected finite values");
+}
+
+/// Whether require_resolved_columns() accepts columns with one value.
+enum class Constants { refused, allowed };
+
+/// Throws invalid_argument where the standard deviation of a column of the data (N x D, finite) is less than 1000 steps
+/// of the scalar at the column's largest value: what is left of such a column is a lattice. A constant column, whose
+/// density is infinite, is refused unless `constants` allows it. `what` begins the message, for instance "fit: data";
+/// `names` are those of the columns, or empty.
+template <Real S>
+void require_resolved_columns(const char* what, const Array<S>& data, std::span<const std::string> names = {},
+                              Constants constants = Constants::refused) {
   constexpr double least_steps = 1000;
   for (Index j = 0; j < data.cols() && data.rows() > 0; ++j) {
     const auto column = data.col(j);
     const S low = column.minCoeff(), high = column.maxCoeff(), largest = std::max(std::abs(low), std::abs(high));
+    if (low == high && constants == Constants::allowed) continue;
     require(low < high, what, ": ", detail::column_label(names, j), " is ", low,
             " in every row, and the density of a constant is infinite: leave it out");
     // The range bounds the standard deviation, so that most columns need no second pass over their values.

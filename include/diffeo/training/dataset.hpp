@@ -4,7 +4,9 @@
 #include <cmath>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
+#include <diffeo/data/column_checks.hpp>
 #include <string>
+#include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -14,15 +16,19 @@ struct Dataset {
   Array<S> x;             ///< N x D, one sample in each row
   Array<S> context = {};  ///< N x C for a model of p(x | c), else empty
   Array<S> weights = {};  ///< N x 1, finite and not negative, but not all 0; empty: all rows count the same
+  std::vector<std::string> names = {};  ///< D names of the columns of x, for messages; may be empty
 
   bool has_context() const { return context.cols() > 0; }
   bool has_weights() const { return weights.rows() > 0 || weights.cols() > 0; }
 
-  /// Throws invalid_argument for data without rows, for contexts or weights of another number of rows, for NaN or
-  /// infinity (with the place), and for weights that are negative or all 0. Messages begin with `who`.
+  /// Throws invalid_argument for data without rows, for another number of names than columns, for contexts or weights
+  /// of another number of rows, for NaN or infinity (with the place), and for weights that are negative or all 0.
+  /// Messages begin with `who`.
   void check(const std::string& who = "fit") const {
     require(x.rows() > 0, who, ": data is empty, expected at least one row");
-    require_finite(x, (who + ": data").c_str());
+    require(names.empty() || static_cast<Index>(names.size()) == x.cols(), who, ": got ", names.size(), " names for ",
+            x.cols(), " columns");
+    require_finite_columns(who + ": data", x, names);
     if (has_context()) {
       require(context.rows() == x.rows(), who, ": the context has ", context.rows(), " rows, the data ", x.rows());
       require_finite(context, (who + ": the context").c_str());

@@ -103,6 +103,12 @@ class FileLikelihood {
     return result;
   }
 
+  /// Returns warnings and throws as MaximumLikelihood::inspect() does, for 10,000 rows spread over the file.
+  std::vector<std::string> inspect() const {
+    const Dataset<S> some = sample(10'000);
+    return MaximumLikelihood<S>(some).inspect();
+  }
+
   /// Rows in memory, those of the minibatch apart.
   struct StepState {
     Array<S> x, context;  ///< of the minibatch

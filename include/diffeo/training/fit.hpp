@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdio>
 #include <diffeo/autodiff/settings.hpp>
 #include <diffeo/nn/context.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
@@ -96,11 +97,23 @@ std::vector<Index> shuffled_rows(const O& objective, std::uint64_t seed) {
   }
 }
 
+// Returns what an objective warns of, and prints it on stderr if wanted.
+template <class O>
+std::vector<std::string> inspected([[maybe_unused]] const O& objective, [[maybe_unused]] bool print) {
+  std::vector<std::string> warnings;
+  if constexpr (requires { objective.inspect(); }) {
+    warnings = objective.inspect();
+    for (const std::string& warning : warnings)
+      if (print) std::fputs(("warning: " + warning + "\n").c_str(), stderr);
+  }
+  return warnings;
+}
+
 // How a training goes: the steps of a trainer, with validation on the rows `held_out` of an objective of its own unless
 // there are none.
 template <class Model, class O, class V, class... Callbacks>
 FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, std::span<const Index> held_out,
-                const FitOptions& options, Callbacks&... callbacks) {
+                const FitOptions& options, std::vector<std::string> warnings, Callbacks&... callbacks) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   const auto elapsed = [start] { return std::chrono::duration<double>(Clock::now() - start).count(); };
@@ -111,6 +124,7 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
   double scale = 1;  // halved in each recovery
 
   FitReport report;
+  report.warnings = std::move(warnings);
   // So that steps allocate nothing, within reason.
   report.loss.reserve(static_cast<std::size_t>(std::min(options.steps, 1L << 22)));
   const auto rate_now = [&] { return schedule.at(report.steps, options.steps) * plateau.scale() * scale; };
@@ -245,12 +259,13 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
   options.check();
   require(options.patience == 0 || options.validation_fraction > 0,
           "fit: patience needs validation_fraction > 0 or a validation set");
+  std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
             DrawsSamples<O> ? ", but this objective draws its samples and has no rows to hold out"
                             : ", but this objective chooses its rows: give a validation set");
     Trainer<Model, O> trainer(model, objective, options);
-    return detail::train(model, trainer, objective, {}, options, callbacks...);
+    return detail::train(model, trainer, objective, {}, options, std::move(warnings), callbacks...);
   } else {
     std::vector<Index> rows = detail::shuffled_rows(objective, options.seed), held_out;
     if (options.validation_fraction > 0) {
@@ -262,7 +277,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
       rows.resize(rows.size() - static_cast<std::size_t>(count));
     }
     Trainer<Model, O> trainer(model, objective, std::move(rows), options);
-    return detail::train(model, trainer, objective, held_out, options, callbacks...);
+    return detail::train(model, trainer, objective, held_out, options, std::move(warnings), callbacks...);
   }
 }
 
@@ -275,16 +290,17 @@ FitReport fit(Model& model, const O& objective, const V& validation, const FitOp
   options.check();
   require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
           ", but there is a validation set; expected 0");
+  std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   std::vector<Index> held_out(static_cast<std::size_t>(std::max<Index>(0, validation.size())));
   require(!held_out.empty(), "fit: the validation set has no rows");
   std::iota(held_out.begin(), held_out.end(), Index{0});
   detail::drop_rows_without_weight("fit: validation", validation, held_out);
   if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     Trainer<Model, O> trainer(model, objective, options);
-    return detail::train(model, trainer, validation, held_out, options, callbacks...);
+    return detail::train(model, trainer, validation, held_out, options, std::move(warnings), callbacks...);
   } else {
     Trainer<Model, O> trainer(model, objective, detail::shuffled_rows(objective, options.seed), options);
-    return detail::train(model, trainer, validation, held_out, options, callbacks...);
+    return detail::train(model, trainer, validation, held_out, options, std::move(warnings), callbacks...);
   }
 }
 

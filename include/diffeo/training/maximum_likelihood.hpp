@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/data/column_checks.hpp>
 #include <diffeo/training/dataset.hpp>
 #include <diffeo/training/objective.hpp>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -59,6 +62,7 @@ class MaximumLikelihood {
     data.check(who);
     if (data.has_context()) context_ = &data.context;
     if (data.has_weights()) weights_ = &data.weights;
+    names_ = data.names;
   }
   /// Takes over the data, as above.
   explicit MaximumLikelihood(Dataset<S>&& data, const std::string& who = "fit")
@@ -68,6 +72,15 @@ class MaximumLikelihood {
   const Array<S>& data() const { return *data_; }
   /// Returns the weight of a row of the data, 1 where there are no weights.
   double row_weight(Index row) const { return weights_ ? static_cast<double>((*weights_)(row, 0)) : 1; }
+
+  /// Returns warnings about repeated values and rows (see repetition_warnings()). Throws invalid_argument for columns
+  /// of data or context that are rounded to a lattice and for constant columns of data (see
+  /// require_resolved_columns()).
+  std::vector<std::string> inspect() const {
+    require_resolved_columns("fit: data", *data_, names_);
+    if (context_) require_resolved_columns("fit: the context", *context_, {}, Constants::allowed);
+    return repetition_warnings(*data_, names_);
+  }
 
   template <class Model>
     requires requires(const Model& model, const Var<S>& x) { model.log_prob(x); }
@@ -108,6 +121,7 @@ class MaximumLikelihood {
 
   const Array<S>* data_;
   const Array<S>*context_ = nullptr, *weights_ = nullptr;
+  std::span<const std::string> names_;  // of the columns of the data; may be empty
   std::shared_ptr<const void> owned_, owned_context_;
 };
 

@@ -53,7 +53,8 @@ struct FitReport {
   double best_validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN without validation
   long best_step = 0;   ///< after which step it was reached; these parameters were kept
   std::string failure;  ///< after non_finite, not_solved and diverged: the cause as far as known; may be empty
-  std::vector<Recovery> recoveries;                             ///< what went wrong, in order
+  std::vector<std::string> warnings;  ///< what makes the densities of the data doubtful: see repetition_warnings()
+  std::vector<Recovery> recoveries;   ///< what went wrong, in order
   double best_loss = std::numeric_limits<double>::quiet_NaN();  ///< lowest smoothed loss; NaN if there was none
 
   /// Returns whether the training gave up.
@@ -77,6 +78,7 @@ inline std::ostream& operator<<(std::ostream& out, const FitReport& report) {
   out << " (" << to_string(report.reason);
   if (!report.failure.empty()) out << ": " << report.failure;
   out << ")";
+  for (const std::string& warning : report.warnings) out << "\n  warning: " << warning;
   for (const Recovery& recovery : report.recoveries) {
     const char* const what = recovery.reason == StopReason::non_finite   ? "the loss or its gradient was not finite"
                              : recovery.reason == StopReason::not_solved ? "an equation was not solved"
