@@ -172,20 +172,13 @@ struct TransformedDistribution {
   // Returns a context of the caller as an array. Throws invalid_argument unless it fits the flow and `rows` samples.
   template <class Context>
   Array<Scalar> checked_context(const char* what, const Eigen::DenseBase<Context>& c, Index rows) const {
-    const Index wanted = context_dim();
-    require(wanted > 0, what, ": got a context, but this flow takes none");
-    require(c.cols() == wanted, what, ": the context has ", c.cols(), " columns, this flow takes one of ", wanted);
-    require(c.rows() == 1 || c.rows() == rows, what, ": the context has ", c.rows(), " rows, expected ", rows, " or 1");
-    Array<Scalar> context = c.derived().template cast<Scalar>().array();
-    require_finite(context, concat_message(what, ": the context").c_str());
-    return context;
+    return detail::context_of_rows<Scalar>(what, c, rows, context_dim());
   }
 
   // What the flow is to know of some rows; `context` may be null.
   Pass<Scalar> pass_for(Tape<Scalar>& tape, const Array<Scalar>* context, Index first, Index count) const {
     Pass<Scalar> pass;
-    if (context)
-      pass.context = context->rows() == 1 ? tape.constant(*context) : tape.copy(context->middleRows(first, count));
+    if (context) pass.context = detail::context_of_tile(tape, *context, first, count);
     return pass;
   }
 
