@@ -47,10 +47,14 @@
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/conditional_distribution.hpp>
+#include <diffeo/distributions/conditional_mixture.hpp>
+#include <diffeo/distributions/conditional_normal.hpp>
 #include <diffeo/distributions/distribution.hpp>
 #include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/mixture.hpp>
 #include <diffeo/distributions/multivariate_normal.hpp>
+#include <diffeo/distributions/network_distribution.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/probability_path.hpp>
 #include <diffeo/distributions/transformed.hpp>
