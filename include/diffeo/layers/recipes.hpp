@@ -204,5 +204,12 @@ template <DenseExpression Data>
 auto residual(const Data& data, const ResidualFlowOptions& options = {}) {
   return standardized(residual<typename Data::Scalar>(data.cols(), options), data);
 }
+/// Returns a residual flow of x given a context. Throws as real_nvp(x, c) does; the option is block.context_dim.
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto residual(const Data& x, const Context& c, ResidualFlowOptions options = {}) {
+  options.block.context_dim = detail::context_dim_for("residual", options.block.context_dim, x.rows(), c);
+  return conditional(residual(x, options), c);
+}
 
 }  // namespace diffeo::inline DIFFEO_ISA
