@@ -100,6 +100,51 @@ TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", flo
       "recipe", randomised(residual<S>(2, {.layers = 2, .block = {.hidden = {8}, .context_dim = 2}}), 4, 0.4), few);
 }
 
+TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", float, double) {
+  using S = TestType;
+  testing::FlowLawOptions<S> few;
+  few.rows = 70;
+  // Not larger: contexts in the tails make the determinants of larger ones too small for float.
+  for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
+    for (const Index dim : {1, 2, 5})
+      require_conditional_laws(
+          concat_message(to_string(activation), ", D = ", dim),
+          randomised(make_planar<S>(dim, activation, 0, 0, (dim + 1) / 2), static_cast<std::uint64_t>(dim), 0.5), few);
+  few.grid = 100;
+  auto flow = planar<S>(2, {.layers = 3, .context_dim = 2});
+  set_parameters(
+      flow, Array<S>(parameters(flow) + S(0.2) * testing::detail::normal_array<S>(parameter_count(flow), 1, 2, 2)));
+  require_conditional_laws("recipe", flow, few);
+  // Layers without context among others.
+  std::get<0>(flow.layers).layers[1].shift = {};
+  require_conditional_laws("mixed", flow, few);
+}
+
+TEMPLATE_TEST_CASE("conditional flows: laws of radial layers", "[layers]", float, double) {
+  using S = TestType;
+  testing::FlowLawOptions<S> few;
+  few.rows = 70;
+  for (const Index dim : {1, 2, 5})
+    require_conditional_laws(concat_message("D = ", dim),
+                             randomised(make_radial<S>(dim, 0, 0, (dim + 1) / 2), static_cast<std::uint64_t>(dim), 0.7),
+                             few);
+  few.grid = 100;
+  require_conditional_laws("recipe", randomised(radial<S>(2, {.layers = 3, .context_dim = 2}), 4, 0.4), few);
+}
+
+TEST_CASE("conditional flows: recipes of planar and radial flows begin near the identity", "[layers]") {
+  const Array<double> x = some_points<double>(50, 2), c = some_contexts<double>(50, 3);
+  const auto check = [&](const auto& flow) {
+    CHECK(context_dim(flow) == 3);
+    const TransformedDistribution model(StandardNormal<double>(2), flow);
+    const Array<double> log_p = model.log_prob(x, c), other = model.log_prob(x, c.colwise().reverse());
+    CHECK((log_p - other).abs().maxCoeff() < 1.5);
+    CHECK((log_p - other).abs().maxCoeff() > 1e-4);  // it is looked at
+  };
+  check(planar(x, c, {.layers = 4}));
+  check(radial(x, c, {.layers = 4}));
+}
+
 TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", float, double) {
   using S = TestType;
   const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});
@@ -221,6 +266,9 @@ TEST_CASE("conditional distributions: what does not fit is refused", "[layers]")
                  "the layers take a context of 2 columns, this one has 4"));
   CHECK(contains(message([&] { residual(x, c, {.layers = 1, .block = {.context_dim = 2}}); }),
                  "residual: context_dim is 2, the context has 3 columns"));
+  CHECK(contains(message([&] { planar(x, c, {.layers = 1, .context_dim = 2}); }),
+                 "planar: context_dim is 2, the context has 3 columns"));
+  CHECK(contains(message([&] { radial(x, c.topRows(5)); }), "radial: the context has 5 rows, the data 6"));
   CHECK(contains(message([&] { real_nvp(x, c.topRows(5)); }), "the context has 5 rows, the data 6"));
   CHECK(contains(message([&] { real_nvp(x, Array<float>(Array<float>::Ones(6, 1))); }), "context: column 0"));
   // Parts that take contexts of different widths.
