@@ -90,6 +90,7 @@
 #include <diffeo/math/simd.hpp>
 #include <diffeo/nn/concat_squash.hpp>
 #include <diffeo/nn/context.hpp>
+#include <diffeo/nn/context_shift.hpp>
 #include <diffeo/nn/init.hpp>
 #include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/linear.hpp>
