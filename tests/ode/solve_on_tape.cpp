@@ -85,12 +85,12 @@ Problem<S> uneven_problem(Index rows = 150, Index n = 3, double fastest = 15) {
 
 template <Real S>
 struct Solved {
-  Array<S> y1, of_y0, of_a, of_b;
+  Array<S> y1, of_y0, of_a, of_b, of_rate;
   std::vector<SolveStatistics> statistics;
 
   Array<S> all() const {
-    Array<S> flat(of_y0.size() + of_a.size() + of_b.size(), 1);
-    flat << of_y0.reshaped(), of_a.reshaped(), of_b.reshaped();
+    Array<S> flat(of_y0.size() + of_a.size() + of_b.size() + of_rate.size(), 1);
+    flat << of_y0.reshaped(), of_a.reshaped(), of_b.reshaped(), of_rate.reshaped();
     return flat;
   }
 };
@@ -102,7 +102,7 @@ Array<S> gradient_of(Var<S> x) {
 }
 
 struct Wanted {
-  bool y0 = true, parameters = true;
+  bool y0 = true, parameters = true, rate = true;
 };
 
 template <Real S>
@@ -112,16 +112,17 @@ Solved<S> solve(const Problem<S>& p, const SolverOptions& options, const Gradien
   const Var<S> y0 = wanted.y0 ? tape.variable(p.y0) : tape.copy(p.y0);
   const NetworkSystem<S> system{wanted.parameters ? tape.variable(p.a) : tape.copy(p.a),
                                 wanted.parameters ? tape.variable(p.b) : tape.copy(p.b)};
+  const Var<S> rate = wanted.rate ? tape.variable(p.rate) : tape.copy(p.rate);
   const Var<S> y1 =
-      diffeo::ode::solve_on_tape<S>(system, y0, p.t0, p.t1.data(), p.rate.size() > 0 ? tape.copy(p.rate) : Var<S>(),
-                                    options, ErrorControl<>(), gradient);
+      diffeo::ode::solve_on_tape<S>(system, y0, p.t0, p.t1.data(), rate, options, ErrorControl<>(), gradient);
   const auto made = diffeo::ode::statistics(tape);
-  Solved<S> solved{diffeo::as_eigen(y1.value()), {}, {}, {}, {made.begin(), made.end()}};
-  CHECK(y1.requires_grad() == (wanted.y0 || wanted.parameters));
+  Solved<S> solved{diffeo::as_eigen(y1.value()), {}, {}, {}, {}, {made.begin(), made.end()}};
+  CHECK(y1.requires_grad() == (wanted.y0 || wanted.parameters || wanted.rate));
   tape.backward(y1, diffeo::view(p.weights));
   solved.of_y0 = gradient_of(y0);
   solved.of_a = gradient_of(system.a);
   solved.of_b = gradient_of(system.b);
+  solved.of_rate = gradient_of(rate);
   return solved;
 }
 
@@ -148,23 +149,26 @@ double difference(const Problem<double>& p, const SolverOptions& options, const 
     moved.a += by * direction.a;
     moved.b += by * direction.b;
     moved.y0 += by * direction.y0;
-    return (solve(moved, options, {}, {false, false}).y1 * p.weights).sum();
+    moved.rate += by * direction.rate;
+    return (solve(moved, options, {}, {false, false, false}).y1 * p.weights).sum();
   };
   return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h);
 }
 
-// Errors of the derivatives by A, by B and by y0, each along a random direction, relative to the derivative.
+// Errors of the derivatives by A, by B, by y0 and by the rates, each along a random direction, relative to the
+// derivative.
 double worst_error(const Problem<double>& p, const Solved<double>& found, const SolverOptions& reference) {
   double worst = 0;
-  for (int of = 0; of < 3; ++of) {
+  for (int of = 0; of < 4; ++of) {
     Problem<double> direction = p;
     direction.a = normal<double>(p.a.rows(), p.a.cols(), 11) * double(of == 0);
     direction.b = normal<double>(p.b.rows(), p.b.cols(), 12) * double(of == 1);
     direction.y0 = normal<double>(p.y0.rows(), p.y0.cols(), 13) * double(of == 2);
+    direction.rate = p.rate * normal<double>(p.rate.rows(), 1, 14) * double(of == 3);
     const double expected = difference(p, reference, direction);
-    const double automatic =
-        (found.of_a * direction.a).sum() + (found.of_b * direction.b).sum() + (found.of_y0 * direction.y0).sum();
-    INFO((of == 0 ? "A" : of == 1 ? "B" : "y0") << ": " << automatic << ", expected " << expected);
+    const double automatic = (found.of_a * direction.a).sum() + (found.of_b * direction.b).sum() +
+                             (found.of_y0 * direction.y0).sum() + (found.of_rate * direction.rate).sum();
+    INFO((of == 0 ? "A" : of == 1 ? "B" : of == 2 ? "y0" : "rate") << ": " << automatic << ", expected " << expected);
     CHECK(std::abs(expected) > 0.01);  // not a matter of chance
     worst = std::max(worst, std::abs(automatic - expected) / std::abs(expected));
   }
@@ -256,6 +260,7 @@ TEMPLATE_TEST_CASE("solves on a tape: the gradient's bits do not depend on the m
       CHECK(same_bits(found.of_y0, all.of_y0));
       CHECK(same_bits(found.of_a, all.of_a));
       CHECK(same_bits(found.of_b, all.of_b));
+      CHECK(same_bits(found.of_rate, all.of_rate));
     }
   }
 }
@@ -264,18 +269,24 @@ TEMPLATE_TEST_CASE("solves on a tape: what is recorded does not change the solut
   using S = TestType;
   const Problem<S> p = uneven_problem<S>();
   const SolverOptions options = adaptive(Method::dopri5, 1e-4);
-  const Solved<S> both = solve(p, options), neither = solve(p, options, {}, {false, false});
+  const Solved<S> both = solve(p, options), neither = solve(p, options, {}, {false, false, false});
   CHECK(same_bits(both.y1, neither.y1));
   for (const Differentiation how : {Differentiation::discrete, Differentiation::adjoint}) {
-    const Solved<S> all = solve(p, options, {how}), state = solve(p, options, {how}, {true, false}),
-                    parameters = solve(p, options, {how}, {false, true});
+    const Solved<S> all = solve(p, options, {how}), state = solve(p, options, {how}, {true, false, false}),
+                    parameters = solve(p, options, {how}, {false, true, false}),
+                    rate = solve(p, options, {how}, {false, false, true});
     CHECK(same_bits(all.y1, neither.y1));
     CHECK(same_bits(state.of_y0, all.of_y0));
     CHECK(same_bits(parameters.of_a, all.of_a));
     CHECK(same_bits(parameters.of_b, all.of_b));
+    CHECK(same_bits(rate.of_rate, all.of_rate));
     CHECK((all.of_a != 0).all());
+    CHECK((all.of_rate != 0).all());
     CHECK((state.of_a == 0).all());
+    CHECK((state.of_rate == 0).all());
     CHECK((parameters.of_y0 == 0).all());
+    CHECK((parameters.of_rate == 0).all());
+    CHECK((rate.of_a == 0).all());
   }
 }
 
@@ -299,6 +310,7 @@ TEMPLATE_TEST_CASE("solves on a tape: a row's gradient does not depend on its ba
       CAPTURE(first, count, reversed);
       CHECK(same_bits(found.y1, taken(all.y1)));
       CHECK(same_bits(found.of_y0, taken(all.of_y0)));
+      CHECK(same_bits(found.of_rate, taken(all.of_rate)));
     };
     for (const Index row : {0, 5, 63, 64, 200, 332}) check(row, 1, false);
     check(0, 64, false);
@@ -317,6 +329,7 @@ TEST_CASE("solves on a tape: rows end where they will", "[ode]") {
   for (Index i = 3; i < 100; i += 10) {
     CHECK((found.y1.row(i) == p.y0.row(i)).all());
     CHECK((found.of_y0.row(i) == p.weights.row(i)).all());
+    CHECK(found.of_rate(i, 0) == 0);
     CHECK(found.statistics[std::size_t(i)].accepted == 0);
   }
   CHECK(worst_error(p, found, options) < 1e-7);
@@ -337,6 +350,7 @@ TEST_CASE("solves on a tape: rows end where they will", "[ode]") {
     CHECK((still.y1 == p.y0).all());
     CHECK((still.of_y0 == p.weights).all());
     CHECK((still.of_a == 0).all());
+    CHECK((still.of_rate == 0).all());
   }
 }
 
@@ -350,9 +364,11 @@ TEST_CASE("solves on a tape: the adjoint's gradient comes nearer as the toleranc
     for (const double tolerance : {1e-4, 1e-6, 1e-8}) {
       CAPTURE(int(method), tolerance);
       const Solved<double> found = solve(p, adaptive(method, tolerance), {Differentiation::adjoint});
-      const double error = std::max({(found.of_y0 - exact.of_y0).abs().maxCoeff() / exact.of_y0.abs().maxCoeff(),
-                                     (found.of_a - exact.of_a).abs().maxCoeff() / exact.of_a.abs().maxCoeff(),
-                                     (found.of_b - exact.of_b).abs().maxCoeff() / exact.of_b.abs().maxCoeff()});
+      const double error =
+          std::max({(found.of_y0 - exact.of_y0).abs().maxCoeff() / exact.of_y0.abs().maxCoeff(),
+                    (found.of_a - exact.of_a).abs().maxCoeff() / exact.of_a.abs().maxCoeff(),
+                    (found.of_b - exact.of_b).abs().maxCoeff() / exact.of_b.abs().maxCoeff(),
+                    (found.of_rate - exact.of_rate).abs().maxCoeff() / exact.of_rate.abs().maxCoeff()});
       CHECK(error < 0.2 * last);
       last = error;
     }

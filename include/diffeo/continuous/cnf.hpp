@@ -84,7 +84,8 @@ struct CnfOptions {
 
 namespace detail {
 
-// State of a continuous flow: position, log-determinant and, where asked for, the integrals of the two penalties.
+// State of a continuous flow: position, log-determinant and, where asked for, the integrals of the two penalties. Each
+// sample has its noise and, where samples have contexts of their own, its row of the prepared context.
 template <class P>
 struct CnfSystem {
   using Scalar = typename P::Scalar;
@@ -100,8 +101,13 @@ struct CnfSystem {
 
   Index width() const { return dim + (terms.divergence ? 1 : 0) + (terms.kinetic ? 1 : 0) + (terms.frobenius ? 1 : 0); }
 
-  Var<Scalar> operator()(const Var<Scalar>& t, const Var<Scalar>& y, const Var<Scalar>& noise) const {
-    const FieldValue<Scalar> f = field(t, cols(y, 0, dim), noise, terms);
+  Var<Scalar> operator()(const Var<Scalar>& t, const Var<Scalar>& y, const Var<Scalar>& own) const {
+    const Index probes = terms.divergence || terms.frobenius ? field.noise_columns() : 0;
+    Var<Scalar> noise, context;
+    if (probes > 0)  // constants, also where the context is not
+      noise = own.requires_grad() ? y.tape().constant(own.value().cols_block(0, probes)) : cols(own, 0, probes);
+    if (own && own.cols() > probes) context = cols(own, probes, own.cols() - probes);
+    const FieldValue<Scalar> f = field(t, cols(y, 0, dim), noise, terms, context);
     require(f.velocity.rows() == y.rows() && f.velocity.cols() == dim, "cnf: the field gave ", f.velocity.rows(), " x ",
             f.velocity.cols(), " velocities, expected ", y.rows(), " x ", dim);
     Var<Scalar> slope = f.velocity;
@@ -122,6 +128,9 @@ struct CnfSystem {
 /// Values on a tape refer to the arrays of the field, as all constants of a tape do, so that the flow must outlive
 /// them.
 ///
+/// Where the field takes a context c, dx/dt = v(t, x, c) with the context of the Pass, N x C or 1 x C. Error control
+/// does not know it.
+///
 /// forward(), inverse(), generate() and transport() throw integration_error, which names the row, if a row needs too
 /// many steps, its step becomes too small or its velocity is not finite.
 template <class Field>
@@ -136,6 +145,8 @@ struct Cnf {
   static constexpr double suggested_learning_rate = 1e-2;
 
   Index dim() const { return field.dim(); }
+  /// Number of columns C of the context; 0 for a flow that takes none.
+  Index context_dim() const { return diffeo::context_dim(field); }
 
   template <class Self>
   static auto fields(Self& self) {
@@ -169,7 +180,7 @@ struct Cnf {
 
   /// Moves points from x (N x D) at time `from` to time `to`. Returns their positions and log|det| of this map. In
   /// training the weighted integrals of the two penalties are added to pass.penalties. Throws invalid_argument for
-  /// times outside [0, 1] and for options out of range.
+  /// times outside [0, 1], for options out of range and where the context is missing or of another shape.
   Transformed<Var<Scalar>> transport(const Var<Scalar>& x, double from, double to,
                                      const Pass<Scalar>& pass = {}) const {
     const bool penalised = pass.training && pass.penalties;
@@ -195,17 +206,41 @@ struct Cnf {
                                                      const Execution& execution = {}) const {
     const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
-    std::vector<ode::SolveStatistics> all(static_cast<std::size_t>(x.rows()));
-    for_each_tile<Scalar>(x.rows(), tile_rows, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-      transport(tape.copy(points.middleRows(first, count)), from, to);
+    const auto no_context = [](Tape<Scalar>&, Index, Index) { return Var<Scalar>(); };
+    return statistics_of(points, no_context, from, to, execution);
+  }
+  /// Returns the statistics of the solves given contexts c, N x C or 1 x C. Throws invalid_argument as well for a
+  /// context of another shape, with NaN or infinity, and where the flow takes none.
+  template <class Derived, class Context>
+  std::vector<ode::SolveStatistics> solve_statistics(const Eigen::DenseBase<Derived>& x,
+                                                     const Eigen::DenseBase<Context>& c, double from = 1, double to = 0,
+                                                     const Execution& execution = {}) const {
+    const auto& points = evaluate_once(x);
+    detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
+    const Array<Scalar> contexts = detail::context_of_rows<Scalar>("solve_statistics", c, x.rows(), context_dim());
+    const auto of_tile = [&](Tape<Scalar>& tape, Index first, Index count) {
+      return detail::context_of_tile(tape, contexts, first, count);
+    };
+    return statistics_of(points, of_tile, from, to, execution);
+  }
+
+ private:
+  using S = Scalar;
+
+  // context(tape, first, count) returns the context of the rows of a tile.
+  template <class Points, class ContextOfTile>
+  std::vector<ode::SolveStatistics> statistics_of(const Points& points, const ContextOfTile& context, double from,
+                                                  double to, const Execution& execution) const {
+    std::vector<ode::SolveStatistics> all(static_cast<std::size_t>(points.rows()));
+    for_each_tile<S>(points.rows(), tile_rows, execution, [&](Tape<S>& tape, Index first, Index count) {
+      Pass<S> pass;
+      pass.context = context(tape, first, count);
+      transport(tape.copy(points.middleRows(first, count)), from, to, pass);
       const auto tile = ode::statistics(tape);
       std::copy(tile.begin(), tile.end(), all.begin() + first);
     });
     return all;
   }
-
- private:
-  using S = Scalar;
 
   // Returns the position at time `to`, then a column for each of the terms.
   Var<S> solve(const Var<S>& x, double from, double to, const FieldTerms& terms, const Pass<S>& pass) const {
@@ -215,7 +250,8 @@ struct Cnf {
     options.check();
     Tape<S>& tape = x.tape();
     const CnfSolver& how = pass.training ? options.training : options.evaluation;
-    const auto& system = make_system(tape, how.divergence, terms);
+    if (context_dim() > 0) require_context("cnf", pass.context, x.rows(), context_dim());
+    auto& system = make_system(tape, how.divergence, terms, pass.context);
     const Index d = dim();
 
     Var<S> noise;
@@ -223,6 +259,13 @@ struct Cnf {
     if (columns > 0) {
       noise = tape.make(x.rows(), columns, false);
       system.field.draw_noise(tape, from, x.value(), tape.mutable_value(noise), pass);
+    }
+    // A row of its own for each sample goes with the sample, also where there is but one, so that the gradient of a
+    // context has the same bits in any batch; one row for all is a part of the system.
+    Var<S> own = noise;
+    if (auto& context = system.field.context; !context.empty() && context.front().rows() == x.rows()) {
+      own = noise ? concat(noise, context.front()) : context.front();
+      context.clear();
     }
     ode::Times end = to;
     if (pass.training && options.steer > 0 && std::abs(to - from) == 1) end = steered(x, to, pass);
@@ -232,23 +275,23 @@ struct Cnf {
     if (terms.divergence) control = {{0, d, tolerance}, {d, 1, how.log_det.value_or(tolerance)}};
     const Index extra = system.width() - d;
     const Var<S> y0 = extra > 0 ? concat(x, zeros(x, extra)) : x;
-    return ode::solve_on_tape<S>(system, y0, from, end, noise, how.solver, control, options.gradient,
+    return ode::solve_on_tape<S>(system, y0, from, end, own, how.solver, control, options.gradient,
                                  to > from ? "cnf forward" : "cnf inverse");
   }
 
   // Returns the system of the flow as a pooled object of the tape, so that a training step does not allocate.
-  const auto& make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms) const {
+  auto& make_system(Tape<S>& tape, const Divergence& divergence, FieldTerms terms, const Var<S>& context) const {
     using Lifted = decltype(field.template rebind<Var<S>>());
     using System = detail::CnfSystem<PreparedField<Lifted>>;
     auto& system = tape.template pooled_object<System>([&] {
-      return System{{field.template rebind<Var<S>>(), {}, divergence}, terms, dim()};
+      return System{{field.template rebind<Var<S>>(), {}, divergence, {}}, terms, dim()};
     });
     // The pooled object may have another shape.
     if constexpr (std::is_same_v<Lifted, Field>)
       detail::replace_object(system.field.field, field);
     else
       detail::replace_object(system.field.field, field.template rebind<Var<S>>());
-    prepare_field(tape, field, divergence, terms, system.field);
+    prepare_field(tape, field, divergence, terms, system.field, context);
     system.terms = terms;
     system.dim = dim();
     return system;

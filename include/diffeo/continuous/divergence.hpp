@@ -97,6 +97,10 @@ bool has_closed_form(const F& field) {
 
 /// A field whose parameters are variables of a tape, prepared by prepare_field(). It holds quantities that many
 /// evaluations share, which are recorded on the tape too. fields() and rebind() allow a copy on another tape.
+///
+/// A context is prepared likewise: as the bias of the first layer where the field takes it so (see TakesContextAsBias),
+/// otherwise as it is. A prepared context has as many rows as the context, one for all samples or one for each.
+/// Gradients reach the context and its weights through it.
 template <VectorField Field>
 struct PreparedField {
   using Scalar = typename Field::Scalar;
@@ -105,15 +109,17 @@ struct PreparedField {
   Field field;                 ///< the field, with parameters of type Var<S>
   std::vector<Var<S>> closed;  ///< the matrix M of the closed form if that is used, otherwise empty
   Divergence divergence;
+  std::vector<Var<S>> context = {};  ///< the prepared context, empty where there is none
 
   template <class Self>
   static auto fields(Self& self) {
-    return diffeo::fields("field", self.field, "closed", self.closed);
+    return diffeo::fields("field", self.field, "closed", self.closed, "context", self.context);
   }
   template <class U>
   PreparedField rebind() const {
     static_assert(std::is_same_v<U, Var<S>>, "a prepared field has variables for parameters");
-    return {field.template rebind<U>(), std::vector<Var<S>>(closed.size()), divergence};
+    return {field.template rebind<U>(), std::vector<Var<S>>(closed.size()), divergence,
+            std::vector<Var<S>>(context.size())};
   }
 
   Index dim() const { return field.dim(); }
@@ -122,7 +128,7 @@ struct PreparedField {
   Index noise_columns() const { return probe_counts().total() * dim(); }
 
   /// Draws the probes of each row by the noise of the pass (see Pass::noise), for a solve that starts at (t, x) and
-  /// uses the same probes throughout. x: N x D, noise: N x noise_columns().
+  /// uses the same probes throughout. x: N x D, noise: N x noise_columns(). A prepared context has one row or N.
   void draw_noise(Tape<S>& tape, double t, View<const S> x, View<S> noise, const Pass<S>& pass = {}) const {
     require(x.cols == dim(), "draw_noise: x has ", x.cols, " columns, this field has dimension ", dim());
     require(noise.rows == x.rows && noise.cols == noise_columns(), "draw_noise: the noise is ", noise.rows, " x ",
@@ -133,38 +139,64 @@ struct PreparedField {
       draw_hutch_plus_plus(*plus, tape, t, x, noise, pass);
   }
 
-  /// Returns the velocity at times t (N x 1) and points x (N x D): N x D.
-  Var<S> velocity(const Var<S>& t, const Var<S>& x) const { return field(t, x); }
+  /// Returns the velocity at times t (N x 1) and points x (N x D): N x D. `rows` as in operator().
+  Var<S> velocity(const Var<S>& t, const Var<S>& x, const Var<S>& rows = {}) const {
+    return velocity_of(field, t, x, context_for(rows));
+  }
 
   /// Returns the velocity at times t (N x 1) and points x (N x D) with the requested terms. `noise` holds what
   /// draw_noise() drew, N x noise_columns(), as constants; it may be empty if there are no such columns, or if neither
   /// the divergence nor |J|_F is requested. Throws invalid_argument for noise of another shape, and if |J|_F is
-  /// requested with the closed form.
-  FieldValue<S> operator()(const Var<S>& t, const Var<S>& x, const Var<S>& noise, const FieldTerms& terms = {}) const {
+  /// requested with the closed form. `rows` takes the place of the prepared context where it is not empty: those of its
+  /// rows that belong to x.
+  FieldValue<S> operator()(const Var<S>& t, const Var<S>& x, const Var<S>& noise, const FieldTerms& terms = {},
+                           const Var<S>& rows = {}) const {
+    const Var<S> c = context_for(rows);
     FieldValue<S> value;
     if (!terms.divergence && !terms.frobenius) {
-      value.velocity = field(t, x);
+      value.velocity = velocity_of(field, t, x, c);
     } else if (const Index columns = noise_columns(); columns > 0) {
       require(noise && noise.rows() == x.rows() && noise.cols() == columns, "divergence: the noise is ",
               noise ? noise.rows() : 0, " x ", noise ? noise.cols() : 0, ", expected ", x.rows(), " x ", columns);
-      value = estimated(t, x, noise, terms);
+      value = estimated(t, x, c, noise, terms);
     } else if (!closed.empty() && !terms.frobenius) {
-      value = by_closed_form(t, x);
+      value = by_closed_form(t, x, c);
     } else {
       require(std::get<ExactDivergence>(divergence).method != ExactDivergence::Method::closed_form,
               terms.frobenius ? detail::frobenius_not_in_closed_form : "divergence: the field was not prepared for it");
-      value = by_tangents(t, x, terms);
+      value = by_tangents(t, x, c, terms);
     }
     if (terms.kinetic) value.kinetic = row_dot(value.velocity, value.velocity);
     return value;
   }
 
  private:
+  // ---- the field with a prepared context c, which may be empty ----
+  Var<S> context_for(const Var<S>& rows) const { return rows || context.empty() ? rows : context.front(); }
+
+  template <class X>
+  static X velocity_of(const Field& field, const X& t, const X& x, const Var<S>& c) {
+    if constexpr (TakesContextAsBias<Field>) {
+      if (c) return field.with_bias(t, x, c);
+    } else if constexpr (TakesContext<Field>) {
+      if (c) return field(t, x, detail::row_for_each(c, x.rows()));
+    }
+    return field(t, x);
+  }
+  static Linearised<S> linearised(const Field& field, const Var<S>& t, const Var<S>& x, const Var<S>& c)
+    requires DenseField<Field>
+  {
+    if constexpr (TakesContextAsBias<Field>)
+      return field.linearised(t, x, c);
+    else
+      return field.linearised(t, x);
+  }
+
   // ---- exact ----
-  FieldValue<S> by_closed_form(const Var<S>& t, const Var<S>& x) const {
+  FieldValue<S> by_closed_form(const Var<S>& t, const Var<S>& x, const Var<S>& c) const {
     FieldValue<S> value;
     if constexpr (DenseField<Field>) {
-      const Linearised<S> at = field.linearised(t, x);
+      const Linearised<S> at = linearised(field, t, x, c);
       value.velocity = at.value;
       value.divergence = linear(at.slopes[0], closed.front());
       if (at.slopes[1]) value.divergence = row_dot(at.slopes[1], value.divergence);
@@ -172,10 +204,15 @@ struct PreparedField {
     return value;
   }
 
-  FieldValue<S> by_tangents(const Var<S>& t, const Var<S>& x, const FieldTerms& terms) const {
+  FieldValue<S> by_tangents(const Var<S>& t, const Var<S>& x, const Var<S>& c, const FieldTerms& terms) const {
     FieldValue<S> value;
     if constexpr (DenseField<Field>) {
-      const MultiDual<S> g = field.with_jacobian(t, x);
+      const MultiDual<S> g = [&] {
+        if constexpr (TakesContextAsBias<Field>)
+          return field.with_jacobian(t, x, c);
+        else
+          return field.with_jacobian(t, x);
+      }();
       value.velocity = value_of(g);
       if (terms.divergence) value.divergence = trace_of(g);
       if (terms.frobenius) value.frobenius = squared_norm_of(g);
@@ -183,7 +220,7 @@ struct PreparedField {
       for (Index k = 0; k < dim(); ++k) {
         const Var<S> direction = zeros(x, dim());
         math::map(x.tape().mutable_value(direction).cols_block(k, 1), [] { return simd::broadcast<S>(1); });
-        const Dual<Var<S>> v = along(field, t, x, direction);
+        const Dual<Var<S>> v = along(field, t, x, c, direction);
         if (k == 0) value.velocity = v.value;
         if (terms.divergence) add(value.divergence, cols(v.tangent, k, 1));
         if (terms.frobenius) add(value.frobenius, row_dot(v.tangent, v.tangent));
@@ -192,8 +229,9 @@ struct PreparedField {
     return value;
   }
 
-  static Dual<Var<S>> along(const Field& field, const Var<S>& t, const Var<S>& x, const Var<S>& direction) {
-    return field(Dual<Var<S>>{t, zeros(t, 1)}, Dual<Var<S>>{x, direction});
+  static Dual<Var<S>> along(const Field& field, const Var<S>& t, const Var<S>& x, const Var<S>& c,
+                            const Var<S>& direction) {
+    return velocity_of(field, Dual<Var<S>>{t, zeros(t, 1)}, Dual<Var<S>>{x, direction}, c);
   }
 
   static void add(Var<S>& sum, const Var<S>& term) { sum = sum ? sum + term : term; }
@@ -205,12 +243,13 @@ struct PreparedField {
     return plus ? plus->counts(dim()) : ProbeCounts{};
   }
 
-  FieldValue<S> estimated(const Var<S>& t, const Var<S>& x, const Var<S>& noise, const FieldTerms& terms) const {
+  FieldValue<S> estimated(const Var<S>& t, const Var<S>& x, const Var<S>& c, const Var<S>& noise,
+                          const FieldTerms& terms) const {
     const ProbeCounts counts = probe_counts();
     FieldValue<S> value;
     [[maybe_unused]] Linearised<S> at;
     if constexpr (DenseField<Field>) {
-      at = field.linearised(t, x);
+      at = linearised(field, t, x, c);
       value.velocity = at.value;
     }
     // Sums over the random vectors first, divided by their number before the others are added.
@@ -221,7 +260,7 @@ struct PreparedField {
       if constexpr (DenseField<Field>) {
         moved = at.forward(e);
       } else {
-        const Dual<Var<S>> v = along(field, t, x, e);
+        const Dual<Var<S>> v = along(field, t, x, c, e);
         moved = v.tangent;
         if (!value.velocity) value.velocity = v.value;
       }
@@ -248,12 +287,13 @@ struct PreparedField {
     for_each_leaf_pair(field, constants, tape.template allocate<const Var<S>*>(leaf_count(field)),
                        [&tape](LeafKind, const Var<S>& from, Var<S>& to) { to = tape.constant(from.value()); });
     [[maybe_unused]] Linearised<S> at;
-    if constexpr (DenseField<Field>) at = constants.linearised(time, point);
+    const Var<S> c = context.empty() ? Var<S>() : tape.constant(context.front().value());
+    if constexpr (DenseField<Field>) at = linearised(constants, time, point, c);
     detail::orthonormalise_sketch(tape, counts, dim(), noise, [&](const Var<S>& v) {
       if constexpr (DenseField<Field>)
         return at.forward(v);
       else
-        return along(constants, time, point, v).tangent;
+        return along(constants, time, point, c, v).tangent;
     });
     tape.release(mark);
   }
@@ -261,17 +301,28 @@ struct PreparedField {
 
 /// Prepares a field for evaluations on `tape`. Its parameters may be arrays, which become constants and must outlive
 /// the values of the tape, or variables of the tape. `prepared` must come from a field of the same structure; it is
-/// overwritten, and its memory reused. Throws invalid_argument for options out of range, and if the closed form is
-/// requested for a field that has none or together with |J|_F.
+/// overwritten, and its memory reused. A field that takes a context needs it, N x C or 1 x C; others ignore it. Throws
+/// invalid_argument for options out of range, if the closed form is requested for a field that has none or together
+/// with |J|_F, and if the context is missing or has another number of columns than the field takes.
 template <Real S, class F, class Lifted>
 void prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms,
-                   PreparedField<Lifted>& prepared) {
+                   PreparedField<Lifted>& prepared, const Var<S>& context = {}) {
   using Method = ExactDivergence::Method;
   std::visit([](const auto& of) { of.check(); }, divergence);
   prepared.divergence = divergence;
   prepared.closed.clear();
   for_each_leaf_pair(field, prepared.field, tape.template allocate<const leaf_t<F>*>(leaf_count(field)),
                      [&tape](LeafKind, const auto& from, Var<S>& to) { to = as_var(tape, from); });
+  prepared.context.clear();
+  if (const Index columns = context_dim(field); columns > 0) {
+    require_context("field", context, context ? context.rows() : 0, columns);
+    if constexpr (TakesContextAsBias<Lifted>)
+      prepared.context.push_back(prepared.field.context_bias(context));
+    else if constexpr (TakesContext<Lifted>)
+      prepared.context.push_back(context);
+    else
+      throw invalid_argument("field: its parts take a context, but it has no operator()(t, x, c)");
+  }
   const auto* exact = std::get_if<ExactDivergence>(&divergence);
   if (!exact) return;
   const bool applies = detail::has_closed_form(prepared.field);
@@ -288,9 +339,11 @@ void prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, 
 
 /// Returns a field prepared for evaluations on `tape`, in new memory; otherwise like the overload that overwrites one.
 template <Real S, class F>
-auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms = {}) {
-  PreparedField<decltype(field.template rebind<Var<S>>())> prepared{field.template rebind<Var<S>>(), {}, divergence};
-  prepare_field(tape, field, divergence, terms, prepared);
+auto prepare_field(Tape<S>& tape, const F& field, const Divergence& divergence, const FieldTerms& terms = {},
+                   const Var<S>& context = {}) {
+  PreparedField<decltype(field.template rebind<Var<S>>())> prepared{
+      field.template rebind<Var<S>>(), {}, divergence, {}};
+  prepare_field(tape, field, divergence, terms, prepared, context);
   return prepared;
 }
 

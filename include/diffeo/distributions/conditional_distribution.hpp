@@ -54,21 +54,14 @@ namespace detail {
 template <class D, class Context>
 Array<typename D::Scalar> checked_context(const D& d, const char* owner, const char* what,
                                           const Eigen::DenseBase<Context>& c, Index rows) {
-  const Index wanted = d.context_dim();
-  require(wanted > 0, what, ": got a context, but this ", owner, " takes none");
-  require(c.cols() == wanted, what, ": the context has ", c.cols(), " columns, this ", owner, " takes one of ", wanted);
-  require(c.rows() == 1 || c.rows() == rows, what, ": the context has ", c.rows(), " rows, expected ", rows, " or 1");
-  Array<typename D::Scalar> context = c.derived().template cast<typename D::Scalar>().array();
-  require_finite(context, concat_message(what, ": the context").c_str());
-  return context;
+  return context_of_rows<typename D::Scalar>(what, c, rows, d.context_dim(), owner);
 }
 
 // What is to be known of the rows of a tile; `context` may be null.
 template <Real S>
 Pass<S> pass_for(Tape<S>& tape, const Array<S>* context, Index first, Index count) {
   Pass<S> pass;
-  if (context)
-    pass.context = context->rows() == 1 ? tape.constant(*context) : tape.copy(context->middleRows(first, count));
+  if (context) pass.context = context_of_tile(tape, *context, first, count);
   return pass;
 }
 

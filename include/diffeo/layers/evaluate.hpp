@@ -4,6 +4,7 @@
 #include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/layers/flow.hpp>
+#include <diffeo/nn/context.hpp>
 
 /// Evaluation of flows on arrays.
 namespace diffeo::inline DIFFEO_ISA {
@@ -16,6 +17,25 @@ template <Real S, class Derived>
 void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index dim, const char* owner) {
   require(dim == 0 || x.cols() == dim, what, " has ", x.cols(), " columns, this ", owner, " has dimension ", dim);
   require_finite(x.derived().template cast<S>(), what);
+}
+
+// Returns a context of the caller, N x C or 1 x C, as an array. Throws invalid_argument unless it is finite and fits
+// `rows` samples and an owner that takes `dim` columns (0: none).
+template <Real S, class Context>
+Array<S> context_of_rows(const char* what, const Eigen::DenseBase<Context>& c, Index rows, Index dim,
+                         const char* owner = "flow") {
+  require(dim > 0, what, ": got a context, but this ", owner, " takes none");
+  require(c.cols() == dim, what, ": the context has ", c.cols(), " columns, this ", owner, " takes one of ", dim);
+  require(c.rows() == 1 || c.rows() == rows, what, ": the context has ", c.rows(), " rows, expected ", rows, " or 1");
+  Array<S> context = c.derived().template cast<S>().array();
+  require_finite(context, concat_message(what, ": the context").c_str());
+  return context;
+}
+
+// Returns the rows of a context that belong to a tile.
+template <Real S>
+Var<S> context_of_tile(Tape<S>& tape, const Array<S>& context, Index first, Index count) {
+  return context.rows() == 1 ? tape.constant(context) : tape.copy(context.middleRows(first, count));
 }
 
 // Fills y tile by tile with what `transform` returns for the rows of the tile.

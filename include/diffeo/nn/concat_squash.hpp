@@ -38,15 +38,16 @@ struct ConcatSquash {
         " x 1");
   }
 
-  /// Returns the layer's outputs for times t, N x 1, and inputs x, N x inputs -> N x outputs.
+  /// Returns the layer's outputs for times t, N x 1, and inputs x, N x inputs -> N x outputs, where `bias` takes the
+  /// place of b as in Linear::with_bias().
   template <Traced X>
-  X operator()(const X& t, const X& x) const {
-    return dense(x) * sigmoid(gate(t)) + linear(t, shift);
+  X operator()(const X& t, const X& x, const Var<Scalar>& bias = {}) const {
+    return dense.with_bias(x, bias) * sigmoid(gate(t)) + linear(t, shift);
   }
   /// Returns the outputs without the gate, x W' + b + t s'.
   template <Traced X>
-  X ungated(const X& t, const X& x) const {
-    return dense(x) + linear(t, shift);
+  X ungated(const X& t, const X& x, const Var<Scalar>& bias = {}) const {
+    return dense.with_bias(x, bias) + linear(t, shift);
   }
 };
 

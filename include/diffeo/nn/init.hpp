@@ -69,4 +69,19 @@ void initialise(Array<S>& weights, Initialisation how, std::uint64_t seed, std::
   }
 }
 
+namespace detail {
+
+// Returns random weights of a context, outputs x context_dim, drawn from a stream apart from all others, so that a
+// context does not change the other weights.
+template <Real S>
+Array<S> make_context_weight(Index outputs, Index context_dim, Initialisation how, std::uint64_t seed,
+                             std::uint64_t stream, double scale) {
+  constexpr std::uint64_t context_streams = std::uint64_t{1} << 62;
+  Array<S> weight(outputs, context_dim);
+  initialise(weight, how, seed, context_streams + stream);
+  return weight * static_cast<S>(scale);
+}
+
+}  // namespace detail
+
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -132,13 +132,13 @@ void activate_stack_backward(Activation act, const HiddenInput<S>& in, View<cons
   });
 }
 
-// act(in) W' + b with derivatives. The activations are computed again on the way back, which costs less than to keep
-// them in memory.
+// act(in) W' + b with derivatives, b of one row or with a row for each sample. The activations are computed again on
+// the way back, which costs less than to keep them in memory.
 template <Real S>
 MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, Var<S> b) {
   Tape<S>& tape = in.tape();
-  require(in.cols() == w.cols() && b.rows() == 1 && b.cols() == w.rows(), "affine: x has ", in.cols(),
-          " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
+  require(in.cols() == w.cols() && (b.rows() == 1 || b.rows() == in.rows()) && b.cols() == w.rows(), "affine: x has ",
+          in.cols(), " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
   const Index directions = in.directions();
   const MultiDual<S> y = make_multi_dual(tape, in.rows(), w.rows(), directions,
                                          in.requires_grad() || w.requires_grad() || b.requires_grad());
@@ -150,10 +150,12 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
     const View<S> a{tape.allocate_values(padded_stride * in.cols()), (directions + 1) * pitch, in.cols(),
                     padded_stride};
     activate_stack(act, in, a, pitch);
-    for (Index k = 0; k <= directions; ++k)
-      math::product<S>(stacked(out, y, k, pitch), stacked(View<const S>(a), y, k, pitch),
-                       right_operand(w.value(), true), k == 0 ? b.value().data : nullptr,
-                       k == 0 ? math::Start::bias : math::Start::zero);
+    const auto right = right_operand(w.value(), true);
+    product_with_bias(stacked(out, y, 0, b.rows() > 1 ? y.rows : pitch), stacked(View<const S>(a), y, 0, pitch), false,
+                      right, b);
+    for (Index k = 1; k <= directions; ++k)
+      math::product<S>(stacked(out, y, k, pitch), stacked(View<const S>(a), y, k, pitch), right, nullptr,
+                       math::Start::zero);
     tape.release(mark);
   }
   if (!y.blocks.requires_grad()) return y;

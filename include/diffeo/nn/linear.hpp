@@ -43,6 +43,12 @@ struct Linear {
   X operator()(const X& x, Activation activation = Activation::identity) const {
     return affine(x, weight, bias, activation);
   }
+  /// Returns activation(x W' + c) for a bias c of 1 x outputs, or of N x outputs with a row for each sample, that takes
+  /// the place of b. An empty Var leaves b.
+  template <Traced X>
+  X with_bias(const X& x, const Var<Scalar>& c, Activation activation = Activation::identity) const {
+    return c ? affine(x, weight, c, activation) : (*this)(x, activation);
+  }
 };
 
 /// Returns x after the layers of a perceptron, with the activation between them and none after the last: layer(i, x, a)

@@ -54,12 +54,21 @@ struct Mlp {
   /// takes none. Throws invalid_argument where it is missing or of another shape.
   template <Traced X>
   X operator()(const X& x, const Var<Scalar>& context = {}) const {
-    const bool takes_context = context_dim() > 0;
-    if (takes_context) require_context("perceptron", context, x.rows(), context_dim());
+    if (context_dim() == 0) return with_bias(x, {});
+    require_context("perceptron", context, x.rows(), context_dim());
+    return with_bias(x, context_bias(context));
+  }
+
+  /// Returns the bias b + c V' of the first layer given a context c, N x C or 1 x C: N x M or 1 x M.
+  Var<Scalar> context_bias(const Var<Scalar>& context) const {
+    return affine(context, context_weight, layers.front().bias);
+  }
+  /// Returns the outputs for x with a bias of the first layer as context_bias() returns it. An empty Var leaves that of
+  /// the layer.
+  template <Traced X>
+  X with_bias(const X& x, const Var<Scalar>& bias) const {
     return perceptron(x, layers.size(), activation, [&](std::size_t i, const X& in, Activation a) {
-      if (i == 0 && takes_context)
-        return affine(in, layers[0].weight, affine(context, context_weight, layers[0].bias), a);
-      return layers[i](in, a);
+      return i == 0 ? layers[i].with_bias(in, bias, a) : layers[i](in, a);
     });
   }
 };
@@ -129,13 +138,9 @@ Mlp<S> make_mlp(Index inputs, Index outputs, const MlpOptions& options, std::uin
     first.bias *= static_cast<S>(first_scale);
     first.weight *= static_cast<S>(first_scale);
   }
-  if (context_dim > 0) {
-    // A stream apart from all others, so that a context does not change the other weights.
-    constexpr std::uint64_t context_streams = std::uint64_t{1} << 62;
-    mlp.context_weight = Array<S>(mlp.layers.front().outputs(), context_dim);
-    initialise(mlp.context_weight, how, seed, context_streams + stream);
-    mlp.context_weight *= static_cast<S>(mlp.layers.size() > 1 ? first_scale : last_scale);
-  }
+  if (context_dim > 0)
+    mlp.context_weight = detail::make_context_weight<S>(mlp.layers.front().outputs(), context_dim, how, seed, stream,
+                                                        mlp.layers.size() > 1 ? first_scale : last_scale);
   mlp.layers.back().weight *= static_cast<S>(last_scale);
   return mlp;
 }

@@ -9,7 +9,9 @@ namespace diffeo::inline DIFFEO_ISA::ode::detail {
 /// Solves the adjoint equation (Chen et al. 2018, section 2) from the end of a solve to its start, for the state y and
 /// the adjoint a together:
 ///
-///     y' = f(t, y),  a' = -(df/dy)' a,  gradient of the parameters = integral of a' df/dp over time.
+///     y' = f(t, y),  a' = -(df/dy)' a,  gradient of the parameters = integral of a' df/dp over time,
+///
+/// and that of the context likewise, sample by sample.
 template <Real S, class System, class Norm>
 class AdjointSolve {
  public:
@@ -20,7 +22,8 @@ class AdjointSolve {
         tape_(shared_.tape) {
     tape_.reset();
     constant_ = &mirrored(tape_, *solve.system, false);
-    if (records_parameters(*solve.system)) recorded_ = &mirrored(tape_, *solve.system, true);
+    context_ = solve.context_gradient();
+    if (solve.records_context() || records_parameters(*solve.system)) recorded_ = &mirrored(tape_, *solve.system, true);
   }
 
   void run() {
@@ -30,7 +33,8 @@ class AdjointSolve {
     copy_block(solve_.end.grad(), both.cols_block(n, n));
     const auto mark = tape_.mark();
     const auto slope = [&](const Stage<S>& in, View<S> out) {
-      const auto [t, own] = block_input(tape_, in.y.rows, in.sample, in.t, solve_.context_values());
+      const Var<S> t = block_times(tape_, in.y.rows, in.t),
+                   own = block_context(tape_, in.y.rows, in.sample, solve_.context_values());
       const Var<S> y = tape_.make(in.y.rows, n, true);
       copy_block(in.y.cols_block(0, n), tape_.mutable_value(y));
       const Var<S> f = (*constant_)(t, y, own);
@@ -69,7 +73,8 @@ class AdjointSolve {
     return control;
   }
 
-  // Adds the integral of a' df/dp over a step, by the method's weights b at the stages of that step.
+  // Adds the integrals of a' df/dp and a' df/dcontext over a step, by the method's weights b at the stages of that
+  // step.
   void add_parameter_gradients(const AcceptedSteps<S>& steps, Index n) {
     const Index rows = steps.count;
     const View<S> size = tape_.mutable_value(tape_.make(rows, 1, false));
@@ -86,6 +91,7 @@ class AdjointSolve {
       return View<const S>(to);
     };
     const View<const S> before = gathered(steps.before);
+    const Var<S> own = block_context(tape_, rows, sample, solve_.context_values(), solve_.records_context());
     std::array<View<const S>, max_stages> slopes;
     for (std::size_t s = 0; s < stages_of_state(method_); ++s) {
       const Var<S> state = tape_.make(rows, 2 * n, false);
@@ -96,8 +102,7 @@ class AdjointSolve {
         const Index r = steps.row[i];
         t[i] = stage_time(method_.c[s], steps.t[r], steps.step[r], steps.end[r]);
       }
-      const auto [time, own] = block_input(tape_, rows, sample, t, solve_.context_values());
-      const Var<S> f = (*recorded_)(time, tape_.constant(state.value().cols_block(0, n)), own);
+      const Var<S> f = (*recorded_)(block_times(tape_, rows, t), tape_.constant(state.value().cols_block(0, n)), own);
       const View<S> seed = tape_.mutable_value(tape_.make(rows, n, false));
       const S weight = -static_cast<S>(method_.b[s]);  // the step runs backwards
       for (Index j = 0; j < n; ++j)
@@ -106,6 +111,7 @@ class AdjointSolve {
             state.value().cols_block(n + j, 1), View<const S>(size));
       tape_.backward(f, seed);
     }
+    if (solve_.records_context()) add_context_gradient(context_, sample, own);
   }
 
   const RecordedSolve<S, System, Norm>& solve_;
@@ -114,6 +120,7 @@ class AdjointSolve {
   Tape<S>& tape_;
   const System* constant_ = nullptr;
   const System* recorded_ = nullptr;
+  View<S> context_{};  // adjoint of the context
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA::ode::detail

@@ -29,6 +29,14 @@ struct RecordedSolve {
   StepRecord<S> steps;
 
   View<const S> context_values() const { return context ? context.value() : View<const S>{}; }
+  bool records_context() const { return context && context.requires_grad(); }
+  // Returns the adjoint of the context, to which the solve adds its own; empty unless records_context().
+  View<S> context_gradient() const {
+    if (!records_context()) return {};
+    const GradTarget<S> target = context.tape().grad_target(context);
+    if (target.assign) math::map(target.grad, [] { return simd::Vec<S>{}; });
+    return target.grad;
+  }
 };
 
 // Computes out = y + h sum_i weight_i slopes_i, with one h per row, by the same operations as advance(), for views of
@@ -94,10 +102,10 @@ struct StepTimes {
   double t, step, end;
 };
 
-// Returns the states after one step from y, computed with tape ops: row i is sample[i] with the step times[i].
+// Returns the states after one step from y, computed with tape ops: row i makes the step times[i]. `own` holds the
+// context of each row.
 template <Real S, class System>
-Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const Index* sample, const StepTimes* times,
-                    View<const S> context) {
+Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const StepTimes* times, Var<S> own) {
   Tape<S>& tape = y.tape();
   const Index rows = y.rows();
   const std::size_t stages = stages_of_state(method);
@@ -107,7 +115,7 @@ Var<S> step_on_tape(const System& system, const Tableau& method, Var<S> y, const
   auto* at = tape.template allocate<double>(static_cast<std::size_t>(rows));
   for (std::size_t s = 0; s < stages; ++s) {
     for (Index i = 0; i < rows; ++i) at[i] = stage_time(method.c[s], times[i].t, times[i].step, times[i].end);
-    const auto [time, own] = block_input(tape, rows, sample, at, context);
+    const Var<S> time = block_times(tape, rows, at);
     slopes[s] = system(time, s == 0 ? y : combined<S>(y, sizes, Combination<S>(method.a[s]), slopes), own);
   }
   return combined<S>(y, sizes, Combination<S>(method.b), slopes);

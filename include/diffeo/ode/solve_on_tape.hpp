@@ -6,8 +6,8 @@
 #include <diffeo/ode/adjoint.hpp>
 #include <diffeo/ode/discrete_gradient.hpp>
 
-/// Solutions of initial value problems as values of a tape, with gradients with respect to the initial state and the
-/// parameters of the system.
+/// Solutions of initial value problems as values of a tape, with gradients with respect to the initial state, the
+/// context of each sample and the parameters of the system.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// Ways to differentiate a solve. `discrete`: the exact gradient of the discrete solution, the sequence of accepted
@@ -56,9 +56,10 @@ Var<S> solve_on_tape(const System& system, Var<S> y0, Times t0, Times t1, Var<S>
   std::copy_n(caller, length, what);
   const Index rows = y0.rows();
   auto& shared = tape.template singleton<detail::SharedSolverState<S>>();
-  const bool recorded = y0.requires_grad() || detail::records_parameters(system);
-  require(!context || (context.rows() == rows && !context.requires_grad()), what, ": context has ",
-          context ? context.rows() : 0, " rows, expected constants for ", rows, " samples");
+  const bool recorded =
+      y0.requires_grad() || (context && context.requires_grad()) || detail::records_parameters(system);
+  require(!context || context.rows() == rows, what, ": context has ", context ? context.rows() : 0,
+          " rows, expected one for each of ", rows, " samples");
   require(gradient.method == Differentiation::discrete || 2 * control.count <= ErrorControl<Norm>::max_groups, what,
           ": ", control.count, " groups of columns, expected at most ", ErrorControl<Norm>::max_groups / 2,
           " for the adjoint equation");

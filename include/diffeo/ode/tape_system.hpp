@@ -5,8 +5,9 @@
 #include <diffeo/ode/integrate.hpp>
 
 /// Systems of equations y' = system(t, y, context) written with the ops of autodiff/ops. t is N x 1, y is N x n,
-/// context an N x c block of constants, one row per sample (an empty Var if c is 0); the result is N x n. A system is a
-/// structure over Var<S> (fields, rebind; see autodiff/lift.hpp), so that it can be copied from one tape to another.
+/// context an N x c block, one row per sample (an empty Var if c is 0), which is the same at all times; the result is N
+/// x n. A system is a structure over Var<S> (fields, rebind; see autodiff/lift.hpp), so that it can be copied from one
+/// tape to another.
 namespace diffeo::inline DIFFEO_ISA::ode {
 
 /// Right-hand side y' = f(t, y, context) on tape variables, whose parameters are its fields.
@@ -39,24 +40,33 @@ const System& mirrored(Tape<S>& tape, const System& system, bool recorded) {
   return mirror;
 }
 
-// Time and context of the samples of a block, on a tape.
+// Returns the times t[i] as a rows x 1 constant.
 template <Real S>
-struct BlockInput {
-  Var<S> t, context;
-};
+Var<S> block_times(Tape<S>& tape, Index rows, const double* t) {
+  const Var<S> times = tape.make(rows, 1, false);
+  const View<S> to = tape.mutable_value(times);
+  for (Index i = 0; i < rows; ++i) to.data[i] = static_cast<S>(t[i]);
+  return times;
+}
 
-// Returns the times t[i] as a rows x 1 constant, and the rows sample[i] of `context`; no context if it has no columns.
+// Returns the rows sample[i] of `context`, which gather a gradient if `recorded`; an empty Var if it has no columns.
 template <Real S>
-BlockInput<S> block_input(Tape<S>& tape, Index rows, const Index* sample, const double* t, View<const S> context) {
-  BlockInput<S> in{tape.make(rows, 1, false), {}};
-  const View<S> time = tape.mutable_value(in.t);
-  for (Index i = 0; i < rows; ++i) time.data[i] = static_cast<S>(t[i]);
-  if (context.cols == 0) return in;
-  in.context = tape.make(rows, context.cols, false);
-  const View<S> to = tape.mutable_value(in.context);
+Var<S> block_context(Tape<S>& tape, Index rows, const Index* sample, View<const S> context, bool recorded = false) {
+  if (context.cols == 0) return {};
+  const Var<S> block = tape.make(rows, context.cols, recorded);
+  const View<S> to = tape.mutable_value(block);
   for (Index j = 0; j < context.cols; ++j)
     for (Index i = 0; i < rows; ++i) to.col(j)[i] = context.col(j)[sample[i]];
-  return in;
+  return block;
+}
+
+// Adds the adjoint of a block of block_context() to that of the whole, which lies at `grad`.
+template <Real S>
+void add_context_gradient(View<S> grad, const Index* sample, const Var<S>& block) {
+  if (!block.has_grad()) return;
+  const View<const S> from = block.grad();
+  for (Index j = 0; j < from.cols; ++j)
+    for (Index i = 0; i < from.rows; ++i) grad.col(j)[sample[i]] += from.col(j)[i];
 }
 
 // Copies `from` to `to`, which has the same shape and may have another stride.
@@ -70,7 +80,7 @@ template <Real S, class System>
 auto right_hand_side(Tape<S>& tape, const System& system, View<const S> context) {
   return [&tape, &system, context](const Stage<S>& in, View<S> dy) {
     const auto mark = tape.mark();
-    const auto [t, own] = block_input(tape, in.y.rows, in.sample, in.t, context);
+    const Var<S> t = block_times(tape, in.y.rows, in.t), own = block_context(tape, in.y.rows, in.sample, context);
     const Var<S> slope = system(t, tape.constant(in.y), own);
     require(slope.rows() == dy.rows && slope.cols() == dy.cols, "ode: the system returned ", slope.rows(), " x ",
             slope.cols(), " values for states of ", dy.rows, " x ", dy.cols);

@@ -44,11 +44,29 @@ void transpose_and_sum(View<const S> g, S* transposed, Index across, S* bias, bo
   }
 }
 
+// Assigns out = x W' + b (none: an empty Var). Where b has a row of its own for each sample, the product goes on from
+// it, with the bits of a shared one of the same values.
+template <Real S>
+void product_with_bias(View<S> out, View<const S> x, bool x_is_padded, math::Strided<S> w, Var<S> b) {
+  if (b && b.rows() > 1) {
+    math::copy(out, b.value());
+    math::product<S>(out, x, w, nullptr, math::Start::accumulate);
+  } else {
+    math::product<S>(with_padding(out, x, x_is_padded), x, w, b ? b.value().data : nullptr,
+                     b ? math::Start::bias : math::Start::zero);
+  }
+}
+
 // What y = x W' + b gives to its weights and bias (none: an empty Var), where g is the adjoint of y (N x M): w is M x K
 // where `out_by_in`, else K x M.
 template <Real S>
 void add_weight_gradients(Tape<S>& t, Var<S> w, Var<S> b, bool out_by_in, View<const S> g, View<const S> x) {
   constexpr Index lanes = simd::lanes<S>;
+  if (b && b.rows() > 1) {
+    add_grad(
+        b, [](auto v) { return v; }, g);
+    b = {};
+  }
   const Index rows = g.rows, ins = x.cols, outs = g.cols;
   const bool of_bias = b && b.requires_grad();
   if (ins < 4 || outs < 4 || rows == 1) {
@@ -102,17 +120,10 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
   require(x.cols() == inner, "affine: x has ", x.cols(), " columns, the weights expect ", inner);
   require(!b || ((b.rows() == 1 || b.rows() == x.rows()) && b.cols() == outer), "affine: the bias is ",
           b ? b.rows() : 0, " x ", b ? b.cols() : 0, ", expected 1 or ", x.rows(), " x ", outer);
-  // A row of its own for each sample: the product goes on from it, with the bits of a shared one of the same values.
-  const bool bias_per_row = b && b.rows() > 1;
   const bool parameters = w.requires_grad() || (b && b.requires_grad());
   const Var<S> y = tape.make(x.rows(), outer, x.requires_grad() || parameters);
   const View<S> out = tape.mutable_value(y);
-  if (bias_per_row) math::copy(out, b.value());
-  math::product<S>(bias_per_row ? out : with_padding(out, x.value(), x.padded()), x.value(),
-                   right_operand(w.value(), out_by_in), b && !bias_per_row ? b.value().data : nullptr,
-                   bias_per_row ? math::Start::accumulate
-                   : b          ? math::Start::bias
-                                : math::Start::zero);
+  product_with_bias(out, x.value(), x.padded(), right_operand(w.value(), out_by_in), b);
   if (act != Activation::identity)
     with_activation<S>(act, [&](auto kernel) {
       math::map(
@@ -120,7 +131,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
     });
   if (!y.requires_grad()) return y;
 
-  tape.on_backward({y}, [x, w, b, y, out_by_in, act, parameters, bias_per_row] {
+  tape.on_backward({y}, [x, w, b, y, out_by_in, act, parameters] {
     Tape<S>& t = y.tape();
     const View<S> pre = t.mutable_grad(y);
     if (act != Activation::identity)
@@ -129,10 +140,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
             pre, [kernel](auto g, auto v) { return kernel.times_slope(g, v); }, static_cast<View<const S>>(pre),
             y.value());
       });
-    if (bias_per_row)
-      add_grad(
-          b, [](auto g) { return g; }, View<const S>(pre));
-    if (parameters) add_weight_gradients(t, w, bias_per_row ? Var<S>{} : b, out_by_in, View<const S>(pre), x.value());
+    if (parameters) add_weight_gradients(t, w, b, out_by_in, View<const S>(pre), x.value());
     if (x.requires_grad()) {
       const GradTarget<S> target = t.grad_target(x);
       math::product<S>(with_padding(target.grad, View<const S>(pre), true), pre,

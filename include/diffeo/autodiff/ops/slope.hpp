@@ -82,21 +82,20 @@ WithSlope<S> activate_with_slope(Activation act, Var<S> x) {
 }
 
 /// Returns act(x W' + b) and act' at the same points, computed by one op: N x M for x of N x K, W of M x K and b of 1 x
-/// M. Throws invalid_argument if the shapes do not match.
+/// M, or of N x M with a row for each sample. Throws invalid_argument if the shapes do not match.
 template <Real S, class W, class B>
 WithSlope<S> affine_with_slope(Var<S> x, const W& weights, const B& bias, Activation act) {
   Tape<S>& tape = x.tape();
   const Var<S> w = as_var(tape, weights), b = as_var(tape, bias);
-  require(x.cols() == w.cols() && b.rows() == 1 && b.cols() == w.rows(), "affine: x has ", x.cols(),
-          " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
+  require(x.cols() == w.cols() && (b.rows() == 1 || b.rows() == x.rows()) && b.cols() == w.rows(), "affine: x has ",
+          x.cols(), " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
   const bool recorded = x.requires_grad() || w.requires_grad() || b.requires_grad();
   const Var<S> y = tape.make(x.rows(), w.rows(), recorded), d = tape.make(x.rows(), w.rows(), recorded);
   const View<S> value = tape.mutable_value(y);
   View<S> argument = value;
   if (recorded && detail::curvature_needs_argument(act))
     argument.data = tape.allocate_values(value.stride * value.cols);
-  math::product(detail::with_padding(argument, x.value(), x.padded()), x.value(),
-                detail::right_operand(w.value(), true), b.value().data, math::Start::bias);
+  detail::product_with_bias(argument, x.value(), x.padded(), detail::right_operand(w.value(), true), b);
   detail::activate_with_slope(act, View<const S>(argument), value, tape.mutable_value(d));
   if (!recorded) return {y, d};
 
