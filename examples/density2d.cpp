@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "support/command_line.hpp"
+#include "support/conditional_picture.hpp"
 #include "support/density_picture.hpp"
 #include "support/json.hpp"
 #include "support/text.hpp"
@@ -84,6 +85,10 @@ struct Problem {
   std::optional<double> on_test;  // toys only: mean of the true log-density over the test points
   bool geographic = false;        // whether the columns are latitude and longitude in degrees
   Settings settings;
+
+  // With --context: its name, and that of each row. The flow is then one of p(x | c).
+  std::optional<std::string> context;
+  Points train_context, test_context, shown_context;  // N x 1
 };
 
 Problem toy_problem(const std::string& toy, std::string_view flow, std::uint64_t seed) {
@@ -112,22 +117,54 @@ std::string plain_name(std::string text) {
   return text.empty() ? "data" : text;
 }
 
-Problem file_problem(const std::string& path, std::string_view flow, std::uint64_t seed) {
-  Problem problem;
-  problem.data = path;
-  const std::string stem = std::filesystem::path(path).stem().string();
-  problem.name = plain_name(stem);
+// Reads a file of two columns, or with a context of three, of which that of the context comes last in the result.
+diffeo::CsvData<float> read_table(const std::string& path, const std::optional<std::string>& context) {
   diffeo::CsvData<float> table;
   if (path.ends_with(".npy"))
     table.values = diffeo::read_npy<float>(path);
   else
     table = diffeo::read_csv<float>(path);
+  const Index count = table.values.cols(), expected = context ? 3 : 2;
+  diffeo::require(count == expected, path, " has ", count, count == 1 ? " column" : " columns", ", expected ", expected,
+                  context ? ": two and that of the context" : "");
+  diffeo::require_finite(table.values, path.c_str());
+  if (!context) return table;
+
+  // By its name, or counted from 0.
+  Index column = 0;
+  const auto is_context = [&](Index j) {
+    return table.columns.empty() ? *context == std::to_string(j)
+                                 : table.columns[static_cast<std::size_t>(j)] == *context;
+  };
+  while (column < count && !is_context(column)) ++column;
+  if (column == count && !table.columns.empty() && context->size() == 1 && (*context)[0] >= '0' && (*context)[0] < '3')
+    column = (*context)[0] - '0';
+  diffeo::require(column < count, path, " has no column '", *context, "' for --context, expected ",
+                  table.columns.empty() ? std::string("0, 1 or 2")
+                                        : table.columns[0] + ", " + table.columns[1] + " or " + table.columns[2]);
+  for (Index j = column; j + 1 < count; ++j) {
+    table.values.col(j).swap(table.values.col(j + 1));
+    if (!table.columns.empty())
+      std::swap(table.columns[static_cast<std::size_t>(j)], table.columns[static_cast<std::size_t>(j + 1)]);
+  }
+  return table;
+}
+
+Problem file_problem(const std::string& path, const std::optional<std::string>& context, std::string_view flow,
+                     std::uint64_t seed) {
+  Problem problem;
+  problem.data = path;
+  const std::string stem = std::filesystem::path(path).stem().string();
+  problem.name = plain_name(stem);
+  const diffeo::CsvData<float> table = read_table(path, context);
   const Points& all = table.values;
   const Index rows = all.rows();
-  diffeo::require(all.cols() == 2, path, " has ", all.cols(), all.cols() == 1 ? " column" : " columns", ", expected 2");
   diffeo::require(rows >= least_rows, path, " has ", rows, " rows, expected at least ", least_rows,
                   " to fit a density and to test it");
-  diffeo::require_finite(all, path.c_str());
+  if (context) {
+    problem.context = table.columns.empty() ? "column " + *context : table.columns[2];
+    problem.name += "_given_" + plain_name(*problem.context);
+  }
 
   if (!table.columns.empty())
     problem.columns = {table.columns[0], table.columns[1]};
@@ -143,15 +180,15 @@ Problem file_problem(const std::string& path, std::string_view flow, std::uint64
   constexpr std::uint64_t test_stream = 0x64656e7369747932;  // a use of the seed of its own
   const std::vector<Index> order = diffeo::permutation(rows, seed, test_stream);
   const auto held_out = static_cast<std::ptrdiff_t>(std::ceil(test_fraction * static_cast<double>(rows)));
-  const auto take = [&](std::ptrdiff_t first, std::ptrdiff_t last) {
-    Points rows_taken(last - first, 2);
-    for (std::ptrdiff_t i = first; i < last; ++i)
-      rows_taken.row(i - first) = all.row(order[static_cast<std::size_t>(i)]);
-    return rows_taken;
+  const auto take = [&](Points& points, Points& contexts, std::ptrdiff_t first, std::ptrdiff_t last) {
+    Points taken(last - first, all.cols());
+    for (std::ptrdiff_t i = first; i < last; ++i) taken.row(i - first) = all.row(order[static_cast<std::size_t>(i)]);
+    points = taken.leftCols(2);
+    if (context) contexts = taken.col(2);
   };
-  problem.test = take(0, held_out);
-  problem.train = take(held_out, rows);
-  problem.shown = take(0, std::min<Index>(rows, toy_test_points));
+  take(problem.test, problem.test_context, 0, held_out);
+  take(problem.train, problem.train_context, held_out, rows);
+  take(problem.shown, problem.shown_context, 0, std::min<Index>(rows, toy_test_points));
   problem.settings = file_settings(rows, flow);
   return problem;
 }
@@ -163,7 +200,8 @@ struct Run {
   const Problem& problem;
   std::uint64_t seed;
   int threads;
-  Points cells;  // of the heat map
+  Points cells;     // of the heat map
+  Points contexts;  // that heat maps are drawn for, K x 1
 };
 
 // Number of evaluations of the velocity for the log-density of a point.
@@ -179,7 +217,7 @@ struct Outcome {
   double log_prob_per_s = 0, samples_per_s = 0;
   std::optional<Evaluations> evaluations;  // of continuous flows
   Points samples;
-  Array<float> log_density;  // at the cells
+  Array<float> log_density;  // at the cells, a column for each context if there are any
 };
 
 constexpr Index timed_points = 20'000;
@@ -223,21 +261,49 @@ Outcome fit_flow(Flow flow, const Run& run) {
   options.seed = run.seed;
   options.threads = run.threads;
   options.progress = true;
-  outcome.report = diffeo::fit(model, problem.train, options);
+  const auto& c = problem.train_context;
+  const int threads = run.threads;
+  outcome.report =
+      problem.context ? diffeo::fit(model, problem.train, c, options) : diffeo::fit(model, problem.train, options);
 
-  const Eigen::ArrayXd scores = model.log_prob(problem.test, run.threads).template cast<double>();
+  const Array<float> log_p = problem.context ? model.log_prob(problem.test, problem.test_context, threads)
+                                             : model.log_prob(problem.test, threads);
+  const Eigen::ArrayXd scores = log_p.cast<double>();
   const auto count = static_cast<double>(scores.size());
   outcome.test_log_prob = scores.mean();
   outcome.standard_error = std::sqrt((scores - scores.mean()).square().mean() / count);
 
-  outcome.evaluations = evaluations(model.flow, problem.test);
-  outcome.samples = model.sample(problem.shown.rows(), run.seed, run.threads);
-  outcome.log_density = model.log_prob(run.cells, run.threads);
+  if (!problem.context) outcome.evaluations = evaluations(model.flow, problem.test);
+  if (problem.context) {
+    outcome.log_density.resize(run.cells.rows(), run.contexts.rows());
+    for (Index k = 0; k < run.contexts.rows(); ++k)
+      outcome.log_density.col(k) = model.log_prob(run.cells, run.contexts.row(k), threads).col(0);
+  } else {
+    outcome.samples = model.sample(problem.shown.rows(), run.seed, threads);
+    outcome.log_density = model.log_prob(run.cells, threads);
+  }
 
-  const Points x = model.sample(timed_points, run.seed, run.threads);
-  outcome.log_prob_per_s = timed_points * rate([&] { return model.log_prob(x, run.threads); });
-  outcome.samples_per_s = timed_points * rate([&] { return model.sample(timed_points, run.seed, run.threads); });
+  // A timed point has the context of some row of the data.
+  Points timed_context(problem.context ? timed_points : 0, 1);
+  for (Index i = 0; i < timed_context.rows(); ++i) timed_context(i, 0) = c(i % c.rows(), 0);
+  const auto draw = [&] {
+    return problem.context ? model.sample(timed_context, run.seed, threads)
+                           : model.sample(timed_points, run.seed, threads);
+  };
+  const Points x = draw();
+  outcome.log_prob_per_s =
+      timed_points *
+      rate([&] { return problem.context ? model.log_prob(x, timed_context, threads) : model.log_prob(x, threads); });
+  outcome.samples_per_s = timed_points * rate(draw);
   return outcome;
+}
+
+// Fits what a recipe returns for the data, or for the data and their contexts.
+template <class Recipe>
+Outcome fit_recipe(const Recipe& recipe, const Run& run) {
+  const Problem& problem = run.problem;
+  if (problem.context) return fit_flow(recipe(problem.train, problem.train_context), run);
+  return fit_flow(recipe(problem.train), run);
 }
 
 // The options of a recipe that has layers, with those of this run.
@@ -277,7 +343,9 @@ struct FlowChoice {
 };
 constexpr FlowChoice flows[] = {
     {"realnvp",
-     [](const Run& run) { return fit_flow(diffeo::real_nvp(run.problem.train, coupling_options(run)), run); }},
+     [](const Run& run) {
+       return fit_recipe([&](const auto&... data) { return diffeo::real_nvp(data..., coupling_options(run)); }, run);
+     }},
     {"planar",
      [](const Run& run) {
        return fit_flow(diffeo::planar(run.problem.train, with_layers(diffeo::PlanarFlowOptions(), run)), run);
@@ -289,14 +357,17 @@ constexpr FlowChoice flows[] = {
     {"residual",
      [](const Run& run) { return fit_flow(diffeo::residual(run.problem.train, residual_options(run)), run); }},
     {"cnf", [](const Run& run) { return fit_flow(diffeo::cnf(run.problem.train, cnf_options(run)), run); }},
-    {"nice", [](const Run& run) { return fit_flow(diffeo::nice(run.problem.train, coupling_options(run)), run); }},
+    {"nice",
+     [](const Run& run) {
+       return fit_recipe([&](const auto&... data) { return diffeo::nice(data..., coupling_options(run)); }, run);
+     }},
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The program.
 
 struct Options {
-  std::optional<std::string> toy, data;
+  std::optional<std::string> toy, data, context;
   std::string flow = "realnvp", out = "pictures";
   std::optional<long> steps;
   std::optional<Index> batch, layers;
@@ -330,7 +401,45 @@ support::Frame picture_frame(const Problem& problem, const Options& options) {
     x = x.within(options.swap ? latitude : longitude);
     y = y.within(options.swap ? longitude : latitude);
   }
-  return {x, y, picture_style(problem, options)};
+  const support::PictureStyle style = picture_style(problem, options);
+  return problem.context ? support::conditional_frame(x, y, style.same_units) : support::Frame(x, y, style);
+}
+
+// Returns up to six different contexts, K x 1: quantiles, each of which stands for as many rows.
+Points contexts_to_show(const Problem& problem) {
+  constexpr Index most = 6;
+  if (!problem.context) return {};
+  Points sorted = problem.shown_context;
+  std::sort(sorted.data(), sorted.data() + sorted.size());
+  std::vector<float> contexts;
+  for (Index k = 0; k < most; ++k) contexts.push_back(sorted((2 * k + 1) * sorted.rows() / (2 * most), 0));
+  contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
+  return Eigen::Map<const Eigen::ArrayXf>(contexts.data(), static_cast<Index>(contexts.size()));
+}
+
+// Writes the picture of p(x | c) with the learned densities below the data whose contexts are nearest.
+void write_picture_given(const std::filesystem::path& folder, const std::string& name, const std::string& title,
+                         const Problem& problem, const Options& options, const Run& run, const support::Frame& frame,
+                         const Outcome& outcome) {
+  const bool swapped = swapped_axes(problem, options);
+  support::ConditionalPicture picture{.title = title,
+                                      .axes = {problem.columns.begin(), problem.columns.end()},
+                                      .contexts = {},
+                                      .log_colour = picture_style(problem, options).log_colour,
+                                      .frame = frame,
+                                      .log_density = outcome.log_density};
+  if (swapped) std::swap(picture.axes[0], picture.axes[1]);
+  std::vector<std::vector<Index>> nearest(static_cast<std::size_t>(run.contexts.rows()));
+  for (Index i = 0; i < problem.shown.rows(); ++i) {
+    Index k = 0;
+    (run.contexts.col(0) - problem.shown_context(i, 0)).abs().minCoeff(&k);
+    nearest[static_cast<std::size_t>(k)].push_back(i);
+  }
+  for (Index k = 0; k < run.contexts.rows(); ++k) {
+    picture.contexts.push_back(*problem.context + " = " + support::gnuplot::number(run.contexts(k, 0)));
+    picture.data.push_back(columns(problem.shown(nearest[static_cast<std::size_t>(k)], Eigen::all), swapped));
+  }
+  support::write_conditional_picture(folder, name, picture);
 }
 
 // Fits the flow, prints the results and draws the picture; returns the line for --json.
@@ -356,8 +465,8 @@ std::string study(Problem problem, const Options& options) {
             << grouped(problem.test.rows())
             << (problem.best ? " fresh ones to test\n" : " others, held out by the seed, to test\n") << std::flush;
   support::Frame frame = picture_frame(problem, options);
-  Points cells = columns(frame.cells(), swapped);
-  const Outcome outcome = flow.fit({problem, options.seed, options.threads, std::move(cells)});
+  const Run run{problem, options.seed, options.threads, columns(frame.cells(), swapped), contexts_to_show(problem)};
+  const Outcome outcome = flow.fit(run);
   const diffeo::FitReport& report = outcome.report;
   const double score = outcome.test_log_prob;
 
@@ -371,22 +480,29 @@ std::string study(Problem problem, const Options& options) {
     std::cout << "a log p takes " << fixed(outcome.evaluations->mean, 1) << " evaluations of the velocity, at most "
               << outcome.evaluations->most << '\n';
 
-  support::DensityPicture picture{.title = std::filesystem::path(problem.data).filename().string() + ", " + flow.name +
-                                           ": test log p " + fixed(score, 3) +
-                                           (problem.best ? ", gap " + fixed(*problem.best - score, 3) : "") + " nats",
-                                  .data_title = grouped(problem.shown.rows()) + " data points",
-                                  .samples_title = grouped(outcome.samples.rows()) + " samples of the model",
-                                  .axes = axes,
-                                  .style = picture_style(problem, options),
-                                  .data = columns(problem.shown, swapped),
-                                  .samples = columns(outcome.samples, swapped),
-                                  .frame = frame,
-                                  .log_density = outcome.log_density};
-  support::write_picture(folder, name, picture, report);
+  const std::string title = std::filesystem::path(problem.data).filename().string() + ", " + flow.name +
+                            ": test log p " + fixed(score, 3) +
+                            (problem.best ? ", gap " + fixed(*problem.best - score, 3) : "") + " nats";
+  if (problem.context) {
+    write_picture_given(folder, name, title, problem, options, run, frame, outcome);
+  } else {
+    support::DensityPicture picture{.title = title,
+                                    .data_title = grouped(problem.shown.rows()) + " data points",
+                                    .samples_title = grouped(outcome.samples.rows()) + " samples of the model",
+                                    .axes = axes,
+                                    .style = picture_style(problem, options),
+                                    .data = columns(problem.shown, swapped),
+                                    .samples = columns(outcome.samples, swapped),
+                                    .frame = frame,
+                                    .log_density = outcome.log_density};
+    support::write_picture(folder, name, picture, report);
+  }
   std::cout << support::draw_picture(folder, name) << std::endl;
 
   support::JsonObject json;
-  json.add("data", problem.data).add("flow", flow.name).add("parameters", outcome.parameters);
+  json.add("data", problem.data);
+  if (problem.context) json.add("context", *problem.context);
+  json.add("flow", flow.name).add("parameters", outcome.parameters);
   json.add("steps", report.steps).add("seconds", report.seconds);
   json.add("step_ms", 1e3 * report.seconds / static_cast<double>(report.steps));  // null if there were no steps
   json.add("test_log_prob", score);
@@ -402,8 +518,12 @@ void add_options(CLI::App& app, Options& options) {
   for (const std::string_view toy : diffeo::toy2d::names()) toys.emplace_back(toy);
   for (const FlowChoice& flow : flows) names.emplace_back(flow.name);
   CLI::Option* toy = app.add_option("--toy", options.toy, "toy density")->check(CLI::IsMember(toys));
-  app.add_option("--data", options.data, "file of two columns: .npy, else text with or without a header (CSV)")
-      ->excludes(toy);
+  CLI::Option* data =
+      app.add_option("--data", options.data, "file of two columns: .npy, else text with or without a header (CSV)")
+          ->excludes(toy);
+  app.add_option("--context", options.context,
+                 "column of a file of three, by its name or counted from 0: the flow is one of the other two given it")
+      ->needs(data);
   app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(names));
   app.add_option("--layers", options.layers, "layers of the flow; by default what suits the data")->check(at_least(1));
   app.add_option("--steps", options.steps, "training steps; by default what suits the data")->check(at_least(0));
@@ -429,11 +549,12 @@ int main(int argc, char** argv) {
   return support::run_program("density2d", app, argc, argv, [&] {
     std::vector<std::string> results;
     if (options.data) {
-      results.push_back(study(file_problem(*options.data, options.flow, options.seed), options));
+      results.push_back(study(file_problem(*options.data, options.context, options.flow, options.seed), options));
     } else if (options.toy) {
       results.push_back(study(toy_problem(*options.toy, options.flow, options.seed), options));
     } else {
-      results.push_back(study(file_problem(DIFFEO_EXAMPLE_DATA "/faithful.csv", options.flow, options.seed), options));
+      results.push_back(
+          study(file_problem(DIFFEO_EXAMPLE_DATA "/faithful.csv", {}, options.flow, options.seed), options));
       std::cout << '\n';
       results.push_back(study(toy_problem("moons", options.flow, options.seed), options));
     }

@@ -72,6 +72,9 @@ class Frame {
 
   Range x() const { return x_; }
   Range y() const { return y_; }
+  /// Width and height of a panel in pixels.
+  double width() const { return width_; }
+  double height() const { return height_; }
 
   /// Returns the centres of the cells of the heat map, row by row from below: one point per row of the array.
   diffeo::Array<float> cells() const {

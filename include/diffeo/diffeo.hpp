@@ -49,10 +49,14 @@
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/conditional_distribution.hpp>
+#include <diffeo/distributions/conditional_mixture.hpp>
+#include <diffeo/distributions/conditional_normal.hpp>
 #include <diffeo/distributions/distribution.hpp>
 #include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/mixture.hpp>
 #include <diffeo/distributions/multivariate_normal.hpp>
+#include <diffeo/distributions/network_distribution.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/probability_path.hpp>
 #include <diffeo/distributions/transformed.hpp>
@@ -88,6 +92,7 @@
 #include <diffeo/math/simd.hpp>
 #include <diffeo/nn/concat_squash.hpp>
 #include <diffeo/nn/context.hpp>
+#include <diffeo/nn/context_shift.hpp>
 #include <diffeo/nn/init.hpp>
 #include <diffeo/nn/jacobian.hpp>
 #include <diffeo/nn/linear.hpp>

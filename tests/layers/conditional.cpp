@@ -69,6 +69,82 @@ TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", DIFFEO_TE
       randomised(make_coupling<S>(Mask::keep_odd(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2), 15));
 }
 
+TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  const auto layer = [](Index dim, ResidualOptions options, std::uint64_t seed) {
+    options.coefficient = 0.8;
+    return randomised(make_residual<S>(dim, options, seed), seed, 0.7);
+  };
+  require_conditional_laws("lip_swish", layer(2, {.hidden = {16, 9}, .context_dim = 1}, 7));
+  require_conditional_laws("tanh", layer(1, {.hidden = {12}, .activation = Activation::tanh, .context_dim = 3}, 3));
+  require_conditional_laws("solved by its contraction", layer(2,
+                                                              {.hidden = {16},
+                                                               .activation = Activation::elu,
+                                                               .inverse = {.method = InverseMethod::fixed_point},
+                                                               .context_dim = 2},
+                                                              5));
+  require_conditional_laws(
+      "solved by Newton's method",
+      layer(3, {.hidden = {16}, .inverse = {.method = InverseMethod::newton}, .context_dim = 1}, 6));
+  // In float the last steps are made in double.
+  for (const InverseMethod method : {InverseMethod::automatic, InverseMethod::fixed_point})
+    require_conditional_laws(
+        "to a tolerance",
+        layer(2, {.hidden = {16}, .inverse = {.tolerance = 1e-10, .method = method}, .context_dim = 2}, 8));
+  // Gradients of the inverse by iteration.
+  testing::FlowLawOptions<S> few;
+  few.rows = 40;
+  require_conditional_laws("in many dimensions", layer(10, {.hidden = {16}, .context_dim = 2}, 9), few);
+  few.grid = 100;
+  require_conditional_laws(
+      "recipe", randomised(residual<S>(2, {.layers = 2, .block = {.hidden = {8}, .context_dim = 2}}), 4, 0.4), few);
+}
+
+TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  testing::FlowLawOptions<S> few;
+  few.rows = 70;
+  // Not larger: contexts in the tails make the determinants of larger ones too small for float.
+  for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
+    for (const Index dim : {1, 2, 5})
+      require_conditional_laws(
+          concat_message(to_string(activation), ", D = ", dim),
+          randomised(make_planar<S>(dim, activation, 0, 0, (dim + 1) / 2), static_cast<std::uint64_t>(dim), 0.5), few);
+  few.grid = 100;
+  auto flow = planar<S>(2, {.layers = 3, .context_dim = 2});
+  set_parameters(
+      flow, Array<S>(parameters(flow) + S(0.2) * testing::detail::normal_array<S>(parameter_count(flow), 1, 2, 2)));
+  require_conditional_laws("recipe", flow, few);
+  // Layers without context among others.
+  std::get<0>(flow.layers).layers[1].shift = {};
+  require_conditional_laws("mixed", flow, few);
+}
+
+TEMPLATE_TEST_CASE("conditional flows: laws of radial layers", "[layers]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  testing::FlowLawOptions<S> few;
+  few.rows = 70;
+  for (const Index dim : {1, 2, 5})
+    require_conditional_laws(concat_message("D = ", dim),
+                             randomised(make_radial<S>(dim, 0, 0, (dim + 1) / 2), static_cast<std::uint64_t>(dim), 0.7),
+                             few);
+  few.grid = 100;
+  require_conditional_laws("recipe", randomised(radial<S>(2, {.layers = 3, .context_dim = 2}), 4, 0.4), few);
+}
+
+TEST_CASE("conditional flows: recipes of planar and radial flows begin near the identity", "[layers]") {
+  const Array<double> x = some_points<double>(50, 2), c = some_contexts<double>(50, 3);
+  const auto check = [&](const auto& flow) {
+    CHECK(context_dim(flow) == 3);
+    const TransformedDistribution model(StandardNormal<double>(2), flow);
+    const Array<double> log_p = model.log_prob(x, c), other = model.log_prob(x, c.colwise().reverse());
+    CHECK((log_p - other).abs().maxCoeff() < 1.5);
+    CHECK((log_p - other).abs().maxCoeff() > 1e-4);  // it is looked at
+  };
+  check(planar(x, c, {.layers = 4}));
+  check(radial(x, c, {.layers = 4}));
+}
+
 TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});
@@ -189,6 +265,11 @@ TEST_CASE("conditional distributions: what does not fit is refused", "[layers]")
                                make_mlp<float>(3, 4, {.hidden = {5}}, 1));
                  }),
                  "the layers take a context of 2 columns, this one has 4"));
+  CHECK(contains(message([&] { residual(x, c, {.layers = 1, .block = {.context_dim = 2}}); }),
+                 "residual: context_dim is 2, the context has 3 columns"));
+  CHECK(contains(message([&] { planar(x, c, {.layers = 1, .context_dim = 2}); }),
+                 "planar: context_dim is 2, the context has 3 columns"));
+  CHECK(contains(message([&] { radial(x, c.topRows(5)); }), "radial: the context has 5 rows, the data 6"));
   CHECK(contains(message([&] { real_nvp(x, c.topRows(5)); }), "the context has 5 rows, the data 6"));
   CHECK(contains(message([&] { real_nvp(x, Array<float>(Array<float>::Ones(6, 1))); }), "context: column 0"));
   // Parts that take contexts of different widths.

@@ -249,3 +249,71 @@ TEST_CASE("planar: bad input", "[layers]") {
     CHECK(contains(thrown_message<diffeo::convergence_error>([&] { diffeo::inverse(layer, bad, threads); }),
                    "planar inverse: row 170 did not converge"));
 }
+
+TEMPLATE_TEST_CASE("planar: a layer given a context is the one with shifted parameters", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  constexpr double eps = double(std::numeric_limits<S>::epsilon());
+  for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
+    for (const double size : {0.5, 20.0}) {  // up to shifts of w by nearly 0.9 |w|
+      auto layer = diffeo::make_planar<S>(3, activation, 1, 2, 2, {.hidden = {5}, .last_scale = size});
+      const Array<S> x = diffeo::testing::detail::normal_array<S>(70, 3, 1, 1),
+                     c = diffeo::testing::detail::normal_array<S>(70, 2, 1, 2);
+      diffeo::Tape<S> tape;
+      diffeo::Pass<S> pass;
+      pass.context = tape.copy(c);
+      const auto forward = layer.forward(tape.copy(x), pass), inverse = layer.inverse(tape.copy(x), pass);
+      const Array<double> shifts = as_eigen(layer.shift.network[0](pass.context).value()).template cast<double>();
+      const Array<double> w = layer.w.template cast<double>();
+      const double length = w.matrix().norm();
+      for (Index n = 0; n < 70; ++n) {
+        CAPTURE(n, size, int(activation));
+        const Array<double> dw = shifts.row(n).middleCols(3, 3);
+        const Array<double> moved = w + dw / std::sqrt(1 + dw.square().sum() / (0.81 * length * length));
+        CHECK((moved - w).matrix().norm() < 0.9 * length);
+        Planar<S> plain{layer.u + shifts.row(n).leftCols(3).template cast<S>(), moved.template cast<S>(),
+                        layer.b + static_cast<S>(shifts(n, 6)), activation};
+        const auto close = [n](const auto& results, const auto& own) {
+          const double scale = 1 + double(own.value.abs().maxCoeff());
+          CHECK(double((as_eigen(results.value.value()).row(n) - own.value).abs().maxCoeff()) < 1e4 * eps * scale);
+          CHECK(double(as_eigen(results.log_det.value())(n, 0)) == Approx(double(own.log_det(0, 0))).margin(1e4 * eps));
+        };
+        close(forward, diffeo::forward(plain, Array<S>(x.row(n))));
+        close(inverse, diffeo::inverse(plain, Array<S>(x.row(n))));
+      }
+    }
+}
+
+TEST_CASE("planar: without context a stack has the parameters and bits of before", "[layers]") {
+  const auto plain = diffeo::planar<double>(2, {.layers = 3});
+  const auto conditional = diffeo::planar<double>(2, {.layers = 3, .context_dim = 4});
+  CHECK(diffeo::leaf_count(std::get<0>(plain.layers)) == 9);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const auto &one = std::get<0>(plain.layers).layers[i], &other = std::get<0>(conditional.layers).layers[i];
+    CHECK((one.u == other.u).all());
+    CHECK((one.w == other.w).all());
+    CHECK((one.b == other.b).all());
+    CHECK(other.shift.context_dim() == 4);
+  }
+}
+
+TEST_CASE("planar: contexts that do not fit are refused", "[layers]") {
+  auto layer = diffeo::make_planar<float>(2, Activation::tanh, 0, 0, 3);
+  diffeo::Tape<float> tape;
+  const auto x = tape.copy(diffeo::testing::detail::normal_array<float>(6, 2, 1, 1));
+  const auto message = [&](Index rows, Index cols, bool forwards) {
+    return thrown_message<invalid_argument>([&] {
+      diffeo::Pass<float> pass;
+      if (rows > 0) pass.context = tape.copy(diffeo::testing::detail::normal_array<float>(rows, cols, 1, 2));
+      forwards ? layer.forward(x, pass) : layer.inverse(x, pass);
+    });
+  };
+  for (const bool forwards : {true, false}) {
+    CHECK(message(0, 0, forwards) == "planar: expected a context of 3 columns, got none");
+    CHECK(message(6, 2, forwards) == "planar: the context has 2 columns, expected 3");
+    CHECK(message(5, 3, forwards) == "planar: the context has 5 rows, expected 6 or 1");
+  }
+  layer.shift.network[0].layers.pop_back();
+  CHECK(contains(thrown_message<invalid_argument>([&] { diffeo::check_structure(layer); }),
+                 "the network of the context has 16 outputs, expected 5"));
+}

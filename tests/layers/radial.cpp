@@ -113,3 +113,55 @@ TEMPLATE_TEST_CASE("radial: numbers whose squares overflow", "[layers]", DIFFEO_
     CHECK(diffeo::inverse(layer, x).value.allFinite());
   }
 }
+
+TEMPLATE_TEST_CASE("radial: a layer given a context is the one with shifted parameters", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  auto layer = diffeo::make_radial<S>(3, 1, 2, 2, {.hidden = {5}, .last_scale = 1});
+  const Array<S> x = diffeo::testing::detail::normal_array<S>(70, 3, 1, 1),
+                 c = diffeo::testing::detail::normal_array<S>(70, 2, 1, 2);
+  diffeo::Tape<S> tape;
+  diffeo::Pass<S> pass;
+  pass.context = tape.copy(c);
+  const auto forward = layer.forward(tape.copy(x), pass), inverse = layer.inverse(tape.copy(x), pass);
+  const Array<S> shifts = as_eigen(layer.shift.network[0](pass.context).value());
+  for (Index n = 0; n < 70; ++n) {
+    CAPTURE(n);
+    const Radial<S> plain{layer.centre + shifts.row(n).leftCols(3), layer.raw_alpha + shifts(n, 3),
+                          layer.raw_kappa + shifts(n, 4)};
+    const auto same = [n](const auto& results, const auto& own) {
+      CHECK((as_eigen(results.value.value()).row(n) == own.value).all());
+      CHECK(as_eigen(results.log_det.value())(n, 0) == own.log_det(0, 0));
+    };
+    same(forward, diffeo::forward(plain, Array<S>(x.row(n))));
+    same(inverse, diffeo::inverse(plain, Array<S>(x.row(n))));
+  }
+}
+
+TEST_CASE("radial: contexts that do not fit are refused", "[layers]") {
+  auto layer = diffeo::make_radial<float>(2, 0, 0, 3);
+  diffeo::Tape<float> tape;
+  const auto x = tape.copy(diffeo::testing::detail::normal_array<float>(6, 2, 1, 1));
+  const auto message = [&](Index rows, Index cols) {
+    return thrown_message<diffeo::invalid_argument>([&] {
+      diffeo::Pass<float> pass;
+      if (rows > 0) pass.context = tape.copy(diffeo::testing::detail::normal_array<float>(rows, cols, 1, 2));
+      layer.forward(x, pass);
+    });
+  };
+  CHECK(message(0, 0) == "radial: expected a context of 3 columns, got none");
+  CHECK(message(6, 2) == "radial: the context has 2 columns, expected 3");
+  CHECK(message(5, 3) == "radial: the context has 5 rows, expected 6 or 1");
+  // One sample whose alpha underflows.
+  layer.shift.network[0] = diffeo::make_mlp<float>(3, 4, {.hidden = {}}, 1);
+  layer.shift.network[0].layers[0].weight.setZero();
+  layer.shift.network[0].layers[0].weight(2, 0) = -1;
+  Array<float> c = Array<float>::Zero(6, 3);
+  c(4, 0) = 1000;
+  diffeo::Pass<float> pass;
+  pass.context = tape.copy(c);
+  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { layer.forward(x, pass); }), "radial: alpha is 0"));
+  layer.shift.network[0].layers[0] = diffeo::make_mlp<float>(3, 5, {.hidden = {}}, 1).layers[0];
+  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { diffeo::check_structure(layer); }),
+                 "the network of the context has 5 outputs, expected 4"));
+}

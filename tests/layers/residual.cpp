@@ -262,6 +262,111 @@ TEST_CASE("residual layers refuse absurd options", "[layers]") {
   CHECK_THROWS_AS(diffeo::inverse(layer, bad), invalid_argument);
 }
 
+TEMPLATE_TEST_CASE("a residual layer given a context is the one with the bias that the context makes", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  const double tolerance = sizeof(S) == 4 ? 1e-6 : 0;
+  for (const diffeo::LogDetEstimator& estimator :
+       {diffeo::LogDetEstimator(diffeo::ExactLogDet{}),
+        diffeo::LogDetEstimator(diffeo::PowerSeriesLogDet{.terms = 4, .probes = 2}),
+        diffeo::LogDetEstimator(diffeo::RouletteLogDet{})})
+    for (const InverseMethod method : {InverseMethod::newton, InverseMethod::fixed_point})
+      for (const bool forwards : {true, false}) {
+        CAPTURE(estimator.index(), int(method), forwards);
+        const auto conditional = random_residual<S>(3,
+                                                    {.hidden = {16, 9},
+                                                     .coefficient = 0.8,
+                                                     .training = estimator,
+                                                     .inverse = {.tolerance = tolerance, .method = method},
+                                                     .context_dim = 2},
+                                                    8);
+        const Array<S> x = normal<S>(70, 3), c = normal<S>(1, 2) + S(1), of_value = normal<S>(70, 3).square(),
+                       of_log_det = Array<S>::Ones(70, 1);
+        diffeo::Tape<S> other;
+        auto plain = conditional;
+        plain.network.layers[0].bias = as_eigen(conditional.network.first_bias(other, other.copy(c), 70).value());
+        plain.network.context_weight = Array<S>();
+        // Returns value, log_det and the gradients of parameters and context.
+        const auto swept = [&](const auto& layer) {
+          Array<S> values = diffeo::parameters(layer), grads(values.rows(), 1);
+          diffeo::Tape<S> tape;
+          const auto lifted = diffeo::lift(tape, layer, values.data(), grads.data());
+          diffeo::Pass<S> pass{.training = true, .seed = 1, .context = tape.variable(c)};
+          const auto in = tape.variable(x);
+          const auto y = forwards ? lifted.forward(in, pass) : lifted.inverse(in, pass);
+          tape.backward(sum_cols(y.value * tape.copy(of_value)) + y.log_det, diffeo::view(of_log_det));
+          tape.finish_parameter_grads();
+          Array<S> in_c = Array<S>::Zero(1, 2);
+          if (pass.context.has_grad()) in_c = as_eigen(pass.context.grad());
+          auto gradient = layer;
+          diffeo::set_parameters(gradient, grads);
+          return std::tuple(Array<S>(as_eigen(y.value.value())), Array<S>(as_eigen(y.log_det.value())), gradient, in_c);
+        };
+        const auto [value, log_det, gradient, in_c] = swept(conditional);
+        const auto [value_of_plain, log_det_of_plain, gradient_of_plain, nothing] = swept(plain);
+        CHECK((value == value_of_plain).all());
+        CHECK((log_det == log_det_of_plain).all());
+        for (std::size_t i = 0; i < 3; ++i) {
+          CHECK((gradient.network.layers[i].weight == gradient_of_plain.network.layers[i].weight).all());
+          CHECK((gradient.network.layers[i].bias == gradient_of_plain.network.layers[i].bias).all());
+        }
+        // The bias is b + c V'.
+        const auto& of_bias = gradient_of_plain.network.layers[0].bias;
+        const auto close = [](const auto& a, const auto& b) {
+          const Array<S> x1 = a, x2 = b;
+          return double((x1 - x2).abs().maxCoeff()) <
+                 20 * double(std::numeric_limits<S>::epsilon()) * double(x2.abs().maxCoeff());
+        };
+        CHECK(close(gradient.network.context_weight, (of_bias.matrix().transpose() * c.matrix()).array()));
+        CHECK(close(in_c, (of_bias.matrix() * conditional.network.context_weight.matrix()).array()));
+        CHECK((nothing == 0).all());
+      }
+}
+
+TEST_CASE("the weights of a residual layer's context are free", "[layers]") {
+  auto layer = random_residual<double>(2, {.hidden = {16}, .coefficient = 0.9, .context_dim = 2}, 8);
+  const double bound = layer.lipschitz_bound();
+  layer.network.context_weight *= 100.0;
+  diffeo::refresh(layer);
+  CHECK(layer.lipschitz_bound() == bound);
+  diffeo::Tape<double> tape;
+  const Array<double> x = normal<double>(60, 2), c = normal<double>(60, 2);
+  diffeo::Pass<double> pass;
+  pass.context = tape.copy(c);
+  const auto z = layer.inverse(tape.copy(x), pass).value;
+  CHECK((as_eigen(layer.forward(z, pass).value.value()) - x).abs().maxCoeff() < 1e-10);
+  // One row for all samples is one row of the bias; its bits are those of as many.
+  const Array<double> one = c.row(3);
+  const auto shared = layer.network.first_bias(tape, tape.copy(one), 60);
+  CHECK(shared.rows() == 1);
+  CHECK((as_eigen(layer.network.first_bias(tape, pass.context, 60).value()).row(3) == as_eigen(shared.value())).all());
+}
+
+TEST_CASE("residual layers refuse contexts that do not fit", "[layers]") {
+  const auto layer = make_residual<float>(2, {.hidden = {8}, .context_dim = 3});
+  diffeo::Tape<float> tape;
+  const auto x = tape.copy(normal<float>(6, 2));
+  const auto message = [&](const Array<float>& c, bool forwards) {
+    return thrown_message<invalid_argument>([&] {
+      diffeo::Pass<float> pass;
+      if (c.size() > 0) pass.context = tape.copy(c);
+      forwards ? layer.forward(x, pass) : layer.inverse(x, pass);
+    });
+  };
+  for (const bool forwards : {true, false}) {
+    CHECK(contains(message({}, forwards), "expected a context of 3 columns, got none"));
+    CHECK(contains(message(normal<float>(6, 2), forwards), "the context has 2 columns, expected 3"));
+    CHECK(contains(message(normal<float>(5, 3), forwards), "the context has 5 rows, expected 6 or 1"));
+  }
+  CHECK(contains(thrown_message<invalid_argument>([&] { layer.network(x); }), "a context of 3 columns, got none"));
+  CHECK(contains(thrown_message<invalid_argument>([] { make_residual<float>(2, {.context_dim = -1}); }),
+                 "context_dim is -1"));
+  auto misfit = layer;
+  misfit.network.context_weight = normal<float>(7, 3);
+  CHECK(contains(thrown_message<invalid_argument>([&] { diffeo::check_structure(misfit); }),
+                 "the weights of the context have 7 rows, the first layer 8 outputs"));
+}
+
 TEST_CASE("a residual layer without a network is refused", "[layers]") {
   CHECK(contains(thrown_message<invalid_argument>([] { diffeo::check_structure(Residual<float>{}); }),
                  "the network has no layers"));

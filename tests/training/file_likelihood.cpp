@@ -61,8 +61,8 @@ auto trained(Model model, const auto& objective, const FitOptions& options) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("file likelihood: a file in one block trains with the bits of data in memory", "[training]", float,
-                   double) {
+TEMPLATE_TEST_CASE("file likelihood: a file in one block trains with the bits of data in memory", "[training]",
+                   DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> x = two_columns<S>(3000);
   const TemporaryNpy file(x);

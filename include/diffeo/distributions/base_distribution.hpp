@@ -17,8 +17,11 @@ namespace diffeo::inline DIFFEO_ISA {
 /// | b.sample_into(v, seed, stream, first) | void   | fills the View v; row i depends on (seed, stream, first + i) |
 /// | B::fields(b), b.rebind<Var<S>>()      |        | as for Flow                                                  |
 ///
-/// Models: StandardNormal, DiagonalNormal, MultivariateNormal, UniformBox, GaussianMixture. Each is a Distribution,
-/// too; a base of your own need not be.
+/// A base that depends on a context, p(z | c), takes a Pass as an optional last argument of log_prob, sample_into and
+/// draw, as layers do, and answers b.context_dim() and b.given(c), which returns a base without context.
+///
+/// Models: StandardNormal, DiagonalNormal, MultivariateNormal, UniformBox, GaussianMixture; with a context
+/// ConditionalNormal and ConditionalMixture. Each is a Distribution, too; a base of your own need not be.
 ///
 /// Samples are functions of the row index instead of a generator's state, so that any division into tiles and threads
 /// draws the same rows.
@@ -43,9 +46,9 @@ concept BaseDistribution = requires { typename B::Scalar; } && BaseDistributionO
 /// |-----------------------------------------|--------|------------------------------------------------------|
 /// | b.draw(tape, rows, seed, stream, first) | Var<S> | rows x D; row i depends on (seed, stream, first + i) |
 ///
-/// Models: StandardNormal, DiagonalNormal and MultivariateNormal, with parameters that are arrays or tape variables;
-/// draw() returns the rows of sample_into() up to rounding. GaussianMixture is no model: the component that a sample is
-/// drawn from is not a differentiable function of the weights.
+/// Models: StandardNormal, DiagonalNormal, MultivariateNormal and ConditionalNormal, with parameters that are arrays or
+/// tape variables; draw() returns the rows of sample_into() up to rounding. GaussianMixture is no model: the component
+/// that a sample is drawn from is not a differentiable function of the weights.
 template <class B>
 concept ReparametrisedBase = requires(const B& b, Tape<typename B::Scalar>& tape, Index n, std::uint64_t seed) {
   { b.draw(tape, n, seed, seed, n) } -> std::same_as<Var<typename B::Scalar>>;

@@ -6,6 +6,7 @@
 #include <diffeo/autodiff/settings.hpp>
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/layers/evaluate.hpp>
+#include <diffeo/layers/pass.hpp>
 
 /// What every distribution answers on arrays: those that flows start from as well as those that they give.
 namespace diffeo::inline DIFFEO_ISA {
@@ -45,6 +46,7 @@ inline constexpr std::uint64_t sample_stream = 0x6c6174656e747321;
 /// negative n.
 ///
 /// Models: StandardNormal, DiagonalNormal, MultivariateNormal, UniformBox, GaussianMixture, TransformedDistribution.
+/// Those that depend on a context answer a ConditionalDistribution's methods, too.
 template <class D>
 concept Distribution =
     requires(const D& d, const Array<typename D::Scalar>& x, Index n, std::uint64_t seed, const Execution& execution) {
@@ -172,11 +174,20 @@ SampleAndLogProb<typename D::Scalar> sample_and_log_prob_rows(
   return result;
 }
 
+// Whether a base takes a Pass, as those that depend on a context do.
+template <class Base>
+concept BaseTakesPass = requires(const Base& base, const Var<typename Base::Scalar>& z,
+                                 const Pass<typename Base::Scalar>& pass) { base.log_prob(z, pass); };
+
 // Returns samples first to first + count - 1 of a base as a constant of the tape.
 template <class Base, Real S>
-Var<S> base_sample(const Base& base, Tape<S>& tape, Index first, Index count, std::uint64_t seed) {
+Var<S> base_sample(const Base& base, Tape<S>& tape, Index first, Index count, std::uint64_t seed,
+                   [[maybe_unused]] const Pass<S>& pass = {}) {
   const Var<S> z = tape.make(count, base.dim(), false);
-  base.sample_into(tape.mutable_value(z), seed, sample_stream, first);
+  if constexpr (BaseTakesPass<Base>)
+    base.sample_into(tape.mutable_value(z), seed, sample_stream, first, pass);
+  else
+    base.sample_into(tape.mutable_value(z), seed, sample_stream, first);
   return z;
 }
 

@@ -14,6 +14,64 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
+namespace detail {
+
+// Returns the log-densities of mixtures of K normal distributions with diagonal covariance, N x D -> N x 1. logits is
+// 1 x K or N x K, mean(j) and log_scale(j) return those of coordinate j in the same shape.
+template <Traced X, Real S, class Mean, class LogScale>
+X mixture_log_prob(const X& z, const Var<S>& logits, const Mean& mean, const LogScale& log_scale) {
+  // Exponents sum_j ((z_j - mu_kj) / sigma_kj)^2, N x K, accumulated coordinate by coordinate.
+  X exponents = zeros(z, logits.cols());
+  Var<S> log_volume = log_scale(0);
+  for (Index j = 0; j < z.cols(); ++j) {
+    const Var<S> s = j == 0 ? log_volume : log_scale(j);
+    if (j > 0) log_volume = log_volume + s;
+    exponents = exponents + square(cols(z, j, 1) - mean(j)) * exp(s * S(-2));
+  }
+  const Var<S> offset = logits - log_sum_exp(logits) - log_volume - S(0.5 * log_two_pi) * static_cast<S>(z.cols());
+  return log_sum_exp(exponents * S(-0.5) + offset);
+}
+
+// Returns for each row the component that a uniform number chooses, by logits of 1 x K or rows x K. Row i depends on
+// (seed, stream, first_row + i) and its logits.
+template <Real S>
+std::vector<Index> choose_components(View<const S> logits, Index rows, std::uint64_t seed, std::uint64_t stream,
+                                     Index first_row) {
+  // A stream apart from that of the coordinates.
+  constexpr std::uint64_t component_stream = 0x6d69787475726521;
+  Array<S> draws(rows, 1), shares(1, logits.cols);
+  fill_uniform(view(draws), seed, stream ^ component_stream, first_row);
+  std::vector<Index> chosen(static_cast<std::size_t>(rows));
+  S total = 0;
+  for (Index i = 0; i < rows; ++i) {
+    if (i == 0 || logits.rows > 1) {
+      S top = logits.col(0)[i];
+      for (Index k = 1; k < logits.cols; ++k) top = std::max(top, logits.col(k)[i]);
+      total = 0;
+      for (Index k = 0; k < logits.cols; ++k) total += shares(0, k) = std::exp(logits.col(k)[i] - top);
+    }
+    S left = draws(i, 0) * total;
+    Index k = 0;
+    while (k + 1 < logits.cols && left >= shares(0, k)) left -= shares(0, k++);
+    chosen[static_cast<std::size_t>(i)] = k;
+  }
+  return chosen;
+}
+
+// Turns a column of standard normal numbers into one of samples, row i with mean(i, k) and log_scale(i, k) of its
+// component k.
+template <Real S, class Mean, class LogScale>
+void scale_and_shift_rows(View<S> column, const std::vector<Index>& chosen, const Mean& mean,
+                          const LogScale& log_scale) {
+  S* const value = column.col(0);
+  for (Index i = 0; i < column.rows; ++i) {
+    const Index k = chosen[static_cast<std::size_t>(i)];
+    value[i] = value[i] * std::exp(log_scale(i, k)) + mean(i, k);
+  }
+}
+
+}  // namespace detail
+
 /// Mixture of K normal distributions on R^D with diagonal covariance. The logits of the weights, the means and the log
 /// standard deviations are learnable.
 template <class T>
@@ -118,40 +176,23 @@ struct GaussianMixture {
   X log_prob(const X& z) const {
     detail::require_dim("gaussian mixture", z.cols(), dim());
     check();
-    using S = typename X::Scalar;
     auto& tape = z.tape();
-    const auto weights = as_var(tape, logits), mu = as_var(tape, means), s = as_var(tape, log_scales);
-    // Exponents sum_j ((z_j - mu_kj) / sigma_kj)^2, N x K, accumulated coordinate by coordinate.
-    const auto log_weights = weights - log_sum_exp(weights);
-    const auto precision = exp(s * S(-2));
-    X exponents = zeros(z, components());
-    for (Index j = 0; j < dim(); ++j) {
-      const X d = cols(z, j, 1) - transposed(cols(mu, j, 1));
-      exponents = exponents + square(d) * transposed(cols(precision, j, 1));
-    }
-    const auto offset = log_weights - transposed(sum_cols(s)) - S(0.5 * detail::log_two_pi) * static_cast<S>(dim());
-    return log_sum_exp(exponents * S(-0.5) + offset);
+    const auto mu = as_var(tape, means), s = as_var(tape, log_scales);
+    return detail::mixture_log_prob(
+        z, as_var(tape, logits), [&mu](Index j) { return transposed(cols(mu, j, 1)); },
+        [&s](Index j) { return transposed(cols(s, j, 1)); });
   }
 
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
     requires Real<T>
   {
     check();
-    // A stream apart from that of the coordinates chooses the component of each row.
-    Array<Scalar> draws(z.rows, 1);
     fill_normal(z, seed, stream, first_row);
-    fill_uniform(view(draws), seed, stream ^ component_stream, first_row);
-    const Array<Scalar> shares = (logits - logits.maxCoeff()).exp();
-    const Scalar total = shares.sum();
-    for (Index i = 0; i < z.rows; ++i) {
-      Scalar left = draws(i, 0) * total;
-      Index k = 0;
-      while (k + 1 < components() && left >= shares(0, k)) left -= shares(0, k++);
-      for (Index j = 0; j < z.cols; ++j) {
-        Scalar& value = z.col(j)[i];
-        value = value * std::exp(log_scales(k, j)) + means(k, j);
-      }
-    }
+    const std::vector<Index> chosen = detail::choose_components<Scalar>(view(logits), z.rows, seed, stream, first_row);
+    for (Index j = 0; j < z.cols; ++j)
+      detail::scale_and_shift_rows(
+          z.cols_block(j, 1), chosen, [&](Index, Index k) { return means(k, j); },
+          [&](Index, Index k) { return log_scales(k, j); });
   }
 
   // The methods of a Distribution, see distribution.hpp.
@@ -183,8 +224,7 @@ struct GaussianMixture {
   }
 
   // Arbitrary constants that keep these streams apart from each other and from the streams users choose.
-  static constexpr std::uint64_t component_stream = 0x6d69787475726521, means_stream = 0x6d65616e73212121,
-                                 rows_stream = 0x726f777321212121;
+  static constexpr std::uint64_t means_stream = 0x6d65616e73212121, rows_stream = 0x726f777321212121;
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

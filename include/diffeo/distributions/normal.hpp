@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <diffeo/autodiff/ops/reduce.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/math/random_fill.hpp>
@@ -16,6 +17,25 @@ Var<S> standard_normal_constant(Tape<S>& tape, Index rows, Index dim, std::uint6
   const Var<S> z = tape.make(rows, dim, false);
   fill_normal(tape.mutable_value(z), seed, stream, first_row);
   return z;
+}
+
+// Returns the log-densities of normal distributions with diagonal covariance, N x D -> N x 1, for means and log
+// standard deviations of 1 x D or N x D.
+template <Traced X, class Mean, Real S>
+X diagonal_normal_log_prob(const X& z, const Mean& mean, const Var<S>& log_scale) {
+  return standard_normal_log_prob((z - mean) * exp(-log_scale)) - sum_cols(log_scale);
+}
+
+// Turns standard normal numbers into samples with the given means and log standard deviations, 1 x D or N x D.
+template <Real S>
+void scale_and_shift(View<S> z, View<const S> mean, View<const S> log_scale) {
+  const bool shared = mean.rows == 1;
+  for (Index j = 0; j < z.cols; ++j) {
+    const S *m = mean.col(j), *s = log_scale.col(j);
+    S* const value = z.col(j);
+    const S scale = shared ? std::exp(s[0]) : S(0);
+    for (Index i = 0; i < z.rows; ++i) value[i] = shared ? value[i] * scale + m[0] : value[i] * std::exp(s[i]) + m[i];
+  }
 }
 
 }  // namespace detail
@@ -126,18 +146,14 @@ struct DiagonalNormal {
   X log_prob(const X& z) const {
     detail::require_dim("diagonal normal", z.cols(), dim());
     check();
-    const auto s = as_var(z.tape(), log_scale);
-    return detail::standard_normal_log_prob((z - mean) * exp(-s)) - sum_cols(s);
+    return detail::diagonal_normal_log_prob(z, mean, as_var(z.tape(), log_scale));
   }
   void sample_into(View<Scalar> z, std::uint64_t seed, std::uint64_t stream, Index first_row) const
     requires Real<T>
   {
     check();
     fill_normal(z, seed, stream, first_row);
-    for (Index j = 0; j < z.cols; ++j) {
-      auto column = as_eigen(z.cols_block(j, 1));
-      column = column * std::exp(log_scale(0, j)) + mean(0, j);
-    }
+    detail::scale_and_shift<Scalar>(z, view(mean), view(log_scale));
   }
   Var<Scalar> draw(Tape<Scalar>& tape, Index rows, std::uint64_t seed, std::uint64_t stream, Index first_row) const {
     check();

@@ -3,6 +3,7 @@
 
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
+#include <diffeo/distributions/conditional_distribution.hpp>
 #include <diffeo/distributions/distribution.hpp>
 #include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/evaluate.hpp>
@@ -14,7 +15,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// arrays accept any Eigen expression and work in tiles on several threads (see Execution). Results do not depend on
 /// the number of threads, and the result of a row does not depend on the other rows.
 ///
-/// Where the flow takes a context c, the distribution is p(x | c), and the methods take c beside x: N x C with a row
+/// Where flow or base take a context c, the distribution is p(x | c), and the methods take c beside x: N x C with a row
 /// per sample, or 1 x C for all. They throw invalid_argument where it is missing, where the flow takes none, for
 /// another shape, NaN or infinity. The result of a row depends on its own x and c alone.
 template <class Base, class FlowType>
@@ -31,19 +32,25 @@ struct TransformedDistribution {
   static constexpr Index tile_rows = tile_rows_of<FlowType>;
 
   TransformedDistribution() = default;
-  /// Throws invalid_argument if the dimensions of base and flow differ.
+  /// Throws invalid_argument if the dimensions of base and flow differ, or those of the contexts that they take.
   TransformedDistribution(Base b, FlowType f) : base(std::move(b)), flow(std::move(f)) { check(); }
 
-  /// Throws invalid_argument if the dimensions of base and flow differ.
+  /// Throws invalid_argument if the dimensions of base and flow differ, or those of the contexts that they take.
   void check() const {
     if constexpr (requires { flow.dim(); })
       require(flow.dim() == 0 || flow.dim() == base.dim(), "transformed distribution: the base has dimension ",
               base.dim(), ", the flow ", flow.dim());
+    if constexpr (detail::BaseTakesPass<Base>) context_dim();
   }
 
   Index dim() const { return base.dim(); }
   /// Number of columns C of the context; 0 where there is none.
-  Index context_dim() const { return diffeo::context_dim(flow); }
+  Index context_dim() const {
+    if constexpr (detail::BaseTakesPass<Base>)
+      return diffeo::context_dim(fields(*this));
+    else
+      return diffeo::context_dim(flow);
+  }
 
   template <class Self>
   static auto fields(Self& self) {
@@ -63,9 +70,14 @@ struct TransformedDistribution {
                     const Pass<Scalar>& pass = {}) const
     requires ReparametrisedBase<Base> && HasForward<FlowType, Var<Scalar>>
   {
-    const Var<Scalar> z = base.draw(tape, rows, seed, stream, first);
+    const Var<Scalar> z = [&] {
+      if constexpr (detail::BaseTakesPass<Base>)
+        return base.draw(tape, rows, seed, stream, first, pass);
+      else
+        return base.draw(tape, rows, seed, stream, first);
+    }();
     const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass), z);
-    return {x.value, base_log_prob(z) - x.log_det};
+    return {x.value, base_log_prob(z, pass) - x.log_det};
   }
 
   /// Returns the log-densities of samples on a tape: N x D -> N x 1. An objective passes on the Pass of its minibatch
@@ -73,7 +85,7 @@ struct TransformedDistribution {
   template <Traced X>
   X log_prob(const X& x, const Pass<Scalar>& pass = {}) const {
     const Transformed<X> z = checked(call_inverse(flow, x, pass), x);
-    return base_log_prob(z.value) + z.log_det;
+    return base_log_prob(z.value, pass) + z.log_det;
   }
 
   /// Returns the log-density in nats of each row of x (N x D): N x 1. It may be -infinity far from the mass of the
@@ -86,8 +98,7 @@ struct TransformedDistribution {
   template <class Derived, class Context>
   Array<Scalar> log_prob(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
                          const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("log_prob", c, x.rows());
-    return detail::log_prob_of_rows(*this, "flow", x, execution, given_contexts(context));
+    return detail::log_prob_of_rows_given(*this, "flow", x, c, execution);
   }
 
   /// Returns the gradient of the log-density with respect to each row of x: N x D. If the log-density is -infinity, the
@@ -100,26 +111,14 @@ struct TransformedDistribution {
   template <class Derived, class Context>
   Array<Scalar> score(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
                       const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("score", c, x.rows());
-    return detail::score_of_rows(*this, "flow", x, execution, given_contexts(context));
+    return detail::score_of_rows_given(*this, "flow", x, c, execution);
   }
   /// Returns the gradient of log p(x | c) with respect to the context of each row: N x C, also where c is one row for
   /// all samples.
   template <class Derived, class Context>
   Array<Scalar> context_score(const Eigen::DenseBase<Derived>& x, const Eigen::DenseBase<Context>& c,
                               const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("context_score", c, x.rows());
-    const auto& points = evaluate_once(x);
-    detail::require_batch<Scalar>("context_score: x", points, dim(), "flow");
-    return detail::gradient_of_rows(
-        *this, x.rows(), context.cols(), execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-          // A row for each sample, so that their gradients stay apart.
-          const Var<Scalar> variable = context.rows() == 1 ? tape.variable(context.replicate(count, 1))
-                                                           : tape.variable(context.middleRows(first, count));
-          Pass<Scalar> pass;
-          pass.context = variable;
-          return detail::RecordedLogProb<Scalar>{variable, log_prob(tape.copy(points.middleRows(first, count)), pass)};
-        });
+    return detail::context_score_of_rows(*this, "flow", x, c, execution);
   }
 
   /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
@@ -129,14 +128,14 @@ struct TransformedDistribution {
   /// Draws one sample of p(x | c) for each row of c (N x C): N x D. Sample i depends on (seed, i, row i of c) alone.
   template <class Context>
   Array<Scalar> sample(const Eigen::DenseBase<Context>& c, std::uint64_t seed, const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("sample", c, c.rows());
+    const Array<Scalar> context = detail::checked_context(*this, "flow", "sample", c, c.rows());
     return sample_of(context.rows(), &context, seed, execution);
   }
   /// Draws n samples of p(x | c), n x D, for one c of 1 x C, or one for each of its n rows.
   template <class Context>
   Array<Scalar> sample(Index n, const Eigen::DenseBase<Context>& c, std::uint64_t seed,
                        const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("sample", c, n);
+    const Array<Scalar> context = detail::checked_context(*this, "flow", "sample", c, n);
     return sample_of(n, &context, seed, execution);
   }
 
@@ -149,14 +148,14 @@ struct TransformedDistribution {
   template <class Context>
   SampleAndLogProb<Scalar> sample_and_log_prob(const Eigen::DenseBase<Context>& c, std::uint64_t seed,
                                                const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("sample_and_log_prob", c, c.rows());
+    const Array<Scalar> context = detail::checked_context(*this, "flow", "sample_and_log_prob", c, c.rows());
     return sample_and_log_prob_of(context.rows(), &context, seed, execution);
   }
   /// Draws n samples with their log-densities for one c of 1 x C, or one for each of its n rows.
   template <class Context>
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, const Eigen::DenseBase<Context>& c, std::uint64_t seed,
                                                const Execution& execution = {}) const {
-    const Array<Scalar> context = checked_context("sample_and_log_prob", c, n);
+    const Array<Scalar> context = detail::checked_context(*this, "flow", "sample_and_log_prob", c, n);
     return sample_and_log_prob_of(n, &context, seed, execution);
   }
 
@@ -164,35 +163,25 @@ struct TransformedDistribution {
   /// diffeo::given() does.
   template <class Context>
   auto given(const Eigen::DenseBase<Context>& c) const {
-    auto flow_given_c = diffeo::given(flow, c);
-    return TransformedDistribution<Base, decltype(flow_given_c)>(base, std::move(flow_given_c));
+    if constexpr (detail::BaseTakesPass<Base>) {
+      auto base_given_c = base.given(c);
+      using Flow = Given<Scalar, FlowType>;
+      // A flow that takes no context ignores the one that it is given.
+      Flow flow_given_c = diffeo::context_dim(flow) > 0 ? diffeo::given(flow, c)
+                                                        : Flow{flow, {c.derived().template cast<Scalar>().array()}};
+      return TransformedDistribution<decltype(base_given_c), Flow>(std::move(base_given_c), std::move(flow_given_c));
+    } else {
+      auto flow_given_c = diffeo::given(flow, c);
+      return TransformedDistribution<Base, decltype(flow_given_c)>(base, std::move(flow_given_c));
+    }
   }
 
  private:
-  // Returns a context of the caller as an array. Throws invalid_argument unless it fits the flow and `rows` samples.
-  template <class Context>
-  Array<Scalar> checked_context(const char* what, const Eigen::DenseBase<Context>& c, Index rows) const {
-    return detail::context_of_rows<Scalar>(what, c, rows, context_dim());
-  }
-
-  // What the flow is to know of some rows; `context` may be null.
-  Pass<Scalar> pass_for(Tape<Scalar>& tape, const Array<Scalar>* context, Index first, Index count) const {
-    Pass<Scalar> pass;
-    if (context) pass.context = detail::context_of_tile(tape, *context, first, count);
-    return pass;
-  }
-
-  // What evaluates the rows of a tile given their contexts.
-  auto given_contexts(const Array<Scalar>& context) const {
-    return [this, &context](const Var<Scalar>& x, Index first, Index count) {
-      return log_prob(x, pass_for(x.tape(), &context, first, count));
-    };
-  }
-
   Array<Scalar> sample_of(Index n, const Array<Scalar>* context, std::uint64_t seed, const Execution& execution) const {
     return detail::sample_rows(*this, n, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed);
-      const Var<Scalar> tile = generate(flow, z, pass_for(tape, context, first, count));
+      const Pass<Scalar> pass = detail::pass_for(tape, context, first, count);
+      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed, pass);
+      const Var<Scalar> tile = generate(flow, z, pass);
       require(tile.shape() == z.shape(), "sample: the flow gave ", tile.rows(), " x ", tile.cols(), " values for ",
               z.rows(), " x ", z.cols());
       return tile;
@@ -202,9 +191,10 @@ struct TransformedDistribution {
   SampleAndLogProb<Scalar> sample_and_log_prob_of(Index n, const Array<Scalar>* context, std::uint64_t seed,
                                                   const Execution& execution) const {
     return detail::sample_and_log_prob_rows(*this, n, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
-      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed);
-      const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass_for(tape, context, first, count)), z);
-      return Draw<Scalar>{x.value, base_log_prob(z) - x.log_det};
+      const Pass<Scalar> pass = detail::pass_for(tape, context, first, count);
+      const Var<Scalar> z = detail::base_sample(base, tape, first, count, seed, pass);
+      const Transformed<Var<Scalar>> x = checked(call_forward(flow, z, pass), z);
+      return Draw<Scalar>{x.value, base_log_prob(z, pass) - x.log_det};
     });
   }
 
@@ -215,8 +205,13 @@ struct TransformedDistribution {
     return y;
   }
   template <Traced X>
-  X base_log_prob(const X& z) const {
-    const X y = base.log_prob(z);
+  X base_log_prob(const X& z, [[maybe_unused]] const Pass<Scalar>& pass) const {
+    const X y = [&] {
+      if constexpr (detail::BaseTakesPass<Base>)
+        return base.log_prob(z, pass);
+      else
+        return base.log_prob(z);
+    }();
     require(y.rows() == z.rows() && y.cols() == 1, "transformed distribution: the base gave ", y.rows(), " x ",
             y.cols(), " log-densities for ", z.rows(), " rows, expected ", z.rows(), " x 1");
     return y;

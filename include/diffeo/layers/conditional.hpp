@@ -166,18 +166,29 @@ struct Given {
   }
 };
 
+namespace detail {
+
+// Returns the caller's context c as an array. Throws invalid_argument unless it is 1 x dim and finite, and for a dim of
+// 0, that of an owner that takes none.
+template <Real S, class Derived>
+Array<S> one_context(const char* owner, Index dim, const Eigen::DenseBase<Derived>& c) {
+  require(dim > 0, "given: this ", owner, " takes no context");
+  require(c.rows() == 1 && c.cols() == dim, "given: the context is ", c.rows(), " x ", c.cols(), ", expected 1 x ",
+          dim);
+  Array<S> context = c.derived().template cast<S>().array();
+  require_finite(context, "given: the context");
+  return context;
+}
+
+}  // namespace detail
+
 /// Returns the flow for one context c, 1 x C. Throws invalid_argument for another shape, NaN or infinity, and where the
 /// flow takes no context.
 template <class F, class Derived>
 auto given(F flow, const Eigen::DenseBase<Derived>& c) {
   using S = typename F::Scalar;
-  const Index dim = context_dim(flow);
-  require(dim > 0, "given: this flow takes no context");
-  require(c.rows() == 1 && c.cols() == dim, "given: the context is ", c.rows(), " x ", c.cols(), ", expected 1 x ",
-          dim);
-  Given<S, F> result{std::move(flow), {c.derived().template cast<S>().array()}};
-  require_finite(result.context.value, "given: the context");
-  return result;
+  Array<S> context = detail::one_context<S>("flow", context_dim(flow), c);
+  return Given<S, F>{std::move(flow), {std::move(context)}};
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -20,11 +20,12 @@ void require_batch(const char* what, const Eigen::DenseBase<Derived>& x, Index d
 }
 
 // Returns a context of the caller, N x C or 1 x C, as an array. Throws invalid_argument unless it is finite and fits
-// `rows` samples and a flow that takes `dim` columns (0: none).
+// `rows` samples and an owner that takes `dim` columns (0: none).
 template <Real S, class Context>
-Array<S> context_of_rows(const char* what, const Eigen::DenseBase<Context>& c, Index rows, Index dim) {
-  require(dim > 0, what, ": got a context, but this flow takes none");
-  require(c.cols() == dim, what, ": the context has ", c.cols(), " columns, this flow takes one of ", dim);
+Array<S> context_of_rows(const char* what, const Eigen::DenseBase<Context>& c, Index rows, Index dim,
+                         const char* owner = "flow") {
+  require(dim > 0, what, ": got a context, but this ", owner, " takes none");
+  require(c.cols() == dim, what, ": the context has ", c.cols(), " columns, this ", owner, " takes one of ", dim);
   require(c.rows() == 1 || c.rows() == rows, what, ": the context has ", c.rows(), " rows, expected ", rows, " or 1");
   Array<S> context = c.derived().template cast<S>().array();
   require_finite(context, concat_message(what, ": the context").c_str());

@@ -101,7 +101,7 @@ X generate(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {})
 /// | f.rebind<Var<S>>()        | flow over Var<S>    | the same structure and settings, without parameters       |
 /// | f.check()                 | void                | optional: throws invalid_argument where shapes do not fit |
 /// | F::forward_all(layers, z) | Transformed<Var<S>> | optional, static: several layers of this type in one go,  |
-/// |                           |                     | a std::span in forward order                              |
+/// |                           |                     | a std::span in forward order; or with a Pass behind z     |
 /// | F::inverse_all(layers, x) | Transformed<Var<S>> | optional, static: their inverse                           |
 ///
 /// Laws, checked by testing/flow_laws.hpp: inverse(forward(z)) = z and forward(inverse(x)) = x; log_det of the two

@@ -91,13 +91,39 @@ class Composition {
   std::size_t turn_ = 0;
 };
 
-// Layers that are faster together than one by one. Those that take a Pass are called one by one.
+// Layers that are faster together than one by one. Those that take a Pass are called one by one unless they take it
+// together, too.
+template <class L, class X>
+concept TakesPassForwardAll = requires(std::span<const L> layers, const X& z, const Pass<typename X::Scalar>& pass) {
+  L::forward_all(layers, z, pass);
+};
+template <class L, class X>
+concept TakesPassInverseAll = requires(std::span<const L> layers, const X& x, const Pass<typename X::Scalar>& pass) {
+  L::inverse_all(layers, x, pass);
+};
 template <class L, class X>
 concept HasForwardAll =
     !TakesPassForward<L, X> && requires(std::span<const L> layers, const X& z) { L::forward_all(layers, z); };
 template <class L, class X>
 concept HasInverseAll =
     !TakesPassInverse<L, X> && requires(std::span<const L> layers, const X& x) { L::inverse_all(layers, x); };
+
+// Applies layers of one type one after another, the first layer first; inverse_in_turn() their inverses, the last layer
+// first.
+template <class L, class X>
+Transformed<X> forward_in_turn(std::span<const L> layers, const X& z, const Pass<typename X::Scalar>& pass) {
+  Composition<X> composition(z, pass);
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    composition.then(i, [&](const X& v, const auto& p) { return call_forward(layers[i], v, p); });
+  return composition.result();
+}
+template <class L, class X>
+Transformed<X> inverse_in_turn(std::span<const L> layers, const X& x, const Pass<typename X::Scalar>& pass) {
+  Composition<X> composition(x, pass);
+  for (std::size_t i = layers.size(); i-- > 0;)
+    composition.then(i, [&](const X& v, const auto& p) { return call_inverse(layers[i], v, p); });
+  return composition.result();
+}
 
 inline void require_same_dim(const char* what, std::size_t layer, Index& dim, Index other) {
   require(dim == 0 || other == 0 || dim == other, what, ": layer ", layer, " has dimension ", other,
@@ -185,7 +211,8 @@ struct FlowSequence {
 
 /// A run-time number of layers of one type, in the same order as FlowSequence. A layer type may offer
 /// forward_all(layers, z) and inverse_all(layers, x), static and with the layers in forward order, for values of the
-/// types it likes: they are then called in place of one layer after another, unless the layers take a Pass.
+/// types it likes: they are then called in place of one layer after another. Where the layers take a Pass, they are
+/// called only if they take it as a third argument.
 template <class L>
 struct Repeated {
   using Scalar = typename L::Scalar;
@@ -217,12 +244,12 @@ struct Repeated {
   Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
     requires HasForward<L, X>
   {
-    if constexpr (detail::HasForwardAll<L, X>)
+    if constexpr (detail::TakesPassForwardAll<L, X>) {
+      if (!layers.empty()) return L::forward_all(std::span<const L>(layers), z, pass);
+    } else if constexpr (detail::HasForwardAll<L, X>) {
       if (!layers.empty()) return L::forward_all(std::span<const L>(layers), z);
-    detail::Composition<X> composition(z, pass);
-    for (std::size_t i = 0; i < layers.size(); ++i)
-      composition.then(i, [&](const X& v, const auto& p) { return call_forward(layers[i], v, p); });
-    return composition.result();
+    }
+    return detail::forward_in_turn(std::span<const L>(layers), z, pass);
   }
   template <Traced X>
   X generate(const X& z, const Pass<Scalar>& pass = {}) const
@@ -239,12 +266,12 @@ struct Repeated {
   Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const
     requires HasInverse<L, X>
   {
-    if constexpr (detail::HasInverseAll<L, X>)
+    if constexpr (detail::TakesPassInverseAll<L, X>) {
+      if (!layers.empty()) return L::inverse_all(std::span<const L>(layers), x, pass);
+    } else if constexpr (detail::HasInverseAll<L, X>) {
       if (!layers.empty()) return L::inverse_all(std::span<const L>(layers), x);
-    detail::Composition<X> composition(x, pass);
-    for (std::size_t i = layers.size(); i-- > 0;)
-      composition.then(i, [&](const X& v, const auto& p) { return call_inverse(layers[i], v, p); });
-    return composition.result();
+    }
+    return detail::inverse_in_turn(std::span<const L>(layers), x, pass);
   }
 };
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <diffeo/autodiff/ops/activation.hpp>
+#include <diffeo/autodiff/ops/columns.hpp>
 #include <diffeo/autodiff/ops/implicit.hpp>
 #include <diffeo/autodiff/ops/reduce.hpp>
-#include <diffeo/layers/flow.hpp>
+#include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/planar_kernels.hpp>
 #include <diffeo/math/random_fill.hpp>
+#include <diffeo/nn/context_shift.hpp>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -137,6 +140,9 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
 /// omits the contribution of samples at the discontinuity, so that it is not the gradient of the expectation. With tanh
 /// it is.
 ///
+/// With a context c the parameters of a sample are u + du, w + dw / sqrt(1 + |dw|^2 / (0.9 |w|)^2) and b + db, where
+/// [du, dw, db] is a network's output at c. Since |w(c)| > |w| / 10, the layer is invertible for every c.
+///
 /// forward() and inverse() throw invalid_argument if |w|^2 is smaller than the smallest normal number, because the
 /// layer is then not defined.
 template <class T>
@@ -147,6 +153,7 @@ struct Planar {
   param_t<T> w;  ///< 1 x D
   param_t<T> b;  ///< 1 x 1
   Activation activation = Activation::tanh;
+  ContextShift<T> shift{};  ///< C -> 2 D + 1 values [du, dw, db]; empty for a layer without context
 
   static constexpr double suggested_learning_rate = 5e-3;
 
@@ -154,7 +161,7 @@ struct Planar {
 
   template <class Self>
   static auto fields(Self& self) {
-    return diffeo::fields("u", self.u, "w", self.w, "b", self.b);
+    return diffeo::fields("u", self.u, "w", self.w, "b", self.b, "shift", self.shift);
   }
   template <class Self>
   static auto settings(Self& self) {
@@ -162,11 +169,11 @@ struct Planar {
   }
   template <class U>
   Planar<U> rebind() const {
-    return {{}, {}, {}, activation};
+    return {{}, {}, {}, activation, shift.template rebind<U>()};
   }
 
-  /// Throws invalid_argument where the shapes of the parameters do not fit, where |w|^2 is NaN or too small, and for an
-  /// activation that is not tanh or leaky_relu.
+  /// Throws invalid_argument where the shapes of the parameters or the outputs of the context's network do not fit,
+  /// where |w|^2 is NaN or too small, and for an activation that is not tanh or leaky_relu.
   void check() const {
     kind();
     check_shapes();
@@ -178,44 +185,50 @@ struct Planar {
   }
 
   template <Traced X>
-  Transformed<X> forward(const X& z) const {
-    if constexpr (detail::is_var<X>)
-      return chain<false>(std::span(this, 1), z);
-    else {
-      check(z);
-      const Reduced<Scalar> p = reduced(z.tape());
-      const X h = bend(sum_cols(z * p.w) + p.b);
-      return {z + h * p.u, log_det(h, p.rise)};
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const {
+    if constexpr (detail::is_var<X>) {
+      if (shift.empty()) return chain<false>(std::span(this, 1), z);
     }
+    check(z);
+    const Reduced<Scalar> p = reduced(z, pass.context);
+    const X h = bend(sum_cols(z * p.w) + p.b);
+    return {z + h * p.u, log_det(h, p.rise)};
   }
   template <Traced X>
-  Transformed<X> inverse(const X& x) const {
-    if constexpr (detail::is_var<X>)
-      return chain<true>(std::span(this, 1), x);
-    else {
-      check(x);
-      const Reduced<Scalar> p = reduced(x.tape());
-      const X h = bend(solved(sum_cols(x * p.w) + p.b, p.rise));
-      return {x - h * p.u, -log_det(h, p.rise)};
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const {
+    if constexpr (detail::is_var<X>) {
+      if (shift.empty()) return chain<true>(std::span(this, 1), x);
     }
+    check(x);
+    const Reduced<Scalar> p = reduced(x, pass.context);
+    const X h = bend(solved(sum_cols(x * p.w) + p.b, p.rise));
+    return {x - h * p.u, -log_det(h, p.rise)};
   }
 
-  /// Applies the layers as one op, the first layer first. inverse_all() applies their inverses, the last layer first.
+  /// Applies the layers as one op, the first layer first; one by one where a layer takes a context. inverse_all()
+  /// applies their inverses, the last layer first.
   template <Real S>
-  static Transformed<Var<S>> forward_all(std::span<const Planar> layers, Var<S> z) {
-    return chain<false>(layers, z);
+  static Transformed<Var<S>> forward_all(std::span<const Planar> layers, Var<S> z, const Pass<S>& pass = {}) {
+    return take_context(layers) ? detail::forward_in_turn(layers, z, pass) : chain<false>(layers, z);
   }
   template <Real S>
-  static Transformed<Var<S>> inverse_all(std::span<const Planar> layers, Var<S> x) {
-    return chain<true>(layers, x);
+  static Transformed<Var<S>> inverse_all(std::span<const Planar> layers, Var<S> x, const Pass<S>& pass = {}) {
+    return take_context(layers) ? detail::inverse_in_turn(layers, x, pass) : chain<true>(layers, x);
   }
 
  private:
+  // The parameters of a map, a row for all samples or one for each.
   template <class S>
   struct Reduced {
     Var<S> u;  // u'
     Var<S> w, b, rise;
   };
+
+  static constexpr double longest_shift = 0.9;  // of w, relative to |w|
+
+  static bool take_context(std::span<const Planar> layers) {
+    return std::any_of(layers.begin(), layers.end(), [](const Planar& layer) { return !layer.shift.empty(); });
+  }
 
   detail::PlanarKind kind() const {
     require(activation == Activation::tanh || activation == Activation::leaky_relu, "planar: activation ",
@@ -232,6 +245,8 @@ struct Planar {
     require(u.rows() == 1 && w.rows() == 1 && u.cols() == dim() && b.rows() == 1 && b.cols() == 1, "planar: u is ",
             u.rows(), " x ", u.cols(), ", w ", w.rows(), " x ", w.cols(), ", b ", b.rows(), " x ", b.cols(),
             ", expected 1 x D, 1 x D and 1 x 1");
+    require(shift.empty() || shift.outputs() == 2 * dim() + 1, "planar: the network of the context has ",
+            shift.outputs(), " outputs, expected ", 2 * dim() + 1);
   }
 
   // Runs of layers with one activation are an op each.
@@ -259,15 +274,26 @@ struct Planar {
     return detail::planar_chain<Inverse>(x, parameters, layers.size(), layers[0].kind());
   }
 
-  // The same in the op vocabulary, for tangents.
-  template <Real S>
-  Reduced<S> reduced(Tape<S>& tape) const {
+  // The same in the op vocabulary, for tangents and for parameters that depend on a context.
+  template <Traced X>
+  Reduced<Scalar> reduced(const X& x, const Var<Scalar>& context) const {
+    using S = Scalar;
     kind();
-    const Var<S> u_var = as_var(tape, u), w_var = as_var(tape, w);
-    const Var<S> a = sum_cols(u_var * w_var), square_norm = sum_cols(square(w_var));
+    auto& tape = x.tape();
+    Var<S> u_var = as_var(tape, u), w_var = as_var(tape, w), b_var = as_var(tape, b);
+    Var<S> square_norm = sum_cols(square(w_var));
     require(*square_norm.value().data >= std::numeric_limits<S>::min(), "planar: |w|^2 is ", *square_norm.value().data,
             ", expected w away from 0");
-    return {u_var + w_var * ((softplus(-a) - 1) / square_norm), w_var, as_var(tape, b), softplus(a)};
+    if (!shift.empty()) {
+      const Var<S> by = shift("planar", context, x.rows()), dw = cols(by, dim(), dim());
+      constexpr S per_square = static_cast<S>(1 / (longest_shift * longest_shift));
+      u_var = u_var + cols(by, 0, dim());
+      w_var = w_var + dw / sqrt(sum_cols(square(dw)) / square_norm * per_square + 1);
+      b_var = b_var + cols(by, 2 * dim(), 1);
+      square_norm = sum_cols(square(w_var));
+    }
+    const Var<S> a = sum_cols(u_var * w_var);
+    return {u_var + w_var * ((softplus(-a) - 1) / square_norm), w_var, b_var, softplus(a)};
   }
   template <Traced X>
   X bend(const X& s) const {
@@ -298,14 +324,22 @@ struct Planar {
       const Var<S> slope = leaky(innermost(t));
       return t / (slope * rise + (1 - slope));
     }
-    detail::PlanarMap<S> map{};
-    map.root_rise = *rise.value().data;
+    const View<const S> rises = rise.value();
+    const bool own_rise = rises.rows > 1;
+    constexpr S least = std::numeric_limits<S>::min();
     const View<S> s{t.tape().allocate_values(right.rows), right.rows, 1, right.rows};
     for (Index first = 0; first < s.rows; first += detail::planar_rows<S>) {
-      detail::Registers<S> held;
-      for (Index r = 0; r < detail::planar_group; ++r)
-        held[r] = detail::load_rows<S>(right.data, first + r * simd::lanes<S>, s.rows);
-      detail::planar_root<S, detail::PlanarKind::tanh>(held, map, first, s.rows);
+      detail::Registers<S> held, rise_of;
+      for (Index r = 0; r < detail::planar_group; ++r) {
+        const Index row = first + r * simd::lanes<S>;
+        held[r] = detail::load_rows<S>(right.data, row, s.rows);
+        if (own_rise)
+          rise_of[r] = simd::max<S>(detail::load_rows<S>(rises.data, row, s.rows), simd::broadcast<S>(least));
+      }
+      if (own_rise)
+        detail::planar_root<S, detail::PlanarKind::tanh>(held, rise_of, first, s.rows);
+      else
+        detail::planar_root<S, detail::PlanarKind::tanh>(held, std::max(*rises.data, least), first, s.rows);
       for (Index r = 0; r < detail::planar_group; ++r)
         detail::store_rows<S>(s.data, first + r * simd::lanes<S>, s.rows, held[r]);
     }
@@ -319,11 +353,12 @@ struct Planar {
 };
 
 /// Returns a planar layer close to the identity: w has a random direction and length 1, b is standard normal, and u is
-/// that of the identity, softplus(a) = 1, plus normal noise of standard deviation 0.1. Throws invalid_argument for a
-/// dimension below 1 and for an activation other than tanh and leaky_relu.
+/// that of the identity, softplus(a) = 1, plus normal noise of standard deviation 0.1. With context_dim above 0 it
+/// takes a context of as many columns, through a network that make_context_shift() makes. Throws invalid_argument for a
+/// dimension below 1, for an activation other than tanh and leaky_relu, and for what make_context_shift() refuses.
 template <Real S>
 Planar<S> make_planar(Index dim, Activation activation = Activation::tanh, std::uint64_t seed = 0,
-                      std::uint64_t stream = 0) {
+                      std::uint64_t stream = 0, Index context_dim = 0, const MlpOptions& network = {.hidden = {16}}) {
   require(dim >= 1, "make_planar: dimension ", dim, ", expected at least 1");
   require(activation == Activation::tanh || activation == Activation::leaky_relu, "make_planar: activation ",
           to_string(activation), ", expected tanh or leaky_relu");
@@ -337,7 +372,8 @@ Planar<S> make_planar(Index dim, Activation activation = Activation::tanh, std::
     w(0, 0) = 1;
   constexpr S of_identity = static_cast<S>(0.54132485461291806);  // log(e - 1)
   const Array<S> u = w * of_identity + random.middleRows(dim, dim).transpose() * S(0.1);
-  return {u, w, random.bottomRows(1), activation};
+  return {u, w, random.bottomRows(1), activation,
+          make_context_shift<S>(context_dim, 2 * dim + 1, network, seed, stream)};
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

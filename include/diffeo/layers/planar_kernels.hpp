@@ -152,30 +152,41 @@ struct LogProduct {
   }
 };
 
-// Replaces t by s with s + (w.u') h(s) = t, where w.u' = rise - 1; the first of the rows is `first`.
-template <class S, PlanarKind Kind>
-void planar_root(Registers<S>& t, const PlanarMap<S>& map, Index first, Index rows) {
+// Element r of a number that all rows share, or that each row has of its own.
+template <class S>
+S of_register(const S& shared, std::size_t) {
+  return shared;
+}
+template <class S>
+simd::Vec<S> of_register(const Registers<S>& own, std::size_t r) {
+  return own[r];
+}
+
+// Replaces t by s with s + (w.u') h(s) = t, where w.u' = root_rise - 1; the first of the rows is `first`. root_rise is
+// S for all rows, or for tanh Registers<S>.
+template <class S, PlanarKind Kind, class Rise>
+void planar_root(Registers<S>& t, const Rise& root_rise, Index first, Index rows) {
   using V = simd::Vec<S>;
   using Function = PlanarFunction<S, Kind>;
   constexpr auto group = static_cast<std::size_t>(planar_group);
-  const V rise = simd::broadcast<S>(map.root_rise);
   if constexpr (Kind == PlanarKind::leaky_relu) {
-    for (V& s : t) s = s / Function::determinant(s, Function::slope(s), map.root_rise);
+    for (V& s : t) s = s / Function::determinant(s, Function::slope(s), root_rise);
   } else {
-    const auto equation = [&t, rise](std::size_t r, V s) -> simd::Equation<S> {
-      const V h = Function::value(s);
+    const auto rise_of = [&root_rise](std::size_t r) -> V { return V{} + of_register<S>(root_rise, r); };
+    const auto equation = [&t, &rise_of](std::size_t r, V s) -> simd::Equation<S> {
+      const V h = Function::value(s), rise = rise_of(r);
       const V slope = Function::slope(h);
       return {simd::mul_add<S>(rise, h, s - h) - t[r], simd::mul_add<S>(slope, rise, h * h)};
     };
-    const S reach = std::abs(map.root_rise - S(1));
     simd::Bracket<S> bracket[group];
     for (std::size_t r = 0; r < group; ++r) {
       // |h| < 1 bounds s; the start is on the side from which Newton's method is monotone.
-      const V size = simd::abs<S>(t[r]);
+      const V size = simd::abs<S>(t[r]), rise = rise_of(r), reach = simd::abs<S>(rise - S(1));
       const V far = simd::mul_add<S>(size + reach, simd::broadcast<S>(8 * std::numeric_limits<S>::epsilon()),
-                                     simd::broadcast<S>(reach) + std::numeric_limits<S>::min());
+                                     reach + std::numeric_limits<S>::min());
       const V ahead = size / simd::max<S>(simd::broadcast<S>(std::numeric_limits<S>::min()), rise);  // rise may be 0
-      const V start = map.root_rise > S(1) ? simd::max<S>(ahead, size - reach) : simd::min<S>(size + reach, ahead);
+      const V start =
+          of_register<S>(root_rise, r) > S(1) ? simd::max<S>(ahead, size - reach) : simd::min<S>(size + reach, ahead);
       bracket[r] = {t[r] - far, t[r] + far, simd::copy_sign<S>(start, t[r])};
     }
     // Most of the way by Halley's method, without a bracket to keep; where it fails the solver starts from what it
@@ -183,9 +194,9 @@ void planar_root(Registers<S>& t, const PlanarMap<S>& map, Index first, Index ro
     constexpr int head_start = sizeof(S) == 4 ? 2 : 3;
     for (int k = 0; k < head_start; ++k)
       for (std::size_t r = 0; r < group; ++r) {
-        const V s = bracket[r].start, h = Function::value(s), slope = Function::slope(h);
+        const V s = bracket[r].start, h = Function::value(s), slope = Function::slope(h), rise = rise_of(r);
         const V y = simd::mul_add<S>(rise, h, s - h) - t[r], d = simd::mul_add<S>(slope, rise, h * h);
-        const V bend = (map.root_rise - S(1)) * h * slope;  // half the second derivative, negated
+        const V bend = (rise - S(1)) * h * slope;  // half the second derivative, negated
         const V step = y * d / simd::mul_add<S>(d, d, y * bend);
         bracket[r].start = simd::abs<S>(step) <= bracket[r].high - bracket[r].low ? s - step : s;
       }
@@ -222,7 +233,7 @@ void planar_apply(std::span<const PlanarMap<S>> maps, View<const S> in, View<S> 
         const V w = simd::broadcast<S>(map.w[j]);
         for (Index r = 0; r < group; ++r) h[r] = simd::mul_add<S>(z[j][r], w, h[r]);
       }
-      if constexpr (Inverse) planar_root<S, Kind>(h, map, first, in.rows);
+      if constexpr (Inverse) planar_root<S, Kind>(h, map.root_rise, first, in.rows);
       for (Index r = 0; r < group; ++r) h[r] = Function::value(h[r]);
       for (Index j = 0; j < dim; ++j) {
         const V u = simd::broadcast<S>(Inverse ? -map.u_hat[j] : map.u_hat[j]);

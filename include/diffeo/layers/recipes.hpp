@@ -82,24 +82,32 @@ Nice<S> nice(Index dim, const CouplingFlowOptions& options = {}) {
   return Nice<S>(std::move(couplings), DiagonalScale<S>{Array<S>::Zero(1, dim)}, Standardize<S>::identity(dim));
 }
 
-/// | option     | type          | default                      |
-/// |------------|---------------|------------------------------|
-/// | layers     | Index         | 32                           |
-/// | activation | Activation    | tanh; or leaky_relu          |
-/// | seed       | std::uint64_t | 0, of the initial parameters |
+/// | option      | type          | default                                             |
+/// |-------------|---------------|-----------------------------------------------------|
+/// | layers      | Index         | 32                                                  |
+/// | activation  | Activation    | tanh; or leaky_relu                                 |
+/// | seed        | std::uint64_t | 0, of the initial parameters                        |
+/// | context_dim | Index         | 0: number of columns of the context                 |
+/// | network     | MlpOptions    | {16} tanh units, from the context to the parameters |
 struct PlanarFlowOptions {
   Index layers = 32;
   Activation activation = Activation::tanh;
   std::uint64_t seed = 0;
+  Index context_dim = 0;
+  MlpOptions network = {.hidden = {16}};
 };
 
-/// | option | type          | default                      |
-/// |--------|---------------|------------------------------|
-/// | layers | Index         | 32                           |
-/// | seed   | std::uint64_t | 0, of the initial parameters |
+/// | option      | type          | default                                             |
+/// |-------------|---------------|-----------------------------------------------------|
+/// | layers      | Index         | 32                                                  |
+/// | seed        | std::uint64_t | 0, of the initial parameters                        |
+/// | context_dim | Index         | 0: number of columns of the context                 |
+/// | network     | MlpOptions    | {16} tanh units, from the context to the parameters |
 struct RadialFlowOptions {
   Index layers = 32;
   std::uint64_t seed = 0;
+  Index context_dim = 0;
+  MlpOptions network = {.hidden = {16}};
 };
 
 /// Planar and radial flows over T: that many layers, then a standardisation.
@@ -116,7 +124,8 @@ PlanarFlow<S> planar(Index dim, const PlanarFlowOptions& options = {}) {
   require(options.layers >= 1, "planar: ", options.layers, " layers, expected at least 1");
   require(dim >= 1, "planar: dimension ", dim, ", expected at least 1");
   auto layers = repeat(options.layers, [&](Index i) {
-    return make_planar<S>(dim, options.activation, options.seed, static_cast<std::uint64_t>(i));
+    return make_planar<S>(dim, options.activation, options.seed, static_cast<std::uint64_t>(i), options.context_dim,
+                          options.network);
   });
   return PlanarFlow<S>(std::move(layers), Standardize<S>::identity(dim));
 }
@@ -127,8 +136,9 @@ template <Real S>
 RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
   require(options.layers >= 1, "radial: ", options.layers, " layers, expected at least 1");
   require(dim >= 1, "radial: dimension ", dim, ", expected at least 1");
-  auto layers =
-      repeat(options.layers, [&](Index i) { return make_radial<S>(dim, options.seed, static_cast<std::uint64_t>(i)); });
+  auto layers = repeat(options.layers, [&](Index i) {
+    return make_radial<S>(dim, options.seed, static_cast<std::uint64_t>(i), options.context_dim, options.network);
+  });
   return RadialFlow<S>(std::move(layers), Standardize<S>::identity(dim));
 }
 
@@ -198,11 +208,31 @@ template <DenseExpression Data>
 auto radial(const Data& data, const RadialFlowOptions& options = {}) {
   return standardized(radial<typename Data::Scalar>(data.cols(), options), data);
 }
+/// Returns a planar or radial flow of x given a context. Throws as real_nvp(x, c) does.
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto planar(const Data& x, const Context& c, PlanarFlowOptions options = {}) {
+  options.context_dim = detail::context_dim_for("planar", options.context_dim, x.rows(), c);
+  return conditional(planar(x, options), c);
+}
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto radial(const Data& x, const Context& c, RadialFlowOptions options = {}) {
+  options.context_dim = detail::context_dim_for("radial", options.context_dim, x.rows(), c);
+  return conditional(radial(x, options), c);
+}
 
 template <DenseExpression Data>
   requires Real<typename Data::Scalar>
 auto residual(const Data& data, const ResidualFlowOptions& options = {}) {
   return standardized(residual<typename Data::Scalar>(data.cols(), options), data);
+}
+/// Returns a residual flow of x given a context. Throws as real_nvp(x, c) does; the option is block.context_dim.
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto residual(const Data& x, const Context& c, ResidualFlowOptions options = {}) {
+  options.block.context_dim = detail::context_dim_for("residual", options.block.context_dim, x.rows(), c);
+  return conditional(residual(x, options), c);
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -18,6 +18,9 @@ namespace diffeo::inline DIFFEO_ISA {
 /// The gradient of the mean over samples then omits the contribution of samples at a discontinuity, so that it is not
 /// the gradient of the expectation.
 ///
+/// A network that takes a context c makes the layer x = z + g(z, c); the Lipschitz constant in z is below 1 for every
+/// c.
+///
 /// log_det is computed by the estimator `training` in training (Pass::training), otherwise by `evaluation`. Tangents
 /// (Dual) always use the exact log-determinant.
 template <class T>
@@ -65,22 +68,34 @@ struct Residual {
   template <Traced X>
   Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const {
     check(z);
-    if constexpr (detail::is_dual<X>)
-      return exact_forward(z);
-    else
-      return std::visit([&](const auto& estimator) { return forward_by(estimator, z, pass); },
-                        pass.training ? training : evaluation);
+    return forward_with(first_bias(z, pass), z, pass);
   }
 
   template <Traced X>
   Transformed<X> inverse(const X& x, const Pass<Scalar>& pass = {}) const {
     check(x);
-    const X z = solved(x);
-    return {z, -forward(z, pass).log_det};
+    const Var<S> bias = first_bias(x, pass);
+    const X z = solved(bias, x);
+    return {z, -forward_with(bias, z, pass).log_det};
   }
 
  private:
   using S = Scalar;
+
+  // Returns the first bias of g for the context of the pass, which the evaluations of one call share.
+  template <Traced X>
+  Var<S> first_bias(const X& x, const Pass<S>& pass) const {
+    return network.first_bias(innermost(x).tape(), pass.context, x.rows());
+  }
+
+  template <Traced X>
+  Transformed<X> forward_with(const Var<S>& bias, const X& z, const Pass<S>& pass) const {
+    if constexpr (detail::is_dual<X>)
+      return exact_forward(bias, z);
+    else
+      return std::visit([&](const auto& estimator) { return forward_by(estimator, bias, z, pass); },
+                        pass.training ? training : evaluation);
+  }
 
   template <Traced X>
   void check(const X& x) const {
@@ -88,22 +103,22 @@ struct Residual {
     require(x.cols() == dim(), "residual: x has ", x.cols(), " columns, this layer has dimension ", dim());
   }
 
-  // Returns whether z or any parameter of the network requires a gradient.
-  bool records(const Var<S>& z) const {
-    bool records = z.requires_grad();
+  // Returns whether z, the first bias of g or any parameter of the network requires a gradient.
+  bool records(const Var<S>& bias, const Var<S>& z) const {
+    bool records = z.requires_grad() || (bias && bias.requires_grad());
     if constexpr (detail::is_var<T>)
       for_each_parameter(network, [&records](const auto& p) { records = records || p.requires_grad(); });
     return records;
   }
 
   // ---- log-determinants ----
-  Transformed<Var<S>> forward_by(const ExactLogDet&, const Var<S>& z, const Pass<S>&) const {
-    const MultiDual<S> g = network.with_jacobian(z);
+  Transformed<Var<S>> forward_by(const ExactLogDet&, const Var<S>& bias, const Var<S>& z, const Pass<S>&) const {
+    const MultiDual<S> g = network.with_jacobian(z, bias);
     return {z + value_of(g), log_det_identity_plus(g)};
   }
 
   template <class Series>
-  Transformed<Var<S>> forward_by(const Series& series, const Var<S>& z, const Pass<S>& pass) const {
+  Transformed<Var<S>> forward_by(const Series& series, const Var<S>& bias, const Var<S>& z, const Pass<S>& pass) const {
     series.check();
     Tape<S>& tape = z.tape();
     const Index rows = z.rows(), dim = z.cols();
@@ -113,22 +128,22 @@ struct Residual {
       parts[probe] = {tape.make(rows, 1, false), tape.make(rows, dim, false), tape.make(rows, dim, false)};
     const S share = S(1) / static_cast<S>(series.probes);
     const auto mark = tape.mark();
-    const Linearised<S> jacobian = network.linearised(points);
+    const Linearised<S> jacobian = network.linearised(points, bias);
     for (Index probe = 0; probe < series.probes; ++probe) {
       detail::sum_series(series, jacobian, points.value(), pass, probe, parts[probe]);
       math::map_add(
           tape.mutable_value(estimate), false, [share](auto v) { return share * v; }, parts[probe].value.value());
     }
     tape.release(mark);
-    const bool recorded = records(z);
+    const bool recorded = records(bias, z);
     Var<S> value, source;
     for (Index probe = 0; recorded && probe < series.probes; ++probe) {
-      const Dual<Var<S>> g = network(Dual<Var<S>>{z, parts[probe].direction});
+      const Dual<Var<S>> g = network(Dual<Var<S>>{z, parts[probe].direction}, bias);
       if (!value) value = g.value;
       const Var<S> one = sum_cols(g.tangent * parts[probe].probe) * share;
       source = source ? source + one : one;
     }
-    if (!recorded) return {z + network(z), estimate};
+    if (!recorded) return {z + network(z, bias), estimate};
     return {z + value, with_gradient_of(estimate, source)};
   }
 
@@ -136,31 +151,33 @@ struct Residual {
   // Returns I + J, column by column. It is positive definite in the sense that v'(I + J)v > 0, so that elimination
   // needs no pivots.
   template <class X>
-  detail::MatrixOfColumns<X> identity_plus_jacobian(const X& z) const {
+  detail::MatrixOfColumns<X> identity_plus_jacobian(const Var<S>& bias, const X& z) const {
     const Index d = dim();
     detail::MatrixOfColumns<X> a(static_cast<std::size_t>(d));
     for (Index j = 0; j < d; ++j) {
       X direction = zeros(z, d);
       auto seed = innermost(direction);
       math::map(seed.tape().mutable_value(seed).cols_block(j, 1), [] { return simd::broadcast<S>(1); });
-      const X column = network(Dual<X>{z, direction}).tangent + direction;
+      const X column = network(Dual<X>{z, direction}, bias).tangent + direction;
       for (Index i = 0; i < d; ++i) a[static_cast<std::size_t>(i)].push_back(cols(column, i, 1));
     }
     return a;
   }
   template <class X>
-  Transformed<X> exact_forward(const X& z) const {
-    auto a = identity_plus_jacobian(z);
-    return {z + network(z), detail::log_det_without_pivoting(std::move(a))};
+  Transformed<X> exact_forward(const Var<S>& bias, const X& z) const {
+    auto a = identity_plus_jacobian(bias, z);
+    return {z + network(z, bias), detail::log_det_without_pivoting(std::move(a))};
   }
 
   // ---- the inverse ----
   template <class X>
-  Dual<X> solved(const Dual<X>& x) const {
-    const X z = solved(x.value);
-    return {z, detail::solve_without_pivoting(identity_plus_jacobian(z), x.tangent)};
+  Dual<X> solved(const Var<S>& bias, const Dual<X>& x) const {
+    const X z = solved(bias, x.value);
+    return {z, detail::solve_without_pivoting(identity_plus_jacobian(bias, z), x.tangent)};
   }
-  Var<S> solved(const Var<S>& x) const { return detail::ResidualInverse<T>(network, inverse_options)(x, records(x)); }
+  Var<S> solved(const Var<S>& bias, const Var<S>& x) const {
+    return detail::ResidualInverse<T>(network, bias, inverse_options)(x, records(bias, x));
+  }
 };
 
 /// Options of make_residual().
@@ -175,6 +192,7 @@ struct Residual {
 /// | training    | LogDetEstimator        | ExactLogDet: estimator of the log-determinant in training         |
 /// | evaluation  | LogDetEstimator        | ExactLogDet: estimator of the log-determinant otherwise           |
 /// | inverse     | ResidualInverseOptions | ResidualInverseOptions{}: as accurate as rounding allows          |
+/// | context_dim | Index                  | 0: number of columns of the context                               |
 struct ResidualOptions {
   std::vector<Index> hidden = {128, 128};
   Activation activation = Activation::lip_swish;
@@ -184,6 +202,7 @@ struct ResidualOptions {
   LogDetEstimator training = ExactLogDet{};
   LogDetEstimator evaluation = ExactLogDet{};
   ResidualInverseOptions inverse = {};
+  Index context_dim = 0;
 
   /// Returns the options of the network.
   MlpOptions network() const {
@@ -207,8 +226,8 @@ Residual<S> make_residual(Index dim, const ResidualOptions& options = {}, std::u
           if constexpr (requires { e.check(); }) e.check();
         },
         *estimator);
-  return {make_spectral_mlp<S>(dim, dim, options.network(), options.coefficient, seed, stream), options.training,
-          options.evaluation, options.inverse};
+  return {make_spectral_mlp<S>(dim, dim, options.network(), options.coefficient, seed, stream, options.context_dim),
+          options.training, options.evaluation, options.inverse};
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

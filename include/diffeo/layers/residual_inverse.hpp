@@ -85,6 +85,40 @@ math::FixedPointWorkspace<S> fixed_point_workspace(Tape<S>& tape, Index rows, In
           tape.allocate_values(rows * cols), tape.allocate_values(rows * cols)};
 }
 
+// The first bias of a network for rows chosen from a batch: none, one row for all, or as many rows as the batch has,
+// from which those of the chosen rows are gathered.
+template <Real S>
+class FirstBiasOfRows {
+ public:
+  // Takes memory of the tape, which is valid until it is reset or released.
+  FirstBiasOfRows(Tape<S>& tape, const Var<S>& all) : tape_(tape), all_(all) {
+    if (per_row()) memory_ = tape.allocate_values(all.value().stride * all.cols());
+  }
+
+  bool per_row() const { return all_ && all_.rows() > 1; }
+
+  // Returns the bias of rows row(0), ..., row(count - 1), a constant that the next call overwrites. A call with as many
+  // rows as the one before is taken to be for the same ones.
+  template <class Row>
+  Var<S> operator()(Index count, const Row& row) {
+    if (!per_row()) return all_;
+    if (count != gathered_.rows) {
+      const View<const S> from = all_.value();
+      // A single row is contiguous, as a bias is that all rows share.
+      gathered_ = {memory_, count, from.cols, count == 1 ? 1 : from.stride};
+      for (Index j = 0; j < from.cols; ++j)
+        for (Index k = 0; k < count; ++k) gathered_.col(j)[k] = from.col(j)[row(k)];
+    }
+    return tape_.constant(View<const S>(gathered_));
+  }
+
+ private:
+  Tape<S>& tape_;
+  Var<S> all_;
+  S* memory_ = nullptr;
+  View<S> gathered_{nullptr, -1, 0, 0};
+};
+
 // Refines solutions z of z + g(z) = x that were computed in float, with g in double: by a few steps of Newton's
 // method with the inverse Jacobian in float, then by fixed-point iteration for the rows that have not converged. Rows
 // that have converged are written to z and removed; the others stay contiguous at the front.
@@ -96,32 +130,42 @@ class RefinementInDouble {
  public:
   using S = scalar_t<T>;
 
-  RefinementInDouble(const SpectralMlp<T>& network, const ResidualInverseOptions& options, View<const S> x, View<S> z,
-                     Tape<S>& tape)
-      : network_(network), options_(options), x_(x), z_(z), tape_(tape), lipschitz_(network.coefficient()) {}
+  // first_bias: see ResidualInverse.
+  RefinementInDouble(const SpectralMlp<T>& network, const Var<S>& first_bias, const ResidualInverseOptions& options,
+                     View<const S> x, View<S> z, Tape<S>& tape)
+      : network_(network),
+        first_bias_(first_bias),
+        options_(options),
+        x_(x),
+        z_(z),
+        tape_(tape),
+        lipschitz_(network.coefficient()) {}
 
   // Lists in `row`, which has room for all rows, those whose error may exceed the tolerance because g was rounded to
   // float. Returns whether there are any.
   bool select(Index* row) {
     row_ = row;
-    double biases = 0;  // bounds the size of numbers inside of the network
-    for (std::size_t i = 0; i < network_.layers.size(); ++i)
-      biases += static_cast<double>(as_eigen(network_.constants(tape_, i).second.value()).matrix().norm());
+    // The sum of the biases' norms bounds the size of numbers inside of the network.
+    const View<const S> first = constants(0).second.value();
+    double biases = 0;
+    for (std::size_t i = 1; i < network_.layers.size(); ++i) biases += norm(constants(i).second.value(), 0);
     const double rounding = 16 * std::sqrt(static_cast<double>(x_.cols)) * eps / (1 - lipschitz_);
     for (Index n = 0; n < x_.rows; ++n)
-      if (rounding * (scale(n) + 2 * biases) > options_.tolerance) row_[count_++] = n;
+      if (rounding * (scale(n) + 2 * (norm(first, first.rows > 1 ? n : 0) + biases)) > options_.tolerance)
+        row_[count_++] = n;
     return count_ > 0;
   }
 
-  // Refines the selected rows. `inverse_jacobian(points)` returns (I + J)^-1 at points in float as D^2 columns. Throws
-  // convergence_error if the fixed-point iteration does not converge.
+  // Refines the selected rows. `inverse_jacobian(points, first_bias)` returns (I + J)^-1 at points in float, given
+  // their first bias, as D^2 columns. Throws convergence_error if the fixed-point iteration does not converge.
   template <class InverseJacobian>
   void refine(const InverseJacobian& inverse_jacobian) {
     convert();
     if (options_.method != InverseMethod::fixed_point && x_.cols <= newton_max_dim) {
       const Var<S> start = tape_.make(count_, x_.cols, false);
       as_eigen(tape_.mutable_value(start)) = as_eigen(View<const double>(point_)).template cast<S>();
-      const View<const S> inverse = inverse_jacobian(start);
+      FirstBiasOfRows<S> bias(tape_, first_bias_);
+      const View<const S> inverse = inverse_jacobian(start, bias(count_, [this](Index k) { return row_[k]; }));
       constexpr int most_steps = 4;
       for (int step = 0; step < most_steps && count_ > 0; ++step) newton_step(inverse);
     }
@@ -131,12 +175,15 @@ class RefinementInDouble {
  private:
   static constexpr double eps = static_cast<double>(std::numeric_limits<S>::epsilon());
 
-  double norm(View<const S> of, Index n) const {
+  static double norm(View<const S> of, Index n) {
     double square = 0;
-    for (Index j = 0; j < x_.cols; ++j) square += static_cast<double>(of.col(j)[n]) * static_cast<double>(of.col(j)[n]);
+    for (Index j = 0; j < of.cols; ++j) square += static_cast<double>(of.col(j)[n]) * static_cast<double>(of.col(j)[n]);
     return std::sqrt(square);
   }
   double scale(Index n) const { return norm(x_, n) + norm(z_, n); }
+
+  // Returns matrix and bias of layer i; the bias of the first one may have a row for each row of x.
+  std::pair<Var<S>, Var<S>> constants(std::size_t i) const { return network_.constants(tape_, i, first_bias_); }
 
   // Converts the parameters and the selected rows to double.
   void convert() {
@@ -146,9 +193,9 @@ class RefinementInDouble {
     const std::size_t depth = network_.layers.size();
     weights_ = wide_->template allocate<Var<double>>(2 * depth);
     for (std::size_t i = 0; i < depth; ++i) {
-      const auto [w, b] = network_.constants(tape_, i);
+      const auto [w, b] = constants(i);
       weights_[2 * i] = wide_->copy(as_eigen(w.value()));
-      weights_[2 * i + 1] = wide_->copy(as_eigen(b.value()));
+      weights_[2 * i + 1] = wide_->copy(as_eigen(b.value().rows > 1 ? selected(b) : b.value()));
     }
     target_ = wide_->mutable_value(wide_->make(count_, d, false));
     point_ = wide_->mutable_value(wide_->make(count_, d, false));
@@ -164,11 +211,16 @@ class RefinementInDouble {
     }
   }
 
-  // Returns g(v) in double.
-  View<const double> evaluate(View<const double> v) const {
+  // Returns the rows of a first bias that are selected.
+  View<const S> selected(const Var<S>& first_bias) const {
+    return FirstBiasOfRows<S>(tape_, first_bias)(count_, [this](Index k) { return row_[k]; }).value();
+  }
+
+  // Returns g(v) in double, given the first bias of each row.
+  View<const double> evaluate(View<const double> v, const Var<double>& first_bias) const {
     return perceptron(wide_->constant(v), network_.layers.size(), network_.activation,
-                      [this](std::size_t i, const Var<double>& in, Activation a) {
-                        return affine(in, weights_[2 * i], weights_[2 * i + 1], a);
+                      [&](std::size_t i, const Var<double>& in, Activation a) {
+                        return affine(in, weights_[2 * i], i == 0 ? first_bias : weights_[2 * i + 1], a);
                       })
         .value();
   }
@@ -184,7 +236,8 @@ class RefinementInDouble {
   void newton_step(View<const S> inverse) {
     const Index d = x_.cols;
     const auto mark = wide_->mark();
-    const View<const double> value = evaluate(remaining(point_));
+    FirstBiasOfRows<double> bias(*wide_, weights_[1]);
+    const View<const double> value = evaluate(remaining(point_), bias(count_, [this](Index k) { return place_[k]; }));
     Index kept = 0;
     for (Index k = 0; k < count_; ++k) {
       double residual[newton_max_dim], size = 0;
@@ -213,12 +266,13 @@ class RefinementInDouble {
   // Ends all rows by fixed-point iteration.
   void iterate() {
     const auto space = fixed_point_workspace(*wide_, count_, x_.cols);
+    FirstBiasOfRows<double> bias(*wide_, weights_[1]);
     try {
       math::fixed_point<double>(
           "residual inverse", remaining(point_), remaining(target_),
           [&](View<const double> in, View<double> out) {
             const auto mark = wide_->mark();
-            as_eigen(out) = as_eigen(evaluate(in));
+            as_eigen(out) = as_eigen(evaluate(in, bias(in.rows, [&](Index k) { return place_[space.row[k]]; })));
             wide_->release(mark);
           },
           lipschitz_, {options_.tolerance, options_.max_iterations}, space);
@@ -229,6 +283,7 @@ class RefinementInDouble {
   }
 
   const SpectralMlp<T>& network_;
+  Var<S> first_bias_;
   const ResidualInverseOptions& options_;
   View<const S> x_;
   View<S> z_;
@@ -240,8 +295,8 @@ class RefinementInDouble {
   Index* row_ = nullptr;  // their row numbers in x and z
   View<double> target_{}, point_{};
   double* allowed_ = nullptr;       // error allowed in each
-  Index* place_ = nullptr;          // row of each in the inverse Jacobian
-  Var<double>* weights_ = nullptr;  // matrix and bias of each layer
+  Index* place_ = nullptr;          // row of each among the selected ones, as in the inverse Jacobian
+  Var<double>* weights_ = nullptr;  // matrix and bias of each layer; the first bias of all selected rows
 };
 
 // Solves z + g(z) = x for a network g with a Lipschitz constant below 1.
@@ -250,18 +305,19 @@ class ResidualInverse {
  public:
   using S = scalar_t<T>;
 
-  ResidualInverse(const SpectralMlp<T>& network, const ResidualInverseOptions& options)
-      : network_(network), options_(options) {}
+  // first_bias is that of network.first_bias(): empty, one row for all, or a row for each row of x.
+  ResidualInverse(const SpectralMlp<T>& network, const Var<S>& first_bias, const ResidualInverseOptions& options)
+      : network_(network), first_bias_(first_bias), options_(options) {}
 
-  // Returns z (N x D). If `recorded`, z is one op on the tape, differentiable with respect to x and the parameters of
-  // the network by the implicit function theorem; else a constant. Throws convergence_error for a row that is not
-  // solved within the options.
+  // Returns z (N x D). If `recorded`, z is one op on the tape, differentiable with respect to x, the first bias and the
+  // parameters of the network by the implicit function theorem; else a constant. Throws convergence_error for a row
+  // that is not solved within the options.
   Var<S> operator()(const Var<S>& x, bool recorded) const {
     Tape<S>& tape = x.tape();
     const Var<S> z = tape.make(x.rows(), x.cols(), false);
     solve(x.value(), z);
     if (!recorded) return z;
-    const Var<S> residual = z + network_(z) - x;
+    const Var<S> residual = z + network_(z, first_bias_) - x;
     return gradient_by_inverse_jacobian() ? with_inverse_jacobian(z, residual) : with_fixed_point(x, z, residual);
   }
 
@@ -276,7 +332,7 @@ class ResidualInverse {
   }
 
   Var<S> with_inverse_jacobian(const Var<S>& z, const Var<S>& residual) const {
-    const S* inverse = inverse_jacobian(z).data;
+    const S* inverse = inverse_jacobian(z, first_bias_).data;
     return implicit(z.value(), residual, [inverse](View<const S> g, View<S> v) {
       const Index d = g.cols, at = padded(g.rows);
       for (Index j = 0; j < d; ++j)
@@ -288,7 +344,7 @@ class ResidualInverse {
   }
 
   Var<S> with_fixed_point(const Var<S>& x, const Var<S>& z, const Var<S>& residual) const {
-    const Linearised<S> jacobian = network_.linearised(z);
+    const Linearised<S> jacobian = network_.linearised(z, first_bias_);
     const math::FixedPointOptions options{0, options_.max_iterations};
     return implicit(z.value(), residual,
                     [jacobian, x, options, l = network_.coefficient()](View<const S> g, View<S> v) {
@@ -317,13 +373,13 @@ class ResidualInverse {
     return std::max(simd::lanes<S>, (rows + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
   }
 
-  // Returns (I + J)^-1 at z, as D^2 columns of padded rows.
-  View<const S> inverse_jacobian(const Var<S>& z) const {
+  // Returns (I + J)^-1 at z given a first bias, as D^2 columns of padded rows.
+  View<const S> inverse_jacobian(const Var<S>& z, const Var<S>& first_bias) const {
     Tape<S>& tape = z.tape();
     const Index d = dim(), at = padded(z.rows());
     S* inverse = tape.allocate_values(at * d * d);
     const auto mark = tape.mark();
-    invert(network_.with_constant_jacobian(z), inverse);
+    invert(network_.with_constant_jacobian(z, first_bias), inverse);
     tape.release(mark);
     return {inverse, z.rows(), d * d, at};
   }
@@ -361,11 +417,13 @@ class ResidualInverse {
     const int first = first_steps();
     Index open = x.rows;
     if (first > 0) {
+      FirstBiasOfRows<S> bias(tape, first_bias_);
       const math::FixedPointProgress progress = math::contract<S>(
           "residual inverse", y, x,
           [&](View<const S> in, View<S> out) {
             const auto inner = tape.mark();
-            math::copy(out, network_.with_constant_parameters(tape.constant(in)).value());
+            const Var<S> bias_of_rows = bias(in.rows, [&](Index k) { return space.row[k]; });
+            math::copy(out, network_.with_constant_parameters(tape.constant(in), bias_of_rows).value());
             tape.release(inner);
           },
           network_.coefficient(), {options_.tolerance, first}, space);
@@ -381,9 +439,10 @@ class ResidualInverse {
     if (open > 0) solve_by_newton(x, y, tape, {space.row, static_cast<std::size_t>(open)}, most);
     if constexpr (std::is_same_v<S, float>)
       if (options_.tolerance > 0) {
-        RefinementInDouble<T> refinement(network_, options_, x, y, tape);
+        RefinementInDouble<T> refinement(network_, first_bias_, options_, x, y, tape);
         if (refinement.select(space.row))
-          refinement.refine([this](const Var<S>& points) { return inverse_jacobian(points); });
+          refinement.refine(
+              [this](const Var<S>& points, const Var<S>& bias) { return inverse_jacobian(points, bias); });
       }
     tape.release(mark);
   }
@@ -406,6 +465,7 @@ class ResidualInverse {
     auto* state = tape.template allocate<RowState>(static_cast<std::size_t>(x.rows));
     std::fill_n(state, x.rows, RowState{});
     math::copy(trial, y);
+    FirstBiasOfRows<S> bias(tape, first_bias_);
     for (int iteration = 0; !open.empty(); ++iteration) {
       if (iteration == most)
         throw convergence_error("residual inverse", open[0], static_cast<double>(state[open[0]].size),
@@ -415,7 +475,8 @@ class ResidualInverse {
       for (Index k = 0; k < count; ++k)
         for (Index j = 0; j < d; ++j) point.col(j)[k] = trial.col(j)[open[static_cast<std::size_t>(k)]];
       const MultiDual<S> g =
-          network_.with_constant_jacobian(tape.constant(View<const S>{point.data, count, d, point.stride}));
+          network_.with_constant_jacobian(tape.constant(View<const S>{point.data, count, d, point.stride}),
+                                          bias(count, [&](Index k) { return open[static_cast<std::size_t>(k)]; }));
       invert(g, inverse);
       const View<const S> value = stacked(g.blocks.value(), g, 0, count);
       std::size_t kept = 0;
@@ -469,6 +530,7 @@ class ResidualInverse {
   }
 
   const SpectralMlp<T>& network_;
+  Var<S> first_bias_;
   const ResidualInverseOptions& options_;
 };
 

@@ -189,15 +189,16 @@ Var<S> identity_matrix(Tape<S>& tape, Index size) {
 }
 
 // Returns the outputs of a network of `count` dense layers with their derivatives with respect to the first
-// `directions` columns of x; layer(i) returns matrix and bias, the first of which may have a row for each sample.
+// `directions` columns of x; layer(i) returns matrix and bias. The bias of the first layer may have a row for each row
+// of x.
 template <Real S, class Layer>
 MultiDual<S> dense_with_jacobian(Var<S> x, Activation act, std::size_t count, const Layer& layer, Index directions) {
   const auto [first, bias] = layer(std::size_t{0});
   HiddenInput<S> in{affine(x, first, bias), directions == first.cols() ? first : cols(first, 0, directions), {}};
   if (count == 1) {
-    const Var<S> none = x.tape().make(1, first.rows(), false);
-    math::fill(x.tape().mutable_value(none), 0);
-    return hidden_product(in, Activation::identity, identity_matrix(x.tape(), first.rows()), none);
+    const Var<S> no_bias = x.tape().make(1, first.rows(), false);
+    math::fill(x.tape().mutable_value(no_bias), 0);
+    return hidden_product(in, Activation::identity, identity_matrix(x.tape(), first.rows()), no_bias);
   }
   for (std::size_t i = 1;; ++i) {
     const auto [w, b] = layer(i);

@@ -235,17 +235,22 @@ struct SpectralLinear {
 };
 
 /// Multi-layer perceptron of SpectralLinear layers. Its Lipschitz constant is at most the product of the layers' bounds
-/// and of the Lipschitz constants of the activations.
+/// and of the Lipschitz constants of the activations. The first layer may also take a context c: c V' is added to its
+/// bias. V is not bounded, because the Lipschitz constant is that in x for any fixed c.
+///
+/// first_bias() computes that bias once; what evaluates the network takes it as an argument, which is left out for a
+/// network without context.
 template <class T>
 struct SpectralMlp {
   using Scalar = scalar_t<T>;
 
   std::vector<SpectralLinear<T>> layers;
   Activation activation = Activation::lip_swish;
+  param_t<T> context_weight{};  ///< V, outputs of the first layer x C; empty for a network without context
 
   template <class Self>
   static auto fields(Self& self) {
-    return diffeo::fields("layers", self.layers);
+    return diffeo::fields("layers", self.layers, "context_weight", self.context_weight);
   }
   template <class Self>
   static auto settings(Self& self) {
@@ -253,7 +258,7 @@ struct SpectralMlp {
   }
   template <class U>
   SpectralMlp<U> rebind() const {
-    SpectralMlp<U> bound{{}, activation};
+    SpectralMlp<U> bound{{}, activation, {}};
     for (const auto& layer : layers) bound.layers.push_back(layer.template rebind<U>());
     return bound;
   }
@@ -261,13 +266,19 @@ struct SpectralMlp {
   Index inputs() const { return layers.empty() ? 0 : layers.front().weight.cols(); }
   Index outputs() const { return layers.empty() ? 0 : layers.back().weight.rows(); }
 
-  /// Throws invalid_argument if there is no layer, or a layer's number of inputs differs from the outputs of the layer
-  /// before it.
+  /// Number of columns C of the context; 0 for a network that takes none.
+  Index context_dim() const { return detail::columns_of(context_weight); }
+
+  /// Throws invalid_argument if there is no layer, a layer's number of inputs differs from the outputs of the layer
+  /// before it, or the weights of the context do not fit the first layer.
   void check() const {
     require(!layers.empty(), "spectral perceptron: no layers, expected at least one");
     for (std::size_t i = 1; i < layers.size(); ++i)
       require(layers[i].weight.cols() == layers[i - 1].weight.rows(), "spectral perceptron: layer ", i, " has ",
               layers[i].weight.cols(), " inputs, the layer before it ", layers[i - 1].weight.rows(), " outputs");
+    require(context_dim() == 0 || context_weight.rows() == layers.front().weight.rows(),
+            "spectral perceptron: the weights of the context have ", context_dim() == 0 ? 0 : context_weight.rows(),
+            " rows, the first layer ", layers.front().weight.rows(), " outputs");
   }
 
   /// Returns the bound that the Lipschitz constant is kept below: the product of the layers' bounds and of the
@@ -278,46 +289,58 @@ struct SpectralMlp {
     return product;
   }
 
-  /// Returns the network's outputs, N x inputs -> N x outputs.
+  /// Returns the bias of the first layer for a context of N x C or 1 x C: b + c V', with as many rows as the context;
+  /// an empty Var for a network that takes none. `rows` is N. Throws invalid_argument where the context is missing or
+  /// of another shape.
+  Var<Scalar> first_bias(Tape<Scalar>& tape, const Var<Scalar>& context, Index rows) const {
+    if (context_dim() == 0) return {};
+    require_context("spectral perceptron", context, rows, context_dim());
+    return affine(context, as_var(tape, context_weight), layers.front().bias);
+  }
+
+  /// Returns the network's outputs, N x inputs -> N x outputs. Throws invalid_argument where the network takes a
+  /// context and first_bias is empty.
   template <Traced X>
-  X operator()(const X& x) const {
+  X operator()(const X& x, const Var<Scalar>& first_bias = {}) const {
     auto& tape = innermost(x).tape();
     return perceptron(x, layers.size(), activation, [&](std::size_t i, const X& in, Activation a) {
-      return affine(in, layers[i].matrix(tape), layers[i].bias, a);
+      return affine(in, layers[i].matrix(tape), bias(tape, i, first_bias), a);
     });
   }
 
   /// Returns the network's outputs with their whole Jacobian, one direction per input.
-  MultiDual<Scalar> with_jacobian(Var<Scalar> x) const {
+  MultiDual<Scalar> with_jacobian(Var<Scalar> x, const Var<Scalar>& first_bias = {}) const {
     Tape<Scalar>& tape = x.tape();
     return detail::dense_with_jacobian<Scalar>(x, activation, layers.size(), [&](std::size_t i) {
-      return std::pair(layers[i].matrix(tape), as_var(tape, layers[i].bias));
+      return std::pair(layers[i].matrix(tape), bias(tape, i, first_bias));
     });
   }
 
   /// Returns the bounded matrix and the bias of layer i as constants of the tape, even if the parameters require
   /// gradients.
-  std::pair<Var<Scalar>, Var<Scalar>> constants(Tape<Scalar>& tape, std::size_t i) const {
-    return {as_var(tape, layers[i].bounded), tape.constant(as_var(tape, layers[i].bias).value())};
+  std::pair<Var<Scalar>, Var<Scalar>> constants(Tape<Scalar>& tape, std::size_t i,
+                                                const Var<Scalar>& first_bias = {}) const {
+    return {as_var(tape, layers[i].bounded), tape.constant(bias(tape, i, first_bias).value())};
   }
 
-  /// Returns the network's outputs like operator(), with the parameters as constants.
-  Var<Scalar> with_constant_parameters(const Var<Scalar>& x) const {
-    return perceptron(x, layers.size(), activation, [this](std::size_t i, const Var<Scalar>& in, Activation a) {
-      const auto [w, b] = constants(in.tape(), i);
+  /// Returns the network's outputs like operator(), with the parameters and first_bias as constants.
+  Var<Scalar> with_constant_parameters(const Var<Scalar>& x, const Var<Scalar>& first_bias = {}) const {
+    return perceptron(x, layers.size(), activation, [&](std::size_t i, const Var<Scalar>& in, Activation a) {
+      const auto [w, b] = constants(in.tape(), i, first_bias);
       return affine(in, w, b, a);
     });
   }
 
-  /// Returns the network's outputs with their whole Jacobian like with_jacobian(), with the parameters as constants.
-  MultiDual<Scalar> with_constant_jacobian(const Var<Scalar>& x) const {
+  /// Returns the network's outputs with their whole Jacobian like with_jacobian(), with the parameters and first_bias
+  /// as constants.
+  MultiDual<Scalar> with_constant_jacobian(const Var<Scalar>& x, const Var<Scalar>& first_bias = {}) const {
     return detail::dense_with_jacobian<Scalar>(x, activation, layers.size(),
-                                               [&](std::size_t i) { return constants(x.tape(), i); });
+                                               [&](std::size_t i) { return constants(x.tape(), i, first_bias); });
   }
 
-  /// Returns the Jacobian at x, a constant, as a linear map, with the parameters as constants.
-  Linearised<Scalar> linearised(const Var<Scalar>& x) const {
-    return linearise(x, activation, layers.size(), [&](std::size_t i) { return constants(x.tape(), i); });
+  /// Returns the Jacobian at x, a constant, as a linear map, with the parameters and first_bias as constants.
+  Linearised<Scalar> linearised(const Var<Scalar>& x, const Var<Scalar>& first_bias = {}) const {
+    return linearise(x, activation, layers.size(), [&](std::size_t i) { return constants(x.tape(), i, first_bias); });
   }
 
   /// Returns an upper bound of the Lipschitz constant that does not depend on the power iterations.
@@ -328,18 +351,26 @@ struct SpectralMlp {
     for (const auto& layer : layers) bound *= layer.lipschitz_bound();
     return bound * std::pow(lipschitz_constant(activation), static_cast<double>(layers.size() - 1));
   }
+
+ private:
+  Var<Scalar> bias(Tape<Scalar>& tape, std::size_t i, const Var<Scalar>& first_bias) const {
+    if (i > 0) return as_var(tape, layers[i].bias);
+    require(first_bias || context_dim() == 0, "spectral perceptron: expected a context of ", context_dim(),
+            " columns, got none");
+    return first_bias ? first_bias : as_var(tape, layers[0].bias);
+  }
 };
 
 /// Returns a perceptron of SpectralLinear layers whose Lipschitz constant is at most `coefficient`; every layer has the
-/// same bound. Throws invalid_argument for a coefficient that is not positive and finite, and for what make_mlp()
-/// refuses.
+/// same bound. It takes a context of context_dim columns where that is above 0. Throws invalid_argument for a
+/// coefficient that is not positive and finite, and for what make_mlp() refuses.
 template <Real S>
 SpectralMlp<S> make_spectral_mlp(Index inputs, Index outputs, const MlpOptions& options, double coefficient,
-                                 std::uint64_t seed, std::uint64_t stream = 0) {
+                                 std::uint64_t seed, std::uint64_t stream = 0, Index context_dim = 0) {
   require(coefficient > 0 && std::isfinite(coefficient), "make_spectral_mlp: coefficient is ", coefficient,
           ", expected a positive number");
-  const Mlp<S> plain = make_mlp<S>(inputs, outputs, options, seed, stream);
-  SpectralMlp<S> bounded{{}, options.activation};
+  const Mlp<S> plain = make_mlp<S>(inputs, outputs, options, seed, stream, context_dim);
+  SpectralMlp<S> bounded{{}, options.activation, plain.context_weight};
   const auto count = static_cast<double>(plain.layers.size());
   const double slope = std::pow(lipschitz_constant(options.activation), count - 1);
   for (const Linear<S>& layer : plain.layers) {
