@@ -44,8 +44,8 @@
 #include <diffeo/core/version.hpp>
 #include <diffeo/data/column_checks.hpp>
 #include <diffeo/data/csv.hpp>
-#include <diffeo/data/dequantise.hpp>
 #include <diffeo/data/csv_fields.hpp>
+#include <diffeo/data/dequantise.hpp>
 #include <diffeo/data/npy.hpp>
 #include <diffeo/data/toy2d.hpp>
 #include <diffeo/distributions/base_distribution.hpp>
