@@ -38,10 +38,9 @@ const Model<S>& model() {
 }
 
 // Of one point on average: evaluations of its solve times the products of the velocity and, in closed form, of the
-// divergence.
+// divergence. What a context takes, one product per solve, is not counted.
 template <Real S>
-Work work(double from, double to, bool divergence) {
-  const auto solves = model<S>().flow.solve_statistics(points<S>(2048, 2), from, to);
+Work work(const std::vector<ode::SolveStatistics>& solves, bool divergence) {
   double evaluations = 0;
   for (const auto& solve : solves) evaluations += static_cast<double>(solve.evaluations);
   evaluations /= static_cast<double>(solves.size());
@@ -56,9 +55,30 @@ Work work(double from, double to, bool divergence) {
 }
 
 template <Real S>
+Work work(double from, double to, bool divergence) {
+  return work<S>(model<S>().flow.solve_statistics(points<S>(2048, 2), from, to), divergence);
+}
+
+template <Real S>
 void train_step(benchmark::State& state, int threads) {
   const double seconds = time_train_step<S>(state, model<S>(), points<S>(20000, 1), batch, threads, 1e-4);
   set_counters<S>(state, work<S>(1, 0, true), batch, true, threads, seconds);
+}
+
+// The same with a context of 4 columns for each point.
+template <Real S>
+void conditional_step(benchmark::State& state, int threads) {
+  Array<S> context(20000, 4);
+  fill_normal(view(context), /*seed=*/4, /*stream=*/0);
+  Model<S> conditional = model<S>();
+  Array<S>& weight = conditional.flow.field.network.context_weight;
+  weight.resize(64, context.cols());
+  fill_normal(view(weight), /*seed=*/3, /*stream=*/9);
+  weight /= std::sqrt(static_cast<S>(weight.cols()));
+  const MaximumLikelihood<S> objective(points<S>(20000, 1), context);
+  const double seconds = time_train_step(state, conditional, objective, batch, threads, 1e-4);
+  const auto solves = conditional.flow.solve_statistics(points<S>(2048, 2), context.topRows(2048));
+  set_counters<S>(state, work<S>(solves, true), batch, true, threads, seconds);
 }
 
 template <Real S>
@@ -79,6 +99,7 @@ void add() {
   const auto ms = benchmark::kMillisecond;
   for (const int threads : {1, 2}) {
     add_benchmark<S>("cnf_b512_step", threads, ms, [=](State& state) { train_step<S>(state, threads); });
+    add_benchmark<S>("cnf_context4_b512_step", threads, ms, [=](State& state) { conditional_step<S>(state, threads); });
     add_benchmark<S>("cnf_logprob4096", threads, ms, [=](State& state) { log_prob<S>(state, 4096, threads); });
     add_benchmark<S>("cnf_sample4096", threads, ms, [=](State& state) { sample<S>(state, 4096, threads); });
   }

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdlib>
 #include <diffeo/continuous/cnf.hpp>
+#include <diffeo/continuous/concat_squash_field.hpp>
+#include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
@@ -356,6 +358,26 @@ TEMPLATE_TEST_CASE("a training step of a continuous flow allocates nothing once 
   options.frobenius = 0.1;
   options.gradient.method = ode::Differentiation::adjoint;
   check({16, 16}, options);
+
+  // With contexts, one for each row.
+  const Array<S> contexts = Array<S>::Random(300, 3);
+  const MaximumLikelihood<S> given_contexts(data, contexts);
+  options = {};
+  options.training.solver.steps = 6;
+  const auto check_conditional = [&](const auto& field) {
+    for (const Divergence& divergence : {Divergence(ExactDivergence{}), Divergence(HutchinsonDivergence{})})
+      for (const auto method : {ode::Differentiation::discrete, ode::Differentiation::adjoint}) {
+        options.training.divergence = divergence;
+        options.gradient.method = method;
+        const TransformedDistribution model{StandardNormal<S>(2), Cnf(field, options)};
+        Trainer trainer(model, given_contexts, rows, FitOptions{.batch = 280, .threads = 2});
+        check_steady(trainer);
+      }
+  };
+  check_conditional(make_mlp_field<S>(2, {.hidden = {16, 16}}, 1, 0, 3));
+  check_conditional(make_concat_squash_field<S>(2, {.hidden = {16, 16}}, 1, 0, 3));
+  check_conditional(make_field<S>(
+      2, [](const auto& t, const auto& x, const auto& c) { return tanh(x * t) * cols(c, 0, 2); }, 3));
 }
 
 #ifndef DIFFEO_TEST_SANITIZED

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
+#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/probability_path.hpp>
 #include <limits>
@@ -80,6 +81,43 @@ TEMPLATE_TEST_CASE("probability path: from the base to the model", "[continuous]
   CHECK((ProbabilityPath(model.base, cnf).velocity(0.25, x) ==
          ProbabilityPath(TransformedDistribution(model.base, cnf)).velocity(0.25, x))
             .all());
+}
+
+TEMPLATE_TEST_CASE("probability path: of a model given a context", "[continuous]", float, double) {
+  using S = TestType;
+  const Array<S> x = diffeo::testing::detail::normal_array<S>(150, 2, 1, 1),
+                 c = diffeo::testing::detail::normal_array<S>(150, 3, 1, 2) * S(2) + S(1);
+  const auto check = [&x, &c](const auto& model) {
+    const auto given = model.given(c.row(4));
+    const ProbabilityPath path(given), other(model.given(c.row(5)));
+    CHECK((path.log_prob(1, x) == given.log_prob(x)).all());
+    CHECK((path.log_prob(0, x) == log_prob_of(model.base, x)).all());
+    CHECK((path.sample(1, 150, 7) == given.sample(150, 7)).all());
+    CHECK((path.log_prob(0.5, x) - other.log_prob(0.5, x)).abs().maxCoeff() > S(1e-2));
+    CHECK((path.velocity(0.5, x) - other.velocity(0.5, x)).abs().maxCoeff() > S(1e-2));
+    // The velocity is the derivative of the trajectories, by differences of order 2.
+    const double h = sizeof(S) == 4 ? 1e-2 : 1e-3;
+    const auto at = path.trajectories(path.latent(150, 7), {0.5 - h, 0.5, 0.5 + h});
+    CHECK(((at[2] - at[0]) / S(2 * h) - path.velocity(0.5, at[1])).abs().maxCoeff() < S(sizeof(S) == 4 ? 2e-2 : 1e-3));
+  };
+  const CnfOptions options = tight(1e-6);
+  check(TransformedDistribution(StandardNormal<S>(2),
+                                diffeo::cnf(x, c, {.network = {.hidden = {12}, .first_scale = 1}, .cnf = options})));
+  check(TransformedDistribution(
+      StandardNormal<S>(2),
+      diffeo::conditional(
+          diffeo::cnf<S>(2, {.network = {.hidden = {12}, .first_scale = 1}, .cnf = options, .context_dim = 2}), c,
+          diffeo::make_mlp<S>(3, 2, {.hidden = {5}, .last_scale = 1}, 1))));
+  const TransformedDistribution plain(StandardNormal<S>(2),
+                                      Cnf(diffeo::make_mlp_field<S>(2, {.hidden = {12}}, 0, 0, 3), options));
+  check(plain);
+  check(TransformedDistribution(
+      StandardNormal<S>(2),
+      Cnf(diffeo::make_field<S>(
+              2, [](const auto& t, const auto& at, const auto& k) { return sin(at + cols(k, 0, 2)) * cos(t); }, 3),
+          options)));
+  CHECK(thrown_message<invalid_argument>([&] { ProbabilityPath(StandardNormal<S>(2), plain.flow); }) ==
+        "probability path: the flow takes a context of 3 columns, use model.given(c)");
 }
 
 TEST_CASE("probability path: a closed form", "[continuous]") {

@@ -51,13 +51,12 @@ concept TakesContext =
 /// A field whose context c changes nothing but the bias of its first layer, which is prepared once for many
 /// evaluations.
 ///
-/// | expression               | type                | meaning                                                         |
-/// |--------------------------|---------------------|-----------------------------------------------------------------|
-/// | f.context_bias(c)        | Var<S>              | b + c V' of the first layer, 1 x M or N x M, for c of as many   |
-/// |                          |                     | rows                                                            |
-/// | f.with_bias(t, x, b)     | Var<S>, Dual<Var<S>> | velocity with that bias                                        |
-/// | f.linearised(t, x, b)    | Linearised<S>       | see DenseField                                                  |
-/// | f.with_jacobian(t, x, b) | MultiDual<S>        | see DenseField                                                  |
+/// | expression               | type                 | meaning                                                    |
+/// |--------------------------|----------------------|------------------------------------------------------------|
+/// | f.context_bias(c)        | Var<S>               | b + c V' of the first layer, of as many rows as c (1 or N) |
+/// | f.with_bias(t, x, b)     | Var<S>, Dual<Var<S>> | velocity with b for the bias of the first layer            |
+/// | f.linearised(t, x, b)    | Linearised<S>        | the same as of a DenseField, with b                        |
+/// | f.with_jacobian(t, x, b) | MultiDual<S>         | the same as of a DenseField, with b                        |
 template <class F>
 concept TakesContextAsBias =
     TakesContext<F> && requires(const F& f, const Var<typename F::Scalar>& v, const Dual<Var<typename F::Scalar>>& d) {
@@ -80,14 +79,13 @@ concept TakesContextAsBias =
 /// | f.with_jacobian(t, x) | MultiDual<S>  | velocity and all columns of the Jacobian               |
 template <class F>
 concept DenseField =
-    VectorField<F> && (TakesContextAsBias<F> || !TakesContext<F>)&&requires(const F& f, Tape<typename F::Scalar>& tape,
-                                                                            const Var<typename F::Scalar>& v) {
+    VectorField<F> && requires(const F& f, Tape<typename F::Scalar>& tape, const Var<typename F::Scalar>& v) {
       { f.layer_count() } -> std::convertible_to<std::size_t>;
       { f.weights(tape, std::size_t{0}) } -> std::same_as<Var<typename F::Scalar>>;
       { f.gates_output() } -> std::same_as<bool>;
       { f.linearised(v, v) } -> std::same_as<Linearised<typename F::Scalar>>;
       { f.with_jacobian(v, v) } -> std::same_as<MultiDual<typename F::Scalar>>;
-    };
+    } && (TakesContextAsBias<F> || !TakesContext<F>);
 
 namespace detail {
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/distributions/transformed.hpp>
+#include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/ode/trajectory.hpp>
@@ -18,6 +19,8 @@ namespace diffeo::inline DIFFEO_ISA {
 /// If a Standardize follows the flow, it is applied gradually: at time t the points y of the flow correspond to x = t
 /// mean + scale^t y. Then p_0 is the base and p_1 the model, in the units of the data.
 ///
+/// A model that takes a context has a path for each context: that of model.given(c).
+///
 /// It is a plain value. Methods take any Eigen expression and work in tiles on several threads (see Execution). The
 /// result of a row does not depend on the other rows. They throw invalid_argument for times outside [0, 1], the wrong
 /// number of columns, NaN or infinity, and integration_error as Cnf does.
@@ -27,13 +30,22 @@ class ProbabilityPath {
   using Scalar = typename Field::Scalar;
   static_assert(std::is_same_v<Scalar, typename Base::Scalar>, "base and flow are of different scalars");
 
-  /// Throws invalid_argument if the dimensions of base and flow differ.
+  /// Throws invalid_argument if the dimensions of base and flow differ, and for a flow whose context is not given.
   ProbabilityPath(Base base, const Cnf<Field>& cnf)
-      : ProbabilityPath(std::move(base), cnf, Standardize<Scalar>::identity(cnf.dim())) {}
+      : ProbabilityPath(std::move(base), cnf, Standardize<Scalar>::identity(cnf.dim()), {}) {}
   explicit ProbabilityPath(const TransformedDistribution<Base, Cnf<Field>>& model)
       : ProbabilityPath(model.base, model.flow) {}
   explicit ProbabilityPath(const TransformedDistribution<Base, FlowSequence<Cnf<Field>, Standardize<Scalar>>>& model)
-      : ProbabilityPath(model.base, std::get<0>(model.flow.layers), std::get<1>(model.flow.layers)) {}
+      : ProbabilityPath(model.base, std::get<0>(model.flow.layers), std::get<1>(model.flow.layers), {}) {}
+  explicit ProbabilityPath(const TransformedDistribution<Base, Given<Scalar, Cnf<Field>>>& model)
+      : ProbabilityPath(model.base, model.flow.flow, Standardize<Scalar>::identity(model.dim()),
+                        model.flow.context.value) {}
+  template <class Embedding>
+  explicit ProbabilityPath(
+      const TransformedDistribution<
+          Base, Given<Scalar, Conditional<Scalar, FlowSequence<Cnf<Field>, Standardize<Scalar>>, Embedding>>>& model)
+      : ProbabilityPath(model.base, std::get<0>(model.flow.flow.flow.layers), std::get<1>(model.flow.flow.flow.layers),
+                        embedded(model.flow.flow, model.flow.context.value)) {}
 
   Index dim() const { return base_.dim(); }
 
@@ -49,7 +61,7 @@ class ProbabilityPath {
     Array<Scalar> v(x.rows(), dim());
     for_each_tile<Scalar>(x.rows(), execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Var<Scalar> y = frame.inverse(tape.copy(points.middleRows(first, count))).value;
-      const Var<Scalar> flow = cnf_.field(zeros(y, 1) + static_cast<Scalar>(t), y);
+      const Var<Scalar> flow = field_at(zeros(y, 1) + static_cast<Scalar>(t), y);
       // d/dt (t mean + scale^t y)
       v.middleRows(first, count) = as_eigen(((flow + y * log_scale) * frame.scale + frame_.mean).value());
     });
@@ -67,7 +79,9 @@ class ProbabilityPath {
     Array<Scalar> log_p(x.rows(), 1);
     for_each_tile<Scalar>(x.rows(), tile, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Transformed<Var<Scalar>> y = frame.inverse(tape.copy(points.middleRows(first, count)));
-      const Transformed<Var<Scalar>> z = cnf_.transport(y.value, t, 0);
+      Pass<Scalar> pass;
+      if (context_.size() > 0) pass.context = tape.constant(context_);
+      const Transformed<Var<Scalar>> z = cnf_.transport(y.value, t, 0, pass);
       log_p.middleRows(first, count) = as_eigen((base_.log_prob(z.value) + (y.log_det + z.log_det)).value());
     });
     return log_p;
@@ -103,7 +117,7 @@ class ProbabilityPath {
         const Var<Scalar> t = tape.make(in.y.rows, 1, false);
         std::transform(in.t, in.t + in.y.rows, tape.mutable_value(t).data,
                        [](double v) { return static_cast<Scalar>(v); });
-        as_eigen(dy) = as_eigen(cnf_.field(t, tape.constant(in.y)).value());
+        as_eigen(dy) = as_eigen(field_at(t, tape.constant(in.y)).value());
         tape.release(mark);
       };
       const Array<Scalar> start = z.derived().middleRows(first, count);
@@ -125,10 +139,28 @@ class ProbabilityPath {
   }
 
  private:
-  ProbabilityPath(Base base, Cnf<Field> cnf, Standardize<Scalar> frame)
-      : base_(std::move(base)), cnf_(std::move(cnf)), frame_(std::move(frame)) {
+  ProbabilityPath(Base base, Cnf<Field> cnf, Standardize<Scalar> frame, Array<Scalar> context)
+      : base_(std::move(base)), cnf_(std::move(cnf)), frame_(std::move(frame)), context_(std::move(context)) {
     require(base_.dim() == cnf_.dim(), "probability path: the base has dimension ", base_.dim(), ", the flow ",
             cnf_.dim());
+    require(context_.cols() == cnf_.context_dim(), "probability path: the flow takes a context of ", cnf_.context_dim(),
+            " columns, use model.given(c)");
+  }
+
+  template <class ConditionalFlow>
+  static Array<Scalar> embedded(const ConditionalFlow& flow, const Array<Scalar>& context) {
+    Tape<Scalar> tape;
+    return as_eigen(flow.embedded(tape.constant(context)).value());
+  }
+
+  Var<Scalar> field_at(const Var<Scalar>& t, const Var<Scalar>& y) const {
+    if constexpr (TakesContext<Field>) {
+      if (context_.size() > 0) {
+        const Var<Scalar> c = y.tape().constant(context_);
+        return cnf_.field(t, y, TakesContextAsBias<Field> ? c : detail::row_for_each(c, y.rows()));
+      }
+    }
+    return cnf_.field(t, y);
   }
 
   static void check(const char* what, double t) {
@@ -147,6 +179,7 @@ class ProbabilityPath {
   Base base_;
   Cnf<Field> cnf_;
   Standardize<Scalar> frame_;
+  Array<Scalar> context_;  // what the field gets, 1 x E; empty without context
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -66,6 +66,9 @@ struct Conditional {
     }
   }
 
+  /// Returns what the layers get for the context c, N x C or 1 x C: standardised and embedded, of as many rows.
+  Var<Scalar> embedded(const Var<Scalar>& c) const { return embedding((c - context.mean) / context.scale); }
+
   template <Traced X>
   Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
     requires HasForward<F, X>
@@ -89,7 +92,7 @@ struct Conditional {
   Pass<Scalar> embedded(const Pass<Scalar>& pass, Index rows) const {
     require_context("flow", pass.context, rows, context_dim());
     Pass<Scalar> inner = pass;
-    inner.context = embedding((pass.context - context.mean) / context.scale);
+    inner.context = embedded(pass.context);
     return inner;
   }
 };

@@ -22,7 +22,7 @@ class AdjointSolve {
         tape_(shared_.tape) {
     tape_.reset();
     constant_ = &mirrored(tape_, *solve.system, false);
-    context_ = solve.context_gradient();
+    context_grad_ = solve.context_gradient();
     if (solve.records_context() || records_parameters(*solve.system)) recorded_ = &mirrored(tape_, *solve.system, true);
   }
 
@@ -31,10 +31,10 @@ class AdjointSolve {
     const View<S> both{tape_.allocate_values(2 * n * stride), rows, 2 * n, stride};
     copy_block(solve_.end.value(), both.cols_block(0, n));
     copy_block(solve_.end.grad(), both.cols_block(n, n));
+    const BlockContext<S> contexts(tape_, solve_.context_values()), of_accepted(tape_, solve_.context_values());
     const auto mark = tape_.mark();
     const auto slope = [&](const Stage<S>& in, View<S> out) {
-      const Var<S> t = block_times(tape_, in.y.rows, in.t),
-                   own = block_context(tape_, in.y.rows, in.sample, solve_.context_values());
+      const Var<S> t = block_times(tape_, in.y.rows, in.t), own = contexts.of(in.y.rows, in.sample);
       const Var<S> y = tape_.make(in.y.rows, n, true);
       copy_block(in.y.cols_block(0, n), tape_.mutable_value(y));
       const Var<S> f = (*constant_)(t, y, own);
@@ -52,7 +52,7 @@ class AdjointSolve {
     integrate<S>(slope, View<const S>(both), solve_.t1, solve_.t0, both, solve_.options, with_adjoint(n),
                  shared_.statistics, shared_.workspace, [&](const AcceptedSteps<S>& steps) {
                    if (!recorded_) return;
-                   add_parameter_gradients(steps, n);
+                   add_parameter_gradients(steps, n, of_accepted);
                    tape_.rewind(mark);
                  });
     throw_failed(solve_.what, shared_.statistics, " adjoint");
@@ -75,7 +75,7 @@ class AdjointSolve {
 
   // Adds the integrals of a' df/dp and a' df/dcontext over a step, by the method's weights b at the stages of that
   // step.
-  void add_parameter_gradients(const AcceptedSteps<S>& steps, Index n) {
+  void add_parameter_gradients(const AcceptedSteps<S>& steps, Index n, const BlockContext<S>& contexts) {
     const Index rows = steps.count;
     const View<S> size = tape_.mutable_value(tape_.make(rows, 1, false));
     auto* sample = tape_.template allocate<Index>(static_cast<std::size_t>(rows));
@@ -91,7 +91,7 @@ class AdjointSolve {
       return View<const S>(to);
     };
     const View<const S> before = gathered(steps.before);
-    const Var<S> own = block_context(tape_, rows, sample, solve_.context_values(), solve_.records_context());
+    const Var<S> own = contexts.of(rows, sample, solve_.records_context());
     std::array<View<const S>, max_stages> slopes;
     for (std::size_t s = 0; s < stages_of_state(method_); ++s) {
       const Var<S> state = tape_.make(rows, 2 * n, false);
@@ -111,7 +111,7 @@ class AdjointSolve {
             state.value().cols_block(n + j, 1), View<const S>(size));
       tape_.backward(f, seed);
     }
-    if (solve_.records_context()) add_context_gradient(context_, sample, own);
+    if (solve_.records_context()) add_context_gradient(context_grad_, sample, own);
   }
 
   const RecordedSolve<S, System, Norm>& solve_;
@@ -120,7 +120,7 @@ class AdjointSolve {
   Tape<S>& tape_;
   const System* constant_ = nullptr;
   const System* recorded_ = nullptr;
-  View<S> context_{};  // adjoint of the context
+  View<S> context_grad_{};
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA::ode::detail

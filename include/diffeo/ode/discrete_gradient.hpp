@@ -24,7 +24,9 @@ class ReversedSteps {
     math::map(adjoint_, [] { return simd::Vec<S>{}; });
     segments_ = tape_.allocate_values(record_.every > 1 ? block_rows * record_.every * n : 0);
     if (solve_.start.requires_grad()) start_ = solve_.start.tape().grad_target(solve_.start);
-    context_ = solve_.context_gradient();
+    contexts_ = {tape_, solve_.context_values()};
+    if (record_.every > 1) segment_contexts_ = {tape_, solve_.context_values()};
+    context_grad_ = solve_.context_gradient();
   }
 
   void run() {
@@ -38,12 +40,12 @@ class ReversedSteps {
       const Var<S> y = tape_.make(active_, record_.width, true);
       const View<S> state = tape_.mutable_value(y);
       for (Index i = 0; i < active_; ++i) write_row(state_before(i), state, i);
-      const Var<S> own = block_context(tape_, active_, sample_, solve_.context_values(), solve_.records_context());
+      const Var<S> own = contexts_.of(active_, sample_, solve_.records_context());
       const Var<S> next = step_on_tape<S>(*recorded_, method_, y, times_, own);
       const View<S> g{adjoint_.data, active_, adjoint_.cols, adjoint_.stride};
       tape_.backward(next, g);
       copy_block(y.grad(), g);  // y has a gradient always, because y is a term of the next state
-      if (solve_.records_context()) add_context_gradient(context_, sample_, own);
+      if (solve_.records_context()) add_context_gradient(context_grad_, sample_, own);
       tape_.rewind(mark);
       for (Index i = 0; i < active_;) {
         if (--step_[i] >= 0 || finish(i)) {
@@ -139,7 +141,7 @@ class ReversedSteps {
         at[k] = times(sample_[lane], segment_[lane] + done);
         write_row(segment(lane) + done * n, tape_.mutable_value(y), k);
       }
-      const Var<S> own = block_context(tape_, count, sample, solve_.context_values());
+      const Var<S> own = segment_contexts_.of(count, sample);
       const View<const S> next = step_on_tape<S>(*constant_, method_, y, at, own).value();
       for (Index k = 0; k < count; ++k)
         for (Index j = 0; j < n; ++j) segment(lanes[k])[(done + 1) * n + j] = next.col(j)[k];
@@ -156,7 +158,8 @@ class ReversedSteps {
   View<S> adjoint_;
   S* segments_ = nullptr;
   GradTarget<S> start_{};
-  View<S> context_{};  // adjoint of the context
+  BlockContext<S> contexts_, segment_contexts_;
+  View<S> context_grad_{};
   Index active_ = 0, next_ = 0;
   Index sample_[block_rows], step_[block_rows], segment_[block_rows];
   StepTimes times_[block_rows];

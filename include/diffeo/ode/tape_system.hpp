@@ -49,18 +49,46 @@ Var<S> block_times(Tape<S>& tape, Index rows, const double* t) {
   return times;
 }
 
-// Returns the rows sample[i] of `context`, which gather a gradient if `recorded`; an empty Var if it has no columns.
+// The rows of the context that belong to the samples of a block. Samples stay in a block for many evaluations, so that
+// only the rows of new ones are copied.
 template <Real S>
-Var<S> block_context(Tape<S>& tape, Index rows, const Index* sample, View<const S> context, bool recorded = false) {
-  if (context.cols == 0) return {};
-  const Var<S> block = tape.make(rows, context.cols, recorded);
-  const View<S> to = tape.mutable_value(block);
-  for (Index j = 0; j < context.cols; ++j)
-    for (Index i = 0; i < rows; ++i) to.col(j)[i] = context.col(j)[sample[i]];
-  return block;
-}
+class BlockContext {
+ public:
+  BlockContext() = default;
+  // Takes memory of the tape. A context without columns is none.
+  BlockContext(Tape<S>& tape, View<const S> context) : tape_(&tape), context_(context) {
+    if (context.cols == 0) return;
+    block_ = tape.mutable_value(tape.make(block_rows, context.cols, false));
+    held_ = tape.template allocate<Index>(to_size(block_rows));
+    std::fill_n(held_, block_rows, Index{-1});
+  }
 
-// Adds the adjoint of a block of block_context() to that of the whole, which lies at `grad`.
+  // Returns the rows sample[i] for i < rows, which is at most block_rows, valid until the next call; an empty Var
+  // without context. They gather a gradient if `recorded`.
+  Var<S> of(Index rows, const Index* sample, bool recorded = false) const {
+    if (context_.cols == 0) return {};
+    for (Index i = 0; i < rows; ++i) {
+      if (held_[i] == sample[i]) continue;
+      held_[i] = sample[i];
+      for (Index j = 0; j < block_.cols; ++j) block_.col(j)[i] = context_.col(j)[sample[i]];
+    }
+    View<const S> used{block_.data, rows, block_.cols, block_.stride};
+    if (rows == 1) {  // the values of a single row lie side by side, as ops expect
+      S* row = tape_->allocate_values(block_.cols);
+      for (Index j = 0; j < block_.cols; ++j) row[j] = block_.col(j)[0];
+      used = {row, 1, block_.cols, 1};
+    }
+    return recorded ? tape_->alias(used, true) : tape_->constant(used);
+  }
+
+ private:
+  Tape<S>* tape_ = nullptr;
+  View<const S> context_{};
+  View<S> block_{};
+  Index* held_ = nullptr;  // samples whose rows the block holds
+};
+
+// Adds the adjoint of what BlockContext::of() returned to that of the whole, which lies at `grad`.
 template <Real S>
 void add_context_gradient(View<S> grad, const Index* sample, const Var<S>& block) {
   if (!block.has_grad()) return;
@@ -78,9 +106,9 @@ void copy_block(View<const S> from, View<S> to) {
 // Returns the right-hand side for integrate() of a system without gradients on `tape`, whose memory it uses.
 template <Real S, class System>
 auto right_hand_side(Tape<S>& tape, const System& system, View<const S> context) {
-  return [&tape, &system, context](const Stage<S>& in, View<S> dy) {
+  return [&tape, &system, contexts = BlockContext<S>(tape, context)](const Stage<S>& in, View<S> dy) {
     const auto mark = tape.mark();
-    const Var<S> t = block_times(tape, in.y.rows, in.t), own = block_context(tape, in.y.rows, in.sample, context);
+    const Var<S> t = block_times(tape, in.y.rows, in.t), own = contexts.of(in.y.rows, in.sample);
     const Var<S> slope = system(t, tape.constant(in.y), own);
     require(slope.rows() == dy.rows && slope.cols() == dy.cols, "ode: the system returned ", slope.rows(), " x ",
             slope.cols(), " values for states of ", dy.rows, " x ", dy.cols);
