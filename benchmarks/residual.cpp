@@ -33,10 +33,12 @@ const Model<S>& model() {
 
 // Products of the value and of two columns of the Jacobian, which the first layer has for nothing.
 template <Real S>
-Work work() {
+Work work(const ResidualFlow<S>& flow) {
   Work total;
-  for (const auto& block : std::get<0>(model<S>().flow.layers).layers) {
+  for (const auto& block : std::get<0>(flow.layers).layers) {
     const auto& layers = block.layer.network.layers;
+    const auto& context = block.layer.network.context_weight;
+    if (context.size() > 0) total.flops += product_flops(1, context.cols(), context.rows());
     for (const auto& layer : layers) {
       const double passes = &layer == &layers.front() ? 1 : 3;
       total.flops += passes * product_flops(1, layer.weight.cols(), layer.weight.rows());
@@ -44,6 +46,10 @@ Work work() {
     }
   }
   return total;
+}
+template <Real S>
+Work work() {
+  return work(model<S>().flow);
 }
 
 template <Real S>
@@ -64,12 +70,25 @@ void sample(benchmark::State& state, Index points, int threads, InverseMethod me
   state.counters["points_per_s"] = static_cast<double>(points) / seconds;
 }
 
+// The step with a context of 4 columns for each row of the data.
+template <Real S>
+void conditional_step(benchmark::State& state, int threads) {
+  Array<S> context(data<S>().rows(), 4);
+  fill_normal(view(context), /*seed=*/3, /*stream=*/1);
+  const TransformedDistribution given(StandardNormal<S>(2),
+                                      residual(data<S>(), context, {.layers = blocks, .block = {.last_scale = 1}}));
+  const double seconds = time_train_step(state, given, MaximumLikelihood<S>(data<S>(), context), batch, threads, 1e-4);
+  set_counters<S>(state, work(given.flow.flow), batch, true, threads, seconds);
+}
+
 template <Real S>
 void add() {
   using benchmark::State;
   const auto ms = benchmark::kMillisecond;
   for (const int threads : {1, 2}) {
     add_benchmark<S>("residual16_b512_step", threads, ms, [=](State& state) { train_step<S>(state, threads); });
+    add_benchmark<S>("residual16_context4_b512_step", threads, ms,
+                     [=](State& state) { conditional_step<S>(state, threads); });
     add_benchmark<S>("residual16_logprob8192", threads, ms, [=](State& state) { log_prob<S>(state, 8192, threads); });
   }
   add_benchmark<S>("residual16_sample1024_newton", 1, ms,

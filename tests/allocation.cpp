@@ -279,6 +279,30 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   }
 }
 
+TEMPLATE_TEST_CASE("training steps with a context do not allocate", "[allocation]", float, double) {
+  using S = TestType;
+  const Array<S> data = Array<S>::Random(1000, 3), contexts = Array<S>::Random(1000, 2);
+  const MaximumLikelihood<S> objective(data, contexts);
+  std::vector<Index> rows(1000);
+  std::iota(rows.begin(), rows.end(), Index{0});
+  const auto steps = [&](const auto& flow) {
+    Trainer trainer(TransformedDistribution(StandardNormal<S>(3), flow), objective, rows, {.batch = 300, .threads = 1});
+    check_steady(trainer);
+  };
+  steps(planar(data, contexts, {.layers = 2}));
+  steps(radial(data, contexts, {.layers = 2}));
+  steps(residual(data, contexts, {.layers = 2, .block = {.hidden = {16}}}));
+  // Solved for, with rows of the context's share gathered; in float also in double.
+  for (const InverseMethod method : {InverseMethod::newton, InverseMethod::fixed_point})
+    steps(repeat(2, [&](Index) {
+      return make_residual<S>(3, {.hidden = {16, 16},
+                                  .coefficient = 0.9,
+                                  .last_scale = 1,
+                                  .inverse = {.tolerance = 1e-10, .method = method},
+                                  .context_dim = 2});
+    }));
+}
+
 TEMPLATE_TEST_CASE("a solve in a warm workspace does not allocate", "[allocation]", float, double) {
   using S = TestType;
   const auto field = [](const ode::Stage<S>& in, View<S> dy) {
