@@ -231,6 +231,13 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
   const MaximumLikelihood<S> objective(data);
   std::vector<Index> rows(1000);
   std::iota(rows.begin(), rows.end(), Index{0});
+  const Dataset<S> weighted_data{.x = data, .weights = data.col(0).abs()};
+  const MaximumLikelihood<S> weighted(weighted_data);
+  const auto weighted_steps = [&](const auto& distribution, int threads) {
+    Trainer trainer(distribution, weighted, rows, FitOptions{.batch = 300, .ema_decay = 0.9, .threads = threads});
+    check_steady(trainer);
+    CHECK(trainer.snapshot_step() > 6);  // snapshots were among the steps
+  };
   const auto steps = [&](const auto& distribution, int threads, double clip_norm, double ema_decay) {
     FitOptions options;
     options.batch = 300;  // an epoch is three steps and a third
@@ -271,6 +278,7 @@ TEMPLATE_TEST_CASE("a training step allocates nothing once it is warm", "[alloca
     steps(real_nvp_flow, threads, 0, 0);
     steps(real_nvp_flow, threads, 0.5, 0.99);
     steps(nice_flow, threads, 0, 0);
+    weighted_steps(real_nvp_flow, threads);
     for (const auto& flow_of_residuals : residual_flows) steps(flow_of_residuals, threads, 0.5, 0.99);
     steps(by_newton, threads, 0, 0);
     steps(by_contraction, threads, 0, 0);

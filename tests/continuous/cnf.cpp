@@ -987,10 +987,18 @@ TEST_CASE("continuous flows: a validation that cannot be solved ends the trainin
   options.evaluation.solver.max_steps = 1;
   TransformedDistribution model(StandardNormal<double>(2), Cnf(random_field<double>(2), options));
   const Array<double> before = diffeo::parameters(model);
-  const diffeo::FitReport report = diffeo::fit(
-      model, data, {.steps = 20, .batch = 100, .validation_fraction = 0.25, .validation_every = 5, .progress = false});
+  const diffeo::FitReport report = diffeo::fit(model, data,
+                                               {.steps = 20,
+                                                .batch = 100,
+                                                .validation_fraction = 0.25,
+                                                .validation_every = 5,
+                                                .max_recoveries = 1,
+                                                .progress = false});
   CHECK(report.reason == diffeo::StopReason::not_solved);
-  CHECK(report.steps == 5);
+  CHECK(report.steps == 10);
+  REQUIRE(report.recoveries.size() == 1);
+  CHECK(report.recoveries[0].step == 5);
+  CHECK(report.recoveries[0].reason == diffeo::StopReason::not_solved);
   CHECK(contains(report.failure, " was not integrated: max_steps were not enough"));
   CHECK(diffeo::parameters(model).isFinite().all());
   CHECK((diffeo::parameters(model) != before).any());

@@ -83,7 +83,7 @@ TEMPLATE_TEST_CASE("probability path: from the base to the model", "[continuous]
             .all());
 }
 
-TEMPLATE_TEST_CASE("probability path: of a model given a context", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("probability path: of a model given a context", "[continuous]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Array<S> x = diffeo::testing::detail::normal_array<S>(150, 2, 1, 1),
                  c = diffeo::testing::detail::normal_array<S>(150, 3, 1, 2) * S(2) + S(1);

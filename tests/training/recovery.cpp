@@ -111,9 +111,11 @@ TEST_CASE("recovery: a rate of 10 with averaged weights", "[training]") {
 
 TEST_CASE("recovery: a continuous flow at a rate of 0.5", "[training]") {
   const Array<float> data = diffeo::toy2d::sample<float>("checkerboard", 2000, 1);
-  TransformedDistribution model(StandardNormal<float>(2), diffeo::cnf(data));
+  diffeo::CnfFlowOptions options{.network = {.hidden = {32, 32}}};
+  options.cnf.training.solver.max_steps = 100;
+  TransformedDistribution model(StandardNormal<float>(2), diffeo::cnf(data, options));
   const double before = loss_over(model, data);
-  const FitReport report = diffeo::fit(model, data, {.steps = 100, .batch = 128, .rate = {.learning_rate = 0.5}});
+  const FitReport report = diffeo::fit(model, data, {.steps = 60, .batch = 64, .rate = {.learning_rate = 0.5}});
   CAPTURE(report);
   CHECK_FALSE(report.recoveries.empty());
   CHECK(loss_over(model, data) < before);
