@@ -6,7 +6,7 @@
 #include <fstream>
 #include <iostream>
 
-#include "7.cpp"  // a layer: Stretch
+#include "8.cpp"  // a layer: Stretch
 
 namespace {
 
@@ -26,20 +26,26 @@ void own_data() {
   expect(samples.rows() == 100000 && samples.cols() == 2 && samples.allFinite(), "samples.npy");
 }
 
-void known_density() {
+void data_on_disk() {
+  diffeo::write_npy("events.npy", diffeo::toy2d::sample<float>("moons", 2000, /*seed=*/1));
 #include "3_short.cpp"
+  expect(diffeo::parameters(model).allFinite(), "events.npy");
+}
+
+void known_density() {
+#include "4_short.cpp"
 }
 
 void continuous_flow() {
   const diffeo::Array<float> data = diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/1), x = data.topRows(10);
-#include "4_short.cpp"
+#include "5_short.cpp"
   expect(log_p.rows() == 10 && log_p.allFinite(), "path.log_prob");
 }
 
 void conditional_flow() {
   const diffeo::Array<float> x = diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/1),
                              c = x.rowwise().sum() + diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/2).col(0);
-#include "5_short.cpp"
+#include "6_short.cpp"
   expect(log_p.rows() == 1000 && log_p.allFinite() && drawn.rows() == 1000 && many.rows() == 1000, "p(x | c)");
 }
 
@@ -53,6 +59,7 @@ void own_layer() {
 
 int main() {
   own_data();
+  data_on_disk();
   known_density();
   continuous_flow();
   conditional_flow();
