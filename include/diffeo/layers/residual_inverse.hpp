@@ -147,11 +147,13 @@ class RefinementInDouble {
     row_ = row;
     // The sum of the biases' norms bounds the size of numbers inside of the network.
     const View<const S> first = constants(0).second.value();
+    const double* size_of_first = norms(first);
     double biases = 0;
-    for (std::size_t i = 1; i < network_.layers.size(); ++i) biases += norm(constants(i).second.value(), 0);
+    for (std::size_t i = 1; i < network_.layers.size(); ++i)
+      biases += static_cast<double>(as_eigen(constants(i).second.value()).matrix().norm());
     const double rounding = 16 * std::sqrt(static_cast<double>(x_.cols)) * eps / (1 - lipschitz_);
     for (Index n = 0; n < x_.rows; ++n)
-      if (rounding * (scale(n) + 2 * (norm(first, first.rows > 1 ? n : 0) + biases)) > options_.tolerance)
+      if (rounding * (scale(n) + 2 * (size_of_first[first.rows > 1 ? n : 0] + biases)) > options_.tolerance)
         row_[count_++] = n;
     return count_ > 0;
   }
@@ -175,10 +177,22 @@ class RefinementInDouble {
  private:
   static constexpr double eps = static_cast<double>(std::numeric_limits<S>::epsilon());
 
-  static double norm(View<const S> of, Index n) {
+  double norm(View<const S> of, Index n) const {
     double square = 0;
-    for (Index j = 0; j < of.cols; ++j) square += static_cast<double>(of.col(j)[n]) * static_cast<double>(of.col(j)[n]);
+    for (Index j = 0; j < x_.cols; ++j) square += static_cast<double>(of.col(j)[n]) * static_cast<double>(of.col(j)[n]);
     return std::sqrt(square);
+  }
+  // Returns the norm of each row, in memory of the tape. The bits do not depend on the number of rows.
+  const double* norms(View<const S> of) const {
+    auto* const size = tape_.template allocate<double>(static_cast<std::size_t>(of.rows));
+    std::fill_n(size, of.rows, 0.0);
+    for (Index j = 0; j < of.cols; ++j)
+      for (Index n = 0; n < of.rows; ++n) {
+        const auto v = static_cast<double>(of.col(j)[n]);
+        size[n] = simd::mul_add_scalar(v, v, size[n]);
+      }
+    for (Index n = 0; n < of.rows; ++n) size[n] = std::sqrt(size[n]);
+    return size;
   }
   double scale(Index n) const { return norm(x_, n) + norm(z_, n); }
 
