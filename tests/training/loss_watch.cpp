@@ -101,6 +101,32 @@ TEST_CASE("loss watch: noise, outliers and overshoots are no divergence", "[trai
   }
 }
 
+TEST_CASE("loss watch: with few rows the noise is learned from step to step", "[training]") {
+  // Losses of single rows that are no worse than the first, which was a lucky one, at times.
+  for (std::uint64_t seed = 0; seed < 200; ++seed)
+    for (const long batch : {1L, 2L, 4L}) {
+      CAPTURE(seed, batch);
+      LossWatch watch(5, batch);
+      bool diverged = false, kept = false;
+      for (diffeo::Index step = 0; step < 400; ++step) {
+        double sum = 0, squares = 0;
+        for (diffeo::Index i = 0; i < batch; ++i) {
+          const double loss = 2 * std::pow(diffeo::normal<double>(seed, static_cast<std::uint64_t>(i), step), 2);
+          sum += loss;
+          squares += loss * loss;
+        }
+        const auto rows = static_cast<double>(batch);
+        const double mean = sum / rows, variance = std::max(0.0, squares / rows - mean * mean);
+        const bool keep = watch.add(mean, std::sqrt(variance / rows));
+        if (step == 0) CHECK(keep);
+        kept = kept || (keep && step > 0);
+        diverged = diverged || watch.diverged();
+      }
+      CHECK(kept);
+      CHECK_FALSE(diverged);
+    }
+}
+
 TEST_CASE("loss watch: a training that leaves the best by far has diverged", "[training]") {
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     CAPTURE(seed);

@@ -242,6 +242,7 @@ TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") 
     check(real_nvp, {.steps = 400});
     check(real_nvp, {.steps = 400, .batch = 32, .clip_ratio = 0});
     check(real_nvp, {.steps = 400, .rate = {.learning_rate = 1e-2}, .clip_ratio = 0});
+    check(real_nvp, {.steps = 400, .batch = 1});
     check(diffeo::planar(data), {.steps = 400});
     check(diffeo::nice(data, {.layers = 8, .network = {.hidden = {24, 24}}}), {.steps = 400});
   }

@@ -16,7 +16,9 @@ namespace diffeo::inline DIFFEO_ISA {
 /// The smoothed loss is the mean of the last 50 losses, or of all there are. A training has diverged when the last 50
 /// losses do not fall, and more than half of them lie above the lowest smoothed loss by more than the largest of
 ///
-/// * `divergence` times the noise there, the standard error of the mean over a minibatch,
+/// * `divergence` times the noise there, the standard error of the mean over a minibatch, or what it changes by from
+/// step
+///   to step if that is more,
 /// * half of what the loss had come down since the first step,
 /// * 1.
 ///
@@ -25,8 +27,10 @@ class LossWatch {
  public:
   static constexpr long window = 50;
 
-  /// A divergence of 0 turns the detection off.
-  explicit LossWatch(double divergence) : divergence_(divergence) {}
+  /// A divergence of 0 turns the detection off. `batch` is the number of rows in a minibatch: of the fewer, the more
+  /// losses it takes to know their noise.
+  explicit LossWatch(double divergence, long batch = 512)
+      : divergence_(divergence), least_((8 + batch) / std::max(1L, batch)) {}
 
   /// Takes in the loss of a step and its standard error, both finite. Returns whether the parameters that have this
   /// loss are to be kept as the best so far. They are kept at intervals that grow from 1 to 16 steps.
@@ -35,18 +39,22 @@ class LossWatch {
       first_ = loss;
       first_noise_ = standard_error;
     }
+    // Noise that the rows of a minibatch share shows in rises alone: the mean square of those is the variance, as half
+    // of the changes are falls.
+    const double rise = count_ > 0 ? std::max(0.0, loss - last_) : 0;
     const auto place = static_cast<std::size_t>(count_ % window);
-    losses_[place] = loss;
-    squared_errors_[place] = standard_error * standard_error;
+    losses_[place] = last_ = loss;
+    squared_errors_[place] = std::max(standard_error * standard_error, rise * rise);
     ++step_;
     ++compared_;
     ++count_;
     const long n = std::min(count_, window);
     smoothed_ = mean(losses_, n);
+    if (n < least_) return keep_first();
     const double noise = std::sqrt(mean(squared_errors_, n));
     // The mean of few losses may be low by chance. A loss above the mean may be the first of a divergence.
     const double bound = smoothed_ + 3 * noise / std::sqrt(static_cast<double>(n));
-    if (!due() || !(bound < best_bound_) || loss > smoothed_) return false;
+    if (!due() || !(bound < best_bound_) || loss > smoothed_) return keep_first();
     kept_at_ = step_;
     best_bound_ = bound;
     best_ = smoothed_;
@@ -116,14 +124,22 @@ class LossWatch {
     return 10 * lower > 7 * half * half;
   }
 
+  // There must be something to go back to.
+  bool keep_first() {
+    if (kept_at_ > 0) return false;
+    kept_at_ = step_;
+    return true;
+  }
+
   bool due() const { return step_ >= kept_at_ + std::clamp(step_ / 8, 1L, longest_interval); }
 
   double divergence_;
+  long least_;  // losses before the noise is known
   Losses losses_{}, squared_errors_{};
   long count_ = 0;               // losses since the start or a restart
   long step_ = 0, kept_at_ = 0;  // counted from 1
   long compared_ = 0;            // losses in all
-  double smoothed_ = 0, first_ = 0, first_noise_ = 0, best_noise_ = 0;
+  double smoothed_ = 0, last_ = 0, first_ = 0, first_noise_ = 0, best_noise_ = 0;
   // The lowest smoothed loss, and with three standard errors, so that it is not taken for lower than it is.
   double best_ = std::numeric_limits<double>::infinity(), best_bound_ = std::numeric_limits<double>::infinity();
 };

@@ -178,13 +178,13 @@ double mean_weight_if_unequal([[maybe_unused]] const O& objective, [[maybe_unuse
     if (rows.empty()) return 0;
     const double first = objective.row_weight(rows.front());
     bool equal = true;
-    double sum = 0;
+    double mean = 0;
     for (const Index row : rows) {
       const double weight = objective.row_weight(row);
       equal = equal && weight == first;
-      sum += weight;
+      mean += weight / static_cast<double>(rows.size());  // the sum may be too large for a number
     }
-    return equal ? 0 : sum / static_cast<double>(rows.size());
+    return equal ? 0 : mean;
   } else {
     return 0;
   }

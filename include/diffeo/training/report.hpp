@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <diffeo/core/instruction_set.hpp>
 #include <limits>
@@ -72,7 +73,7 @@ struct FitReport {
 
 inline std::ostream& operator<<(std::ostream& out, const FitReport& report) {
   out << report.steps << " steps in " << report.seconds << " s, loss "
-      << (report.failed() ? report.best_loss : report.final_loss());
+      << (report.failed() && std::isfinite(report.best_loss) ? report.best_loss : report.final_loss());
   if (!report.validation_loss.empty())
     out << ", best validation loss " << report.best_validation_loss << " after step " << report.best_step;
   out << " (" << to_string(report.reason);

@@ -40,9 +40,9 @@ class TrainerCore {
   /// Takes one step and returns the mean loss of its minibatch before the step. Where that or the gradient is not
   /// finite, where the step would make a parameter not finite, or where the training has diverged (see LossWatch), the
   /// step is not taken and the training goes back to the snapshot: the parameters, moments and averages at the lowest
-  /// smoothed loss. outcome() then says so and failure() why. Where an equation of the model is not solved, the
-  /// training goes back too, and the solver_error names the row of the data (of the minibatch, for an objective that
-  /// draws).
+  /// smoothed loss. The result is then not finite, outcome() says what and failure() why. Where an equation of the
+  /// model is not solved, the training goes back too, and the solver_error names the row of the data (of the minibatch,
+  /// for an objective that draws).
   double step(double learning_rate) {
     if (!chosen_.empty()) choose_rows(chosen_);
     outcome_ = StepOutcome::not_solved;
@@ -65,6 +65,7 @@ class TrainerCore {
     pool_->run(blocks(), [this](Index block, int) { add_shards(block); });
     gradient_norm_ = std::sqrt(std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0));
     ++step_;
+    constexpr double not_taken = std::numeric_limits<double>::quiet_NaN();
     outcome_ = StepOutcome::non_finite;
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm_)) {
       if (std::isfinite(loss))
@@ -74,7 +75,7 @@ class TrainerCore {
       if (failure_.empty() && !current().allFinite()) failure_ = "the parameter " + first_not_finite(values_.data());
       if (failure_.empty()) failure_ = concat_message("the loss is ", loss);
       go_back();
-      return loss;
+      return not_taken;
     }
     const bool comparable = step_ > comparable_from_;
     const bool keep = comparable ? watch_.add(loss, standard_error(loss)) : watch_.add_incomparable();
@@ -83,7 +84,7 @@ class TrainerCore {
       failure_ =
           concat_message("the mean of the last losses is ", watch_.smoothed(), ", the lowest was ", watch_.best());
       go_back();
-      return loss;
+      return not_taken;
     }
     if (keep) keep_snapshot();
     adam_.begin_step(learning_rate);
@@ -96,7 +97,7 @@ class TrainerCore {
     if (std::accumulate(block_norm_.begin(), block_norm_.end(), 0.0) > 0) {
       failure_ = "the step of " + first_not_finite(values_.data());
       go_back();
-      return loss;
+      return not_taken;
     }
     if (average_.size() > 0) move_average();
     refresh_buffers(ParameterChange::small_step);
@@ -156,10 +157,12 @@ class TrainerCore {
   }
 
   /// Goes back to the snapshot for good. Where parameters are averaged, result() is then the average of that step, or,
-  /// if that is much worse on the last minibatch, the parameters of the step themselves.
+  /// unless the last minibatch shows that it is not much worse, the parameters of the step themselves.
   void end_at_snapshot() {
     go_back();
-    if (average_.size() > 0 && !(evaluate(average_) <= evaluate(values_) + watch_.margin())) average_ = values_;
+    if (average_.size() == 0) return;
+    const bool told = outcome_ != StepOutcome::not_solved;  // else it may not have seen the minibatch
+    if (!told || !(evaluate(average_) <= evaluate(values_) + watch_.margin())) average_ = values_;
   }
 
   /// Number of the step that found the parameters of the snapshot, from 0; -1 before there is one.
@@ -198,7 +201,7 @@ class TrainerCore {
         values_(std::move(values)),
         adam_(values_.size(), options.adam),
         snapshot_{values_, {}, adam_},
-        watch_(options.divergence) {
+        watch_(options.divergence, batch_) {
     options.check();
     if (row_count > 0) chosen_.resize(static_cast<std::size_t>(batch_));
     block_norm_.resize(static_cast<std::size_t>(blocks()));
