@@ -828,3 +828,13 @@ TEMPLATE_TEST_CASE("make_elementwise: an op of one's own, with operands that bro
                       std::tuple([](auto g, auto...) { return g; }, [](auto g, auto...) { return g; }), a, narrow),
                   invalid_argument);
 }
+
+TEST_CASE("affine: a bias that is a row of a larger array is refused", "[autodiff]") {
+  diffeo::Tape<double> tape;
+  const Array<double> x = Array<double>::Ones(4, 2), w = Array<double>::Ones(3, 2), rows = Array<double>::Ones(5, 3);
+  const auto points = tape.constant(x);
+  const auto row = tape.constant(diffeo::View<const double>{rows.data(), 1, 3, 5});
+  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { affine(points, w, row); }),
+                 "affine: the bias is a row of an array of several rows"));
+  CHECK_NOTHROW(affine(points, w, tape.copy(rows.row(2))));
+}

@@ -139,6 +139,7 @@ MultiDual<S> hidden_product(const HiddenInput<S>& in, Activation act, Var<S> w, 
   Tape<S>& tape = in.tape();
   require(in.cols() == w.cols() && (b.rows() == 1 || b.rows() == in.rows()) && b.cols() == w.rows(), "affine: x has ",
           in.cols(), " columns, the weights are ", w.rows(), " x ", w.cols(), ", the bias ", b.rows(), " x ", b.cols());
+  require_contiguous_bias(b);
   const Index directions = in.directions();
   const MultiDual<S> y = make_multi_dual(tape, in.rows(), w.rows(), directions,
                                          in.requires_grad() || w.requires_grad() || b.requires_grad());

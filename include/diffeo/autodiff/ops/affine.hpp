@@ -44,6 +44,14 @@ void transpose_and_sum(View<const S> g, S* transposed, Index across, S* bias, bo
   }
 }
 
+// Throws invalid_argument for a bias of one row whose values do not follow one another, such as a row of a larger
+// array.
+template <Real S>
+void require_contiguous_bias(Var<S> b) {
+  require(!b || b.rows() != 1 || b.cols() == 1 || b.value().stride == 1,
+          "affine: the bias is a row of an array of several rows, expected a copy of it");
+}
+
 // Assigns out = x W' + b (none: an empty Var). Where b has a row of its own for each sample, the product goes on from
 // it, with the bits of a shared one of the same values.
 template <Real S>
@@ -52,6 +60,7 @@ void product_with_bias(View<S> out, View<const S> x, bool x_is_padded, math::Str
     math::copy(out, b.value());
     math::product<S>(out, x, w, nullptr, math::Start::accumulate);
   } else {
+    require_contiguous_bias(b);
     math::product<S>(with_padding(out, x, x_is_padded), x, w, b ? b.value().data : nullptr,
                      b ? math::Start::bias : math::Start::zero);
   }
