@@ -65,6 +65,32 @@ TEST_CASE("slope: gradients are central differences", "[slope]") {
     }
 }
 
+TEMPLATE_TEST_CASE("slope: a bias with a row for each sample", "[slope]", float, double) {
+  using S = TestType;
+  for (std::size_t i = 0; i < std::size(activation_names); ++i)
+    for (const Index n : row_counts) {
+      const auto a = static_cast<Activation>(i);
+      CAPTURE(std::string(to_string(a)), n);
+      Tape<S> tape;
+      const Var<S> x = tape.copy(gaussian<S>(n, 5, 0));
+      const Array<S> w = gaussian<S>(6, 5, 1), b = gaussian<S>(1, 6, 2);
+      const auto shared = affine_with_slope(x, w, b, a), each = affine_with_slope(x, w, Array<S>(b.replicate(n, 1)), a);
+      CHECK(same_bits(to_array(each.value), to_array(shared.value)));
+      CHECK(same_bits(to_array(each.slope), to_array(shared.slope)));
+      if constexpr (std::is_same_v<S, double>) {
+        const std::vector in{gaussian<double>(n, 5, 0), gaussian<double>(6, 5, 1), gaussian<double>(n, 6, 2)};
+        const auto result = testing::check_gradients(
+            [a](auto v) {
+              const auto y = affine_with_slope(v[0], v[1], v[2], a);
+              return concat(y.value, y.slope);
+            },
+            in);
+        INFO(result.where);
+        CHECK(result.max_error < 1e-7);
+      }
+    }
+}
+
 TEST_CASE("slope: only what wants a gradient gets one", "[slope]") {
   for (const Activation a : {Activation::tanh, Activation::silu})
     for (unsigned wanted = 0; wanted < 8; ++wanted) {

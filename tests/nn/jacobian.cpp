@@ -101,6 +101,37 @@ TEMPLATE_TEST_CASE("jacobian: values are the network's, derivatives those of one
         }
 }
 
+TEST_CASE("jacobian: a first bias with a row for each sample", "[jacobian]") {
+  // Behind a first layer that is nothing but weights, and behind one whose inputs are a stack already.
+  for (const bool stacked : {false, true})
+    for (const std::vector<Index>& hidden : std::vector<std::vector<Index>>{{}, {6}, {6, 5}})
+      for (const Index n : {Index{1}, Index{7}, Index{65}}) {
+        CAPTURE(stacked, hidden.size(), n);
+        const Mlp<double> net = some_network<double>(3, 3, hidden, Activation::tanh);
+        const Index outputs = net.layers.front().outputs();
+        const auto jacobian = [stacked](const auto& model, const Var<double>& x, const Var<double>& bias) {
+          Tape<double>& tape = x.tape();
+          const auto layer = [&](std::size_t i) {
+            return std::pair(as_var(tape, model.layers[i].weight), i == 0 ? bias : as_var(tape, model.layers[i].bias));
+          };
+          if (!stacked)
+            return diffeo::detail::dense_with_jacobian<double>(x, model.activation, model.layers.size(), layer);
+          const auto [w, b] = layer(0);
+          return diffeo::detail::hidden_product<double>({x, diffeo::detail::identity_matrix(tape, 3), {}},
+                                                        Activation::sin, w, b);
+        };
+        Tape<double> tape;
+        const Var<double> x = tape.copy(gaussian<double>(n, 3, 0)), one = tape.copy(gaussian<double>(1, outputs, 1));
+        const Var<double> each = tape.copy(to_array(one).replicate(n, 1));
+        CHECK(same_bits(to_array(everything(jacobian(net, x, each))), to_array(everything(jacobian(net, x, one)))));
+        const std::vector in{gaussian<double>(n, 3, 0), gaussian<double>(n, outputs, 1)};
+        const auto check = testing::check_gradients(
+            net, [&](const auto& model, auto v) { return everything(jacobian(model, v[0], v[1])); }, in, {1, 0, 2});
+        INFO(check.where);
+        CHECK(check.max_error < 1e-6);
+      }
+}
+
 TEST_CASE("jacobian: gradients of value, derivatives and log-determinant are central differences", "[jacobian]") {
   const auto check = [](Activation a, const std::vector<Index>& hidden, Index dim, Index n) {
     CAPTURE(std::string(to_string(a)), hidden.size(), dim, n);
