@@ -134,7 +134,7 @@ class LossWatch {
   bool due() const { return step_ >= kept_at_ + std::clamp(step_ / 8, 1L, longest_interval); }
 
   double divergence_;
-  long least_;  // losses before the noise is known
+  std::ptrdiff_t least_;  // losses before the noise is known
   Losses losses_{}, squared_errors_{};
   long count_ = 0;               // losses since the start or a restart
   long step_ = 0, kept_at_ = 0;  // counted from 1
