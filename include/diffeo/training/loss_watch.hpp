@@ -16,9 +16,9 @@ namespace diffeo::inline DIFFEO_ISA {
 /// The smoothed loss is the mean of the last 50 losses, or of all there are. A training has diverged when the last 50
 /// losses do not fall, and more than half of them lie above the lowest smoothed loss by more than the largest of
 ///
-/// * `divergence` times the noise there, the standard error of the mean over a minibatch, or what it changes by from
-/// step
-///   to step if that is more,
+/// * `divergence` times the noise there: the standard error of the mean over a minibatch, or what the loss rises by
+/// from
+///   step to step if that is more,
 /// * half of what the loss had come down since the first step,
 /// * 1.
 ///
@@ -29,8 +29,8 @@ class LossWatch {
 
   /// A divergence of 0 turns the detection off. `batch` is the number of rows in a minibatch: of the fewer, the more
   /// losses it takes to know their noise.
-  explicit LossWatch(double divergence, long batch = 512)
-      : divergence_(divergence), least_((8 + batch) / std::max(1L, batch)) {}
+  explicit LossWatch(double divergence, std::ptrdiff_t batch = 512)
+      : divergence_(divergence), least_((8 + batch) / std::max<std::ptrdiff_t>(1, batch)) {}
 
   /// Takes in the loss of a step and its standard error, both finite. Returns whether the parameters that have this
   /// loss are to be kept as the best so far. They are kept at intervals that grow from 1 to 16 steps.
