@@ -10,7 +10,7 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
-/// Data for maximum likelihood: `fit(model, {.x = x, .weights = w})`.
+/// Data for maximum likelihood, of the scalar of the model: `fit(model, {.x = x, .weights = w})`.
 template <Real S>
 struct Dataset {
   Array<S> x;             ///< N x D, one sample in each row

@@ -16,9 +16,9 @@ namespace diffeo::inline DIFFEO_ISA {
 /// The smoothed loss is the mean of the last 50 losses, or of all there are. A training has diverged when the last 50
 /// losses do not fall, and more than half of them lie above the lowest smoothed loss by more than the largest of
 ///
-/// * `divergence` times the noise there, the standard error of the mean over a minibatch, or what it changes by from
+/// * `divergence` times the noise there: the standard error of the mean over a minibatch, or the rises from step to
 /// step
-///   to step if that is more,
+///   if they are more,
 /// * half of what the loss had come down since the first step,
 /// * 1.
 ///
@@ -29,8 +29,8 @@ class LossWatch {
 
   /// A divergence of 0 turns the detection off. `batch` is the number of rows in a minibatch: of the fewer, the more
   /// losses it takes to know their noise.
-  explicit LossWatch(double divergence, long batch = 512)
-      : divergence_(divergence), least_((8 + batch) / std::max(1L, batch)) {}
+  explicit LossWatch(double divergence, std::ptrdiff_t batch = 512)
+      : divergence_(divergence), least_((8 + batch) / std::max<std::ptrdiff_t>(1, batch)) {}
 
   /// Takes in the loss of a step and its standard error, both finite. Returns whether the parameters that have this
   /// loss are to be kept as the best so far. They are kept at intervals that grow from 1 to 16 steps.
@@ -134,7 +134,7 @@ class LossWatch {
   bool due() const { return step_ >= kept_at_ + std::clamp(step_ / 8, 1L, longest_interval); }
 
   double divergence_;
-  long least_;  // losses before the noise is known
+  std::ptrdiff_t least_;  // losses before the noise is known
   Losses losses_{}, squared_errors_{};
   long count_ = 0;               // losses since the start or a restart
   long step_ = 0, kept_at_ = 0;  // counted from 1
