@@ -169,9 +169,10 @@ struct Outcome {
 };
 
 template <class Model>
-Outcome fit_model(Model model, const Run& run, diffeo::FitOptions fit = {}) {
+Outcome fit_model(Model model, const Run& run, long steps) {
   const Options& options = run.options;
-  fit.steps = options.steps.value_or(fit.steps);
+  diffeo::FitOptions fit;
+  fit.steps = options.steps.value_or(steps);
   fit.batch = options.batch.value_or(fit.batch);
   fit.seed = options.seed;
   fit.threads = options.threads;
@@ -187,8 +188,8 @@ Outcome fit_model(Model model, const Run& run, diffeo::FitOptions fit = {}) {
 }
 
 template <class Flow>
-Outcome fit_flow(Flow flow, const Run& run, const diffeo::FitOptions& fit = {}) {
-  return fit_model(diffeo::TransformedDistribution(diffeo::StandardNormal<float>(2), std::move(flow)), run, fit);
+Outcome fit_flow(Flow flow, const Run& run, long steps) {
+  return fit_model(diffeo::TransformedDistribution(diffeo::StandardNormal<float>(2), std::move(flow)), run, steps);
 }
 
 // The options of a recipe that has layers, with those of this run.
@@ -200,7 +201,7 @@ RecipeOptions with_layers(const Run& run) {
   return options;
 }
 
-// The models of --flow.
+// The models of --flow, with the steps that they take unless the command line says otherwise.
 struct FlowChoice {
   const char* name;
   Outcome (*fit)(const Run&);
@@ -209,21 +210,33 @@ constexpr Index mixture_components = 16;
 constexpr FlowChoice flows[] = {
     {"realnvp",
      [](const Run& run) {
-       const auto options = with_layers<diffeo::CouplingFlowOptions>(run);
-       return fit_flow(diffeo::real_nvp(run.x, run.c, options), run, {.steps = 5000});
+       return fit_flow(diffeo::real_nvp(run.x, run.c, with_layers<diffeo::CouplingFlowOptions>(run)), run, 5000);
      }},
+    {"residual",
+     [](const Run& run) {
+       return fit_flow(diffeo::residual(run.x, run.c, with_layers<diffeo::ResidualFlowOptions>(run)), run, 8000);
+     }},
+    {"planar",
+     [](const Run& run) {
+       return fit_flow(diffeo::planar(run.x, run.c, with_layers<diffeo::PlanarFlowOptions>(run)), run, 8000);
+     }},
+    {"radial",
+     [](const Run& run) {
+       return fit_flow(diffeo::radial(run.x, run.c, with_layers<diffeo::RadialFlowOptions>(run)), run, 8000);
+     }},
+    {"cnf", [](const Run& run) { return fit_flow(diffeo::cnf(run.x, run.c, {.seed = run.options.seed}), run, 2000); }},
     {"nice",
      [](const Run& run) {
-       const auto options = with_layers<diffeo::CouplingFlowOptions>(run);
-       return fit_flow(diffeo::nice(run.x, run.c, options), run, {.steps = 5000});
+       return fit_flow(diffeo::nice(run.x, run.c, with_layers<diffeo::CouplingFlowOptions>(run)), run, 5000);
      }},
     {"normal",
      [](const Run& run) {
-       return fit_model(diffeo::conditional_normal(run.x, run.c, {.seed = run.options.seed}), run);
+       return fit_model(diffeo::conditional_normal(run.x, run.c, {.seed = run.options.seed}), run, 8000);
      }},
     {"mixture",
      [](const Run& run) {
-       return fit_model(diffeo::conditional_mixture(run.x, run.c, mixture_components, {.seed = run.options.seed}), run);
+       return fit_model(diffeo::conditional_mixture(run.x, run.c, mixture_components, {.seed = run.options.seed}), run,
+                        8000);
      }},
 };
 

@@ -348,15 +348,22 @@ constexpr FlowChoice flows[] = {
      }},
     {"planar",
      [](const Run& run) {
-       return fit_flow(diffeo::planar(run.problem.train, with_layers(diffeo::PlanarFlowOptions(), run)), run);
+       const auto options = with_layers(diffeo::PlanarFlowOptions(), run);
+       return fit_recipe([&](const auto&... data) { return diffeo::planar(data..., options); }, run);
      }},
     {"radial",
      [](const Run& run) {
-       return fit_flow(diffeo::radial(run.problem.train, with_layers(diffeo::RadialFlowOptions(), run)), run);
+       const auto options = with_layers(diffeo::RadialFlowOptions(), run);
+       return fit_recipe([&](const auto&... data) { return diffeo::radial(data..., options); }, run);
      }},
     {"residual",
-     [](const Run& run) { return fit_flow(diffeo::residual(run.problem.train, residual_options(run)), run); }},
-    {"cnf", [](const Run& run) { return fit_flow(diffeo::cnf(run.problem.train, cnf_options(run)), run); }},
+     [](const Run& run) {
+       return fit_recipe([&](const auto&... data) { return diffeo::residual(data..., residual_options(run)); }, run);
+     }},
+    {"cnf",
+     [](const Run& run) {
+       return fit_recipe([&](const auto&... data) { return diffeo::cnf(data..., cnf_options(run)); }, run);
+     }},
     {"nice",
      [](const Run& run) {
        return fit_recipe([&](const auto&... data) { return diffeo::nice(data..., coupling_options(run)); }, run);

@@ -9,6 +9,8 @@
 #include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
+#include <diffeo/distributions/conditional_mixture.hpp>
+#include <diffeo/distributions/conditional_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/invert.hpp>
@@ -297,6 +299,12 @@ TEMPLATE_TEST_CASE("training steps with a context do not allocate", "[allocation
     Trainer trainer(TransformedDistribution(StandardNormal<S>(3), flow), objective, rows, {.batch = 300, .threads = 1});
     check_steady(trainer);
   };
+  const auto steps_alone = [&](const auto& distribution) {
+    Trainer trainer(distribution, objective, rows, FitOptions{.batch = 300, .threads = 1});
+    check_steady(trainer);
+  };
+  steps_alone(conditional_normal(data, contexts, {.network = {.hidden = {16}}}));
+  steps_alone(conditional_mixture(data, contexts, 4, {.network = {.hidden = {16}}}));
   steps(planar(data, contexts, {.layers = 2}));
   steps(radial(data, contexts, {.layers = 2}));
   steps(residual(data, contexts, {.layers = 2, .block = {.hidden = {16}}}));

@@ -130,7 +130,7 @@ TEST_CASE("distributions given a context: the scores are central differences", "
 TEMPLATE_TEST_CASE("distributions given a context: derivatives in x, c and parameters", "[distributions]",
                    DIFFEO_TEST_SCALARS) {
   using S = TestType;
-  constexpr double tolerance = sizeof(S) == 4 ? 2e-2 : 1e-6;
+  constexpr double tolerance = sizeof(S) == 4 ? 1e-2 : 1e-6;
   const auto log_prob = [](const auto& model, auto in) {
     Pass<S> pass;
     pass.context = in[1];
