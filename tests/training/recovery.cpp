@@ -32,7 +32,7 @@ using diffeo::Var;
 
 namespace {
 
-constexpr double infinite = std::numeric_limits<double>::infinity();
+constexpr double no_bound = std::numeric_limits<double>::infinity();
 
 template <class Model, class S>
 double loss_over(const Model& model, const Array<S>& data) {
@@ -64,7 +64,7 @@ struct TurnsNan {
 
 // The lowest mean of as many losses as a smoothed one has, at any step.
 double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
-  double lowest = infinite;
+  double lowest = no_bound;
   for (std::size_t last = 1; last <= end; ++last) {
     const std::size_t first = last > 50 ? last - 50 : 0;
     double sum = 0;
@@ -79,7 +79,7 @@ double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
 TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]") {
   const Array<float> data = student(10000, 19);
   TransformedDistribution model(StandardNormal<float>(19),
-                                diffeo::real_nvp(data, {.layers = 32, .log_scale_bound = infinite}));
+                                diffeo::real_nvp(data, {.layers = 32, .log_scale_bound = no_bound}));
   const double before = loss_over(model, data);
   const FitReport report =
       diffeo::fit(model, data, {.steps = 200, .rate = {.learning_rate = 1e-2, .schedule = diffeo::Schedule::constant}});
@@ -93,7 +93,7 @@ TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]
 TEST_CASE("recovery: a rate of 10 with averaged weights", "[training]") {
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 2000, 1);
   const TransformedDistribution start(StandardNormal<float>(2),
-                                      diffeo::real_nvp(data, {.layers = 8, .log_scale_bound = infinite}));
+                                      diffeo::real_nvp(data, {.layers = 8, .log_scale_bound = no_bound}));
   for (const long steps : {1L, 2L, 400L})
     for (const long most : {0L, 10L}) {
       CAPTURE(steps, most);

@@ -16,9 +16,8 @@ namespace diffeo::inline DIFFEO_ISA {
 /// The smoothed loss is the mean of the last 50 losses, or of all there are. A training has diverged when the last 50
 /// losses do not fall, and more than half of them lie above the lowest smoothed loss by more than the largest of
 ///
-/// * `divergence` times the noise there: the standard error of the mean over a minibatch, or the rises from step to
-/// step
-///   if they are more,
+/// * `divergence` times the noise there: the standard error of the mean over a minibatch, or if they are more,
+///   the rises from step to step,
 /// * half of what the loss had come down since the first step,
 /// * 1.
 ///
