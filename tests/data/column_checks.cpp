@@ -91,17 +91,23 @@ TEST_CASE("column checks: few values, one frequent value and equal rows are name
   const std::vector<std::string> names{"a", "class", "b"};
   CHECK(contains(repetition_warnings(x, names)[0], "column 1 (class) has 4"));
 
+  // Several columns are one warning.
+  for (Index i = 0; i < x.rows(); ++i) x(i, 2) = static_cast<double>(i % 9);
+  warnings = repetition_warnings(x);
+  REQUIRE(warnings.size() == 1);
+  CHECK(contains(warnings[0], "column 1 has 4, column 2 has 9 distinct values in 4000 rows"));
+
   x = normal_columns<double>(4000, 3);
   for (Index i = 0; i < 1200; ++i) x(3 * i, 2) = i % 2 == 0 ? 0.0 : -0.0;
   warnings = repetition_warnings(x);
   REQUIRE(warnings.size() == 1);
-  CHECK(contains(warnings[0], "column 2 is 0 in 30 % of the rows"));
+  CHECK(contains(warnings[0], "column 2 is 0 in 30 % of the 4000 rows: a density has no bound there"));
 
   x = normal_columns<double>(4000, 3);
   x.bottomRows(400) = x.topRows(400).eval();
   warnings = repetition_warnings(x);
   REQUIRE(warnings.size() == 1);
-  CHECK(contains(warnings[0], "10 % of the rows are equal to another row"));
+  CHECK(contains(warnings[0], "10 % of the 4000 rows are equal to another one"));
   // Rows that share one value only are not equal.
   x = normal_columns<double>(4000, 2);
   x.bottomRows(300).col(0) = x.topRows(300).col(0).eval();
@@ -112,5 +118,37 @@ TEST_CASE("column checks: few values, one frequent value and equal rows are name
   x = x.sign();
   warnings = repetition_warnings(x);
   REQUIRE(warnings.size() == 1);
-  CHECK(contains(warnings[0], "column 0 has 2 distinct values in 100000 rows"));
+  CHECK(contains(warnings[0], "column 0 has 2 distinct values in 20000 rows that were looked at"));
+}
+
+TEST_CASE("column checks: rows are spread over data of any period", "[data]") {
+  CHECK(diffeo::detail::spread_rows(5, 10) == std::vector<Index>{0, 1, 2, 3, 4});
+  CHECK(diffeo::detail::spread_rows(0, 10).empty());
+  const auto rows = diffeo::detail::spread_rows(1'000'000, 1000);
+  REQUIRE(rows.size() == 1000);
+  int even = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    CHECK(rows[i] / 1000 == static_cast<Index>(i));
+    even += rows[i] % 2 == 0;
+  }
+  CHECK(std::abs(even - 500) < 80);
+  // A column that is 0 in every 50th row, which evenly spaced rows would take for constant.
+  Array<double> x = normal_columns<double>(1'000'000, 1);
+  for (Index i = 0; i < x.rows(); i += 50) x(i, 0) = 0;
+  CHECK(repetition_warnings(x).empty());
+}
+
+TEST_CASE("column checks: a conversion is judged by the exact values", "[data]") {
+  const Array<double> x = normal_columns<double>(500, 1);
+  const auto message = [](const Array<double>& data) {
+    return thrown_message<invalid_argument>([&] { diffeo::converted_columns<float>("fit: data", data); });
+  };
+  CHECK(contains(message(x + 1e9), "column 0 has a standard deviation of 1"));
+  CHECK(contains(message(x * 1e300), "which is too large for float: scale it, or fit in double"));
+  Array<double> infinite = x;
+  infinite(3, 0) = std::numeric_limits<double>::infinity();
+  CHECK(contains(message(infinite), "fit: data is inf at (row 3, column 0)"));
+  CHECK((diffeo::converted_columns<float>("fit", x) == x.cast<float>()).all());
+  CHECK((diffeo::converted_columns<double>("fit", x + 1e9) == x + 1e9).all());
+  CHECK((diffeo::converted_columns<float>("fit", Eigen::ArrayXXi::Constant(4, 2, 7)) == 7.0F).all());
 }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <diffeo/data/column_checks.hpp>
 #include <diffeo/data/dequantise.hpp>
+#include <diffeo/math/random_fill.hpp>
 #include <limits>
 
 #include "../catch.hpp"
@@ -52,7 +53,7 @@ TEST_CASE("dequantise: mistakes are named", "[data]") {
   const auto message = [&x](const diffeo::DequantiseOptions& options) {
     return thrown_message<invalid_argument>([&] { dequantise(x, options); });
   };
-  CHECK(contains(message({}), "dequantise: column 1 is constant"));
+  CHECK(contains(message({.columns = {1}}), "dequantise: the values of column 1 are not multiples of a spacing"));
   CHECK(contains(message({.columns = {2}}), "dequantise: column 2, the data have 2 columns"));
   CHECK(contains(message({.columns = {-1}}), "dequantise: column -1, the data have 2 columns"));
   CHECK(contains(message({.columns = {0}, .spacing = {1, 2}}), "dequantise: got 2 spacings for 1 columns"));
@@ -60,4 +61,28 @@ TEST_CASE("dequantise: mistakes are named", "[data]") {
     CHECK(contains(message({.columns = {0}, .spacing = {wrong}}), "dequantise: the spacing of column 0 is"));
   x(2, 1) = std::numeric_limits<double>::quiet_NaN();
   CHECK(contains(message({}), "dequantise: data is nan at (row 2, column 1)"));
+}
+
+TEST_CASE("dequantise: only columns whose values have a spacing are changed", "[data]") {
+  Array<double> x(3000, 5);
+  diffeo::fill_normal(diffeo::view(x), 4, 4);
+  x.col(1) = x.col(1).max(0.0);                               // zeros among other values
+  x.col(2).bottomRows(1500) = x.col(2).topRows(1500).eval();  // every value twice
+  for (Index i = 0; i < x.rows(); ++i)                        // a lattice of 0.1, computed in two ways
+    x(i, 3) = i % 2 == 0 ? 0.1 * double(i % 13) : double(i % 13) / 10.0;
+  x.col(4) = 5;
+  const Array<double> y = dequantise(x);
+  for (const Index j : {0, 1, 2, 4}) CHECK((y.col(j) == x.col(j)).all());
+  const Array<double> noise = y.col(3) - x.col(3);
+  CHECK(noise.abs().maxCoeff() < 0.0501);
+  CHECK(noise.square().mean() == Approx(0.01 / 12).epsilon(0.1));
+  CHECK_FALSE(diffeo::repetition_warnings(y).empty());  // of the zeros
+  CHECK_THROWS_AS(dequantise(x, {.columns = {1}}), invalid_argument);
+
+  // Noise that the scalar cannot hold is refused, and not lost.
+  Array<float> large(100, 1);
+  for (Index i = 0; i < 100; ++i) large(i, 0) = 2e7F + 2 * float(i % 7);
+  CHECK(contains(thrown_message<invalid_argument>([&] { dequantise(large, {.columns = {0}, .spacing = {2}}); }),
+                 "less than 100 steps of float"));
+  CHECK_THROWS_AS(dequantise(large, {.columns = {0}}), invalid_argument);
 }

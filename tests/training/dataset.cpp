@@ -383,3 +383,26 @@ TEST_CASE("dataset: NaN and names of another number are told with the name of th
                  }),
                  "fit: data is inf at (row 7, column 1 (b)), expected finite values"));
 }
+
+TEST_CASE("dataset: rows of weight 0 are not inspected, and the others are", "[training]") {
+  Array<double> x = normal_pairs<double>(1000), weights = Array<double>::Ones(1000, 1);
+  auto model = centred_normal<double>();
+  x.topRows(300) = -999;
+  weights.topRows(300) = 0;
+  CHECK(diffeo::fit(model, {.x = x, .weights = weights}, {.steps = 3}).warnings.empty());
+  weights = 1 - weights;
+  CHECK_THROWS_AS(diffeo::fit(model, {.x = x, .weights = weights}, {.steps = 3}), invalid_argument);
+  weights.setZero();
+  weights(500, 0) = 1;
+  CHECK(contains(
+      thrown_message<invalid_argument>([&] { diffeo::fit(model, {.x = x, .weights = weights}, {.steps = 3}); }),
+      "fit: data has 1 row of a weight above 0, expected at least 2"));
+}
+
+TEST_CASE("dataset: an objective with a context and a model without one do not fit", "[training]") {
+  const Array<double> x = normal_pairs<double>(100);
+  auto model = centred_normal<double>();
+  CHECK(contains(
+      thrown_message<invalid_argument>([&] { diffeo::fit(model, MaximumLikelihood<double>(x, x), {.steps = 3}); }),
+      "fit: got a context, but this model takes none"));
+}

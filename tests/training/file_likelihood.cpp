@@ -139,9 +139,12 @@ TEST_CASE("file likelihood: columns are chosen, for x and for the context", "[tr
   CHECK((data.dim() == 2 && data.context_dim() == 1));
   const auto some = data.sample(50);
   REQUIRE((some.x.rows() == 50 && some.x.cols() == 2 && some.context.cols() == 1));
-  CHECK((some.x.col(0) == table(Eigen::seqN(0, 50, 10), 3)).all());
-  CHECK((some.x.col(1) == table(Eigen::seqN(0, 50, 10), 1)).all());
-  CHECK((some.context.col(0) == table(Eigen::seqN(0, 50, 10), 0)).all());
+  for (Index i = 0; i < 50; ++i) {  // one of each ten rows
+    const auto ten = table.middleRows(10 * i, 10);
+    Index row = 0;
+    while (row < 9 && ten(row, 3) != some.x(i, 0)) ++row;
+    CHECK((some.x(i, 0) == ten(row, 3) && some.x(i, 1) == ten(row, 1) && some.context(i, 0) == ten(row, 0)));
+  }
   CHECK(data.sample(10'000).x.rows() == 500);
   CHECK(FileLikelihood<float>(file.path, {.context = {2}}).dim() == 3);
 
@@ -182,11 +185,27 @@ TEST_CASE("file likelihood: mistakes are named", "[training]") {
   CHECK(contains(
       thrown_message<diffeo::invalid_argument>([&] { diffeo::fit(model, data, {.validation_fraction = 0.1}); }),
       "this objective chooses its rows"));
+  // The blocks of a file differ by few rows, so that the smallest holds a minibatch, or none does.
+  const TemporaryNpy uneven(two_columns<double>(10'001));
+  for (const Index rows : {1000, 3334, 5001, 10'000}) {
+    const FileLikelihood<double> blocks(uneven.path, {.block_bytes = static_cast<std::size_t>(16 * rows)});
+    CAPTURE(rows, blocks.blocks());
+    CHECK_NOTHROW(diffeo::fit(model, blocks, {.steps = 60}));
+  }
   CHECK_THROWS_AS(data.sample(0), diffeo::invalid_argument);
   DiagonalNormal<double> wide{Array<double>::Zero(1, 3), Array<double>::Zero(1, 3)};
   CHECK(contains(thrown_message<diffeo::invalid_argument>(
                      [&] { diffeo::fit(wide, FileLikelihood<double>(file.path), {.steps = 3}); }),
-                 "2 columns"));
+                 "fit: data has 2 columns, this flow has dimension 3"));
+  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] {
+                   diffeo::fit(model, MaximumLikelihood<double>(x), FileLikelihood<double>(file.path, {.columns = {0}}),
+                               {.steps = 3});
+                 }),
+                 "fit: validation: data has 1 columns, this flow has dimension 2"));
+  DiagonalNormal<double> narrow{Array<double>::Zero(1, 1), Array<double>::Zero(1, 1)};
+  CHECK(contains(thrown_message<diffeo::invalid_argument>(
+                     [&] { diffeo::fit(narrow, FileLikelihood<double>(file.path, {.context = {1}}), {.steps = 3}); }),
+                 "fit: got a context, but this model takes none"));
 
   x(777, 1) = std::numeric_limits<double>::quiet_NaN();
   const TemporaryNpy with_nan(x);
@@ -207,4 +226,18 @@ TEST_CASE("file likelihood: a file that is cut during the training ends it with 
         file.path + " was truncated while it was open");
   CHECK((model.mean != 0).all());
   CHECK(model.mean.allFinite());
+}
+
+TEST_CASE("file likelihood: data are inspected by the columns of the file", "[training]") {
+  Array<double> x = two_columns<double>(100'000);
+  for (Index i = 0; i < x.rows(); ++i) x(i, 1) = static_cast<double>(i % 3);
+  for (Index i = 0; i < x.rows(); i += 10) x(i, 0) = 0;
+  const TemporaryNpy file(x);
+  const auto warnings = FileLikelihood<double>(file.path, {.columns = {1}}).inspect();
+  REQUIRE(warnings.size() == 1);
+  CHECK(contains(warnings[0], "column 0 (column 1 of " + file.path + ") has 3 distinct values in 10000 rows"));
+  x.col(0) += 1e15;
+  const TemporaryNpy lattice(x);
+  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { FileLikelihood<double>(lattice.path).inspect(); }),
+                 "column 0 (column 0 of " + lattice.path + ") has a standard deviation of"));
 }

@@ -15,12 +15,12 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of FileLikelihood.
 ///
-/// | option      | type               | default |
-/// |-------------|--------------------|--------------------------------------------------------------------------------|
-/// | columns     | std::vector<Index> | empty: all columns that are not those of the context; else those of x | |
-/// context     | std::vector<Index> | empty: none; else the columns of the file that are the context c of p(x given c)
-/// | | block_bytes | std::size_t        | 64 MiB: memory for the rows that minibatches are chosen from | | chunk_rows
-/// | Index              | 4096: rows that follow one another in the file and are read together           |
+/// | option      | type               | default                                                                |
+/// |-------------|--------------------|------------------------------------------------------------------------|
+/// | columns     | std::vector<Index> | empty: all columns that are not those of the context; else those of x  |
+/// | context     | std::vector<Index> | empty: none; else the columns of the file that are the context         |
+/// | block_bytes | std::size_t        | 64 MiB: memory for the rows that minibatches are chosen from           |
+/// | chunk_rows  | Index              | 4096: rows that follow one another in the file and are read together   |
 struct FileLikelihoodOptions {
   std::vector<Index> columns = {};
   std::vector<Index> context = {};
@@ -73,9 +73,9 @@ class FileLikelihood {
     require(options_.block_bytes >= row_bytes(), "fit: block_bytes is ", options_.block_bytes, ", a row has ",
             row_bytes());
     const auto affordable = static_cast<Index>(options_.block_bytes / row_bytes());
-    chunk_rows_ = std::min({options_.chunk_rows, affordable, size()});
-    chunks_ = (size() + chunk_rows_ - 1) / chunk_rows_;
-    const Index chunks_per_block = std::max<Index>(1, affordable / chunk_rows_);
+    const Index chunk_rows = std::min({options_.chunk_rows, affordable, size()});
+    chunks_ = (size() + chunk_rows - 1) / chunk_rows;
+    const Index chunks_per_block = std::max<Index>(1, affordable / chunk_rows);
     blocks_ = size() <= affordable ? 1 : (chunks_ + chunks_per_block - 1) / chunks_per_block;
   }
 
@@ -88,25 +88,26 @@ class FileLikelihood {
   /// Number of blocks that an epoch reads.
   Index blocks() const { return blocks_; }
 
-  /// Returns so many rows (all if there are fewer), evenly spaced over the file: to standardise by, say. Throws
-  /// `io_error` as NpyFile::read_rows() does, and invalid_argument for a number below 1 and for NaN or infinity.
+  /// Returns so many rows (all if there are fewer), spread over the file: to standardise by, say. Throws `io_error` as
+  /// NpyFile::read_rows() does, and invalid_argument for a number below 1 and for NaN or infinity.
   Dataset<S> sample(Index rows) const {
     require(rows >= 1, "sample: rows is ", rows, ", expected at least 1");
-    rows = std::min(rows, size());
-    std::vector<Index> chosen(static_cast<std::size_t>(rows));
-    const double stride = static_cast<double>(size()) / static_cast<double>(rows);
-    for (Index i = 0; i < rows; ++i)
-      chosen[static_cast<std::size_t>(i)] = std::min(size() - 1, static_cast<Index>(stride * static_cast<double>(i)));
     Dataset<S> result;
     Block block;
-    gather(block, chosen, result.x, result.context);
+    gather(block, detail::spread_rows(size(), rows), result.x, result.context);
     return result;
   }
 
-  /// Returns warnings and throws as MaximumLikelihood::inspect() does, for 10,000 rows spread over the file.
+  /// Returns warnings and throws as MaximumLikelihood::inspect() does, for 10,000 rows spread over the file. A column
+  /// with one value in these rows is warned of, because others may have other values.
   std::vector<std::string> inspect() const {
     const Dataset<S> some = sample(10'000);
-    return MaximumLikelihood<S>(some).inspect();
+    std::vector<std::string> names;
+    for (const Index column : options_.columns)
+      names.push_back(concat_message("column ", column, " of ", file_->path()));
+    require_resolved_columns("fit: data", some.x, names, Constants::allowed);
+    require_resolved_columns("fit: the context", some.context, {}, Constants::allowed);
+    return repetition_warnings(some.x, names);
   }
 
   /// Rows in memory, those of the minibatch apart.
@@ -159,10 +160,16 @@ class FileLikelihood {
 
   Index width() const { return dim() + context_dim(); }
   std::size_t row_bytes() const { return static_cast<std::size_t>(width()) * sizeof(S); }
-  Index rows_of(Index chunk) const { return std::min(chunk_rows_, size() - chunk * chunk_rows_); }
+  // Chunks differ by a row at most.
+  Index begin_of(Index chunk) const { return chunk * size() / chunks_; }
+  Index rows_of(Index chunk) const { return begin_of(chunk + 1) - begin_of(chunk); }
+  Index chunk_of(Index row) const { return ((row + 1) * chunks_ - 1) / size(); }
 
   void next_block(Block& block, Index batch, std::uint64_t seed) const {
     constexpr std::uint64_t chunk_stream = 0x6368756e6b732121;  // apart from the other streams
+    const Index smallest = chunks_ / blocks_ * (size() / chunks_);
+    require(smallest >= batch, "fit: a block of ", file_->path(), " has ", smallest, " rows, the minibatch ", batch,
+            ": raise block_bytes");
     const Index number = block.next % blocks_;
     if (number == 0) block.chunks = permutation(chunks_, seed, chunk_stream + block.epoch++);
     const Index begin = number * chunks_ / blocks_, end = (number + 1) * chunks_ / blocks_;
@@ -170,11 +177,8 @@ class FileLikelihood {
     std::vector<Index> rows;
     for (Index i = begin; i < end; ++i) {
       const Index chunk = block.chunks[static_cast<std::size_t>(i)];
-      for (Index k = 0; k < rows_of(chunk); ++k) rows.push_back(chunk * chunk_rows_ + k);
+      for (Index k = 0; k < rows_of(chunk); ++k) rows.push_back(begin_of(chunk) + k);
     }
-    block.left = static_cast<Index>(rows.size());
-    require(block.left >= batch, "fit: a block of ", file_->path(), " has ", block.left, " rows, the minibatch ", batch,
-            ": raise block_bytes");
     block.order = detail::RowOrder(std::move(rows), seed, static_cast<std::uint64_t>(block.next++));
   }
 
@@ -182,11 +186,13 @@ class FileLikelihood {
   void load(Block& block, Index begin, Index end) const {
     std::sort(block.chunks.begin() + begin, block.chunks.begin() + end);
     block.place.assign(static_cast<std::size_t>(chunks_), -1);
-    block.rows.resize(static_cast<std::size_t>((end - begin) * chunk_rows_ * width()));
     Index at = 0;
+    for (Index i = begin; i < end; ++i) at += rows_of(block.chunks[static_cast<std::size_t>(i)]);
+    block.rows.resize(static_cast<std::size_t>(at * width()));
+    at = 0;
     for (Index i = begin; i < end; ++i) {
       const Index chunk = block.chunks[static_cast<std::size_t>(i)];
-      read(block.read, chunk * chunk_rows_, rows_of(chunk), block.rows.data() + at * width());
+      read(block.read, begin_of(chunk), rows_of(chunk), block.rows.data() + at * width());
       block.place[static_cast<std::size_t>(chunk)] = at;
       at += rows_of(chunk);
     }
@@ -208,28 +214,41 @@ class FileLikelihood {
     }
   }
 
+  // Rows that are not in memory and follow one another are read together.
   void gather(const Block& block, std::span<const Index> rows, Array<S>& x, Array<S>& context) const {
     const auto count = static_cast<Index>(rows.size());
     x.resize(count, dim());
     context.resize(count, context_dim());
-    std::vector<S> single, whole;
-    for (Index i = 0; i < count; ++i) {
-      const Index row = rows[static_cast<std::size_t>(i)], chunk = row / chunk_rows_;
+    const auto in_memory = [&](Index i) -> const S* {
+      const Index row = rows[static_cast<std::size_t>(i)], chunk = chunk_of(row);
       const Index place = block.place.empty() ? -1 : block.place[static_cast<std::size_t>(chunk)];
-      const S* values = block.rows.data() + (place + row - chunk * chunk_rows_) * width();
-      if (place < 0) {
-        single.resize(static_cast<std::size_t>(width()));
-        read(whole, row, 1, single.data());
-        values = single.data();
-      }
+      return place < 0 ? nullptr : block.rows.data() + (place + row - begin_of(chunk)) * width();
+    };
+    const auto copy = [&](Index i, const S* values) {
       for (Index j = 0; j < dim(); ++j) x(i, j) = values[j];
       for (Index j = 0; j < context_dim(); ++j) context(i, j) = values[dim() + j];
+    };
+    std::vector<S> kept, whole;
+    for (Index i = 0; i < count;) {
+      if (const S* values = in_memory(i)) {
+        copy(i++, values);
+        continue;
+      }
+      const Index first = rows[static_cast<std::size_t>(i)];
+      Index run = 1;
+      while (i + run < count && run < options_.chunk_rows && rows[static_cast<std::size_t>(i + run)] == first + run &&
+             !in_memory(i + run))
+        ++run;
+      kept.resize(static_cast<std::size_t>(run * width()));
+      read(whole, first, run, kept.data());
+      for (Index k = 0; k < run; ++k) copy(i + k, kept.data() + k * width());
+      i += run;
     }
   }
 
   FileLikelihoodOptions options_;
   std::shared_ptr<const NpyFile<S>> file_;
-  Index chunk_rows_ = 0, chunks_ = 0, blocks_ = 0;
+  Index chunks_ = 0, blocks_ = 0;
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -70,15 +70,21 @@ void require_training_data(const Model& model, const Eigen::DenseBase<Derived>& 
   require(data.rows() >= least_rows, who, ": data has 1 row, expected at least ", least_rows);
 }
 
+// Throws invalid_argument unless the model takes a context of so many columns, 0 for none.
+template <class Model>
+void require_context_columns(const Model& model, Index given, const char* who) {
+  const Index wanted = context_dim(model);
+  require(given == 0 || wanted > 0, who, ": got a context, but this model takes none");
+  require(given > 0 || wanted == 0, who, ": this model takes a context of ", wanted, " columns, got none");
+  require(given == wanted, who, ": the context has ", given, " columns, this model takes one of ", wanted);
+}
+
 // Throws invalid_argument unless the data suit the model, with messages that begin with `who`.
 template <class Model>
 void require_dataset(const Model& model, const Dataset<typename Model::Scalar>& data, const char* who,
                      Index least_rows) {
   require_training_data(model, data.x, who, least_rows);
-  const Index wanted = context_dim(model), given = data.context.cols();
-  require(given == 0 || wanted > 0, who, ": got a context, but this model takes none");
-  require(given > 0 || wanted == 0, who, ": this model takes a context of ", wanted, " columns, got none");
-  require(given == wanted, who, ": the context has ", given, " columns, this model takes one of ", wanted);
+  require_context_columns(model, data.context.cols(), who);
 }
 
 // Returns the rows of an objective that have a weight, in random order.
@@ -95,6 +101,17 @@ std::vector<Index> shuffled_rows(const O& objective, std::uint64_t seed) {
     for (Index& row : order) row = rows[static_cast<std::size_t>(row)];
     return order;
   }
+}
+
+// Throws invalid_argument where an objective that says its number of columns, or that of its context, does not fit the
+// model. Messages begin with `who`.
+template <class Model, class O>
+void require_fitting([[maybe_unused]] const Model& model, [[maybe_unused]] const O& objective,
+                     [[maybe_unused]] const char* who) {
+  if constexpr (requires { objective.dim(), model.dim(); })
+    require(objective.dim() == model.dim(), who, ": data has ", objective.dim(), " columns, this flow has dimension ",
+            model.dim());
+  if constexpr (requires { objective.context_dim(); }) require_context_columns(model, objective.context_dim(), who);
 }
 
 // Returns what an objective warns of, and prints it on stderr if wanted.
@@ -259,6 +276,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
   options.check();
   require(options.patience == 0 || options.validation_fraction > 0,
           "fit: patience needs validation_fraction > 0 or a validation set");
+  detail::require_fitting(model, objective, "fit");
   std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
@@ -290,6 +308,8 @@ FitReport fit(Model& model, const O& objective, const V& validation, const FitOp
   options.check();
   require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
           ", but there is a validation set; expected 0");
+  detail::require_fitting(model, objective, "fit");
+  detail::require_fitting(model, validation, "fit: validation");
   std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   std::vector<Index> held_out(static_cast<std::size_t>(std::max<Index>(0, validation.size())));
   require(!held_out.empty(), "fit: the validation set has no rows");
@@ -314,7 +334,7 @@ FitReport
   detail::require_training_data(model, data);
   const Index wanted = context_dim(model);
   require(wanted == 0, "fit: this model takes a context of ", wanted, " columns: call fit(model, data, context)");
-  const Array<S> rows = data.derived().template cast<S>().array();
+  const Array<S> rows = converted_columns<S>("fit: data", data);
   return fit(model, MaximumLikelihood<S>(rows), options, callbacks...);
 }
 
@@ -327,12 +347,8 @@ FitReport fit(Model& model, const Eigen::DenseBase<Derived>& data, const Eigen::
               const FitOptions& options = {}, Callbacks&&... callbacks) {
   using S = typename Model::Scalar;
   detail::require_training_data(model, data);
-  const Index wanted = context_dim(model);
-  require(wanted > 0, "fit: got a context, but this model takes none");
-  require(context.cols() == wanted, "fit: the context has ", context.cols(), " columns, this model takes one of ",
-          wanted);
-  const Array<S> rows = data.derived().template cast<S>().array(),
-                 contexts = context.derived().template cast<S>().array();
+  const Array<S> rows = converted_columns<S>("fit: data", data),
+                 contexts = converted_columns<S>("fit: the context", context);
   return fit(model, MaximumLikelihood<S>(rows, contexts), options, callbacks...);
 }
 

@@ -73,13 +73,21 @@ class MaximumLikelihood {
   /// Returns the weight of a row of the data, 1 where there are no weights.
   double row_weight(Index row) const { return weights_ ? static_cast<double>((*weights_)(row, 0)) : 1; }
 
+  /// Number of columns of the data.
+  Index dim() const { return data_->cols(); }
+  /// Number of columns of the context, 0 without one.
+  Index context_dim() const { return context_ ? context_->cols() : 0; }
+
   /// Returns warnings about repeated values and rows (see repetition_warnings()). Throws invalid_argument for columns
   /// of data or context that are rounded to a lattice and for constant columns of data (see
-  /// require_resolved_columns()).
+  /// require_resolved_columns()). Rows of weight 0 do not count.
   std::vector<std::string> inspect() const {
-    require_resolved_columns("fit: data", *data_, names_);
-    if (context_) require_resolved_columns("fit: the context", *context_, {}, Constants::allowed);
-    return repetition_warnings(*data_, names_);
+    if (!weights_ || (*weights_ > 0).all()) return inspect(*data_, context_ ? *context_ : Array<S>());
+    std::vector<Index> rows;
+    for (Index row = 0; row < size(); ++row)
+      if ((*weights_)(row, 0) > 0) rows.push_back(row);
+    const Array<S> data = (*data_)(rows, Eigen::all);
+    return inspect(data, context_ ? Array<S>((*context_)(rows, Eigen::all)) : Array<S>());
   }
 
   template <class Model>
@@ -95,6 +103,13 @@ class MaximumLikelihood {
   }
   MaximumLikelihood(std::shared_ptr<const Dataset<S>> data, const std::string& who) : MaximumLikelihood(*data, who) {
     owned_ = std::move(data);
+  }
+
+  std::vector<std::string> inspect(const Array<S>& data, const Array<S>& context) const {
+    require(data.rows() > 1, "fit: data has 1 row of a weight above 0, expected at least 2");
+    require_resolved_columns("fit: data", data, names_);
+    require_resolved_columns("fit: the context", context, {}, Constants::allowed);
+    return repetition_warnings(data, names_);
   }
 
   void set_context(const Array<S>& context) {
