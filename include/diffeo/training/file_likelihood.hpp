@@ -15,12 +15,12 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of FileLikelihood.
 ///
-/// | option      | type               | default |
-/// |-------------|--------------------|--------------------------------------------------------------------------------|
-/// | columns     | std::vector<Index> | empty: all columns that are not those of the context; else those of x | |
-/// context     | std::vector<Index> | empty: none; else the columns of the file that are the context c of p(x given c)
-/// | | block_bytes | std::size_t        | 64 MiB: memory for the rows that minibatches are chosen from | | chunk_rows
-/// | Index              | 4096: rows that follow one another in the file and are read together           |
+/// | option      | type               | default                                                               |
+/// |-------------|--------------------|-----------------------------------------------------------------------|
+/// | columns     | std::vector<Index> | empty: all columns that are not those of the context; else those of x |
+/// | context     | std::vector<Index> | empty: none; else the columns that are the context c of p(x given c)  |
+/// | block_bytes | std::size_t        | 64 MiB: memory for the rows that minibatches are chosen from          |
+/// | chunk_rows  | Index              | 4096: rows that follow one another in the file and are read together  |
 struct FileLikelihoodOptions {
   std::vector<Index> columns = {};
   std::vector<Index> context = {};
