@@ -243,6 +243,8 @@ std::vector<Op> make_ops() {
         return step(x[0]);
       }),
       unary("abs", off_zero, [](double a) { return std::abs(a); })([](auto x, auto) { return abs(x[0]); }),
+      unary("clamp", any, [](double a) { return std::min(std::max(a, -0.25), 0.5); })(
+          [](auto x, auto) { return clamp(x[0], -0.25f, 0.5f); }),
       unary("tanh", any, [](double a) { return std::tanh(a); })([](auto x, auto) { return tanh(x[0]); }),
       unary("sigmoid", any,
             [](double a) { return 1 / (1 + std::exp(-a)); })([](auto x, auto) { return sigmoid(x[0]); }),

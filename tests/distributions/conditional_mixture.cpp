@@ -148,6 +148,48 @@ TEST_CASE("conditional mixture: as the base of a flow it is trained with it", "[
   CHECK(kl > -1e-3);
 }
 
+TEMPLATE_TEST_CASE("conditional mixture: for contexts far from those of the data nothing is NaN", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  const Branches train(1000, 1);
+  const Array<S> x = train.x.template cast<S>(), contexts = train.contexts.template cast<S>();
+  auto model =
+      conditional_mixture(x, contexts, 3, {.network = {.hidden = {16}, .activation = diffeo::Activation::relu}});
+  diffeo::fit(model, x, contexts, {.steps = 100, .threads = 1});
+  for (const double distance : {1e1, 1e3, 1e6, 1e8})
+    for (const double grow : {1.0, 1e3}) {  // of all outputs but the means
+      CAPTURE(distance, grow);
+      auto far = model;
+      far.network.layers.back().weight.topRows(3) *= static_cast<S>(grow);
+      far.network.layers.back().weight.bottomRows(6) *= static_cast<S>(grow);
+      const Array<S> c = contexts.topRows(20) * static_cast<S>(distance), at = x.topRows(20);
+      CHECK_FALSE(far.log_prob(at, c).isNaN().any());
+      CHECK_FALSE(far.score(at, c).isNaN().any());
+      CHECK_FALSE(far.context_score(at, c).isNaN().any());
+      CHECK(far.sample(c, 5).allFinite());
+      const auto drawn = far.sample_and_log_prob(c, 5);
+      CHECK(drawn.sample.allFinite());
+      CHECK_FALSE(drawn.log_prob.isNaN().any());
+    }
+}
+
+TEMPLATE_TEST_CASE("conditional mixture: huge logits choose one component", "[distributions]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  // The context is all parameters: two logits, means, log standard deviations.
+  const diffeo::ConditionalMixture<S, diffeo::NoEmbedding> d{
+      diffeo::Standardize<S>::identity(6), {}, diffeo::Standardize<S>::identity(1), {1, 2}};
+  Array<S> c(2, 6);
+  c << S(1e30), 0, 1, -1, S(0.5), S(-0.5), S(-1e30), S(1e30), 1, -1, S(0.5), S(-0.5);
+  const Array<S> x = Array<S>::Constant(2, 1, S(0.25)), log_p = d.log_prob(x, c);
+  const auto log_normal = [](double v, double mean, double s) {
+    const double z = (v - mean) * std::exp(-s);
+    return -0.5 * z * z - s - 0.5 * diffeo::detail::log_two_pi;
+  };
+  CHECK(double(log_p(0, 0)) == Approx(log_normal(0.25, 1, 0.5)));
+  CHECK(double(log_p(1, 0)) == Approx(log_normal(0.25, -1, -0.5)));
+  CHECK(d.context_score(x, c).allFinite());
+}
+
 TEST_CASE("conditional mixture: what does not fit is refused", "[distributions]") {
   const Array<double> x = gaussian<double>(6, 2, 1), c = gaussian<double>(6, 3, 2);
   const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };

@@ -154,6 +154,47 @@ TEST_CASE("conditional normal: the default network comes near a linear Gaussian"
   CHECK(gap > -0.03);
 }
 
+TEMPLATE_TEST_CASE("conditional normal: for contexts far from those of the data nothing is NaN", "[distributions]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  const LinearGaussian<S> truth(1000);
+  auto model = conditional_normal(truth.sample(2), truth.contexts,
+                                  {.network = {.hidden = {16}, .activation = diffeo::Activation::relu}});
+  diffeo::fit(model, truth.sample(2), truth.contexts, {.steps = 100, .threads = 1});
+  const Array<S> x = truth.sample(3).topRows(20);
+  for (const double distance : {1e1, 1e3, 1e6, 1e8})
+    for (const double grow : {1.0, 1e3}) {  // of the log standard deviations
+      CAPTURE(distance, grow);
+      auto far = model;
+      far.network.layers.back().weight.bottomRows(2) *= static_cast<S>(grow);
+      const Array<S> c = truth.contexts.topRows(20) * static_cast<S>(distance);
+      CHECK_FALSE(far.log_prob(x, c).isNaN().any());
+      CHECK_FALSE(far.score(x, c).isNaN().any());
+      CHECK_FALSE(far.context_score(x, c).isNaN().any());
+      CHECK(far.sample(c, 5).allFinite());
+      const auto drawn = far.sample_and_log_prob(c, 5);
+      CHECK(drawn.sample.allFinite());
+      CHECK_FALSE(drawn.log_prob.isNaN().any());
+    }
+}
+
+TEMPLATE_TEST_CASE("conditional normal: limits of the standard deviations", "[distributions]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  // The context is mean and log standard deviation.
+  const diffeo::ConditionalNormal<S, diffeo::NoEmbedding> d{
+      diffeo::Standardize<S>::identity(2), {}, diffeo::Standardize<S>::identity(1), {1}};
+  const double limit = std::log(double(std::numeric_limits<S>::max())) / 4;
+  Array<S> c = Array<S>::Zero(5, 2);
+  const Array<S> x = Array<S>::Constant(5, 1, S(0.5));
+  c.col(1) << S(-1e4), S(-3), S(3), S(0.9 * limit), S(1e4);
+  const Array<S> log_p = d.log_prob(x, c), slope = d.context_score(x, c);
+  for (Index i = 0; i < 5; ++i) {
+    const double s = std::min(std::max(double(c(i, 1)), -limit), limit), square = 0.25 * std::exp(-2 * s);
+    CHECK(double(log_p(i, 0)) == Approx(-0.5 * square - s - 0.5 * diffeo::detail::log_two_pi).epsilon(1e-4));
+    CHECK(double(slope(i, 1)) == Approx(i == 0 || i == 4 ? 0 : square - 1).epsilon(1e-4));
+  }
+}
+
 TEST_CASE("conditional normal: what does not fit is refused", "[distributions]") {
   const Array<double> x = gaussian<double>(6, 2, 1), c = gaussian<double>(6, 3, 2);
   const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };

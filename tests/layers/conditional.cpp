@@ -145,6 +145,44 @@ TEST_CASE("conditional flows: recipes of planar and radial flows begin near the 
   check(radial(x, c, {.layers = 4}));
 }
 
+TEMPLATE_TEST_CASE("conditional flows: trained planar and radial flows at contexts far from those of the data",
+                   "[layers]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  // Networks of relu grow with the context without bound.
+  const MlpOptions network{.hidden = {16}, .activation = Activation::relu};
+  const Array<S> contexts = some_points<S>(1000, 1);
+  Array<S> x(1000, 2);
+  fill_normal(view(x), 24, 25);
+  x.col(0) = x.col(0) * S(0.3) + contexts.col(0).sin();
+  x.col(1) = x.col(1) * contexts.col(0).exp();
+  const auto check = [&](const std::string& name, const auto& flow) {
+    TransformedDistribution model(StandardNormal<S>(2), flow);
+    fit(model, x, contexts, {.steps = 200, .batch = 128, .threads = 1, .progress = false});
+    const Array<S> at = x.topRows(40);
+    for (const double distance : {1e0, 1e1, 1e2, 1e3, 1e4, 1e6})
+      for (const double sign : {-1.0, 1.0}) {
+        CAPTURE(name, distance, sign);
+        const Array<S> c = Array<S>::Constant(40, 1, static_cast<S>(sign * distance));
+        const Array<S> log_p = model.log_prob(at, c);
+        CHECK_FALSE(log_p.isNaN().any());
+        CHECK_FALSE((log_p == std::numeric_limits<S>::infinity()).any());
+        CHECK_FALSE(model.score(at, c).isNaN().any());
+        CHECK_FALSE(model.context_score(at, c).isNaN().any());
+        const auto drawn = model.sample_and_log_prob(c, 3);
+        CHECK(drawn.sample.allFinite());
+        CHECK_FALSE(drawn.log_prob.isNaN().any());
+        // The log-density of a sample is found again, where rounding allows.
+        if (distance > 1 || sizeof(S) == 4) continue;
+        const Array<S> again = model.log_prob(drawn.sample, c);
+        CHECK((again - drawn.log_prob).abs().maxCoeff() < S(1e-6));
+      }
+  };
+  check("planar, tanh", planar(x, contexts, {.layers = 8, .network = network}));
+  check("planar, leaky relu",
+        planar(x, contexts, {.layers = 8, .activation = Activation::leaky_relu, .network = network}));
+  check("radial", radial(x, contexts, {.layers = 8, .network = network}));
+}
+
 TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});

@@ -271,7 +271,10 @@ TEMPLATE_TEST_CASE("planar: a layer given a context is the one with shifted para
         const Array<double> dw = shifts.row(n).middleCols(3, 3);
         const Array<double> moved = w + dw / std::sqrt(1 + dw.square().sum() / (0.81 * length * length));
         CHECK((moved - w).matrix().norm() < 0.9 * length);
-        Planar<S> plain{layer.u + shifts.row(n).leftCols(3).template cast<S>(), moved.template cast<S>(),
+        const Array<double> du = shifts.row(n).leftCols(3);
+        const Array<double> added = du / std::sqrt(1 + du.square().sum() * length * length / 64);
+        CHECK(added.matrix().norm() * length < 8);
+        Planar<S> plain{layer.u + added.template cast<S>(), moved.template cast<S>(),
                         layer.b + static_cast<S>(shifts(n, 6)), activation};
         const auto close = [n](const auto& results, const auto& own) {
           const double scale = 1 + double(own.value.abs().maxCoeff());
@@ -282,6 +285,62 @@ TEMPLATE_TEST_CASE("planar: a layer given a context is the one with shifted para
         close(inverse, diffeo::inverse(plain, Array<S>(x.row(n))));
       }
     }
+}
+
+TEMPLATE_TEST_CASE("planar: given a context a map that is flat or steep keeps its inverse finite", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  const Array<S> x = diffeo::testing::detail::normal_array<S>(70, 2, 1, 1),
+                 c = diffeo::testing::detail::normal_array<S>(70, 2, 1, 2);
+  constexpr S eps = std::numeric_limits<S>::epsilon();
+  for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
+    for (const double a : {-1000.0, -50.0, -10.0, 1000.0})
+      for (const double last_scale : {0.05, 1e6}) {  // of the shifts
+        CAPTURE(int(activation), a, last_scale);
+        auto layer = diffeo::make_planar<S>(2, activation, 1, 0, 2, {.hidden = {5}, .last_scale = last_scale});
+        layer.u = layer.w * S(a);
+        layer.u(0, 0) += S(0.5);
+        diffeo::Tape<S> tape;
+        const auto context = tape.variable(c), from = tape.variable(x);
+        diffeo::Pass<S> pass;
+        pass.context = context;
+        const auto z = layer.inverse(from, pass);
+        CHECK(as_eigen(z.value.value()).allFinite());
+        CHECK(as_eigen(z.log_det.value()).allFinite());
+        const auto image = layer.forward(from, pass);
+        CHECK(as_eigen(image.value.value()).allFinite());
+        CHECK(as_eigen(image.log_det.value()).allFinite());
+        // Where the map is flat log d is that of epsilon at the least.
+        CHECK(as_eigen(image.log_det.value()).minCoeff() >= std::log(eps) * S(1.001));
+        const Array<S> one = Array<S>::Ones(1, 1);
+        tape.backward(sum(z.log_det) - sum(square(z.value)) * S(0.5), diffeo::view(one));
+        CHECK(as_eigen(from.grad()).allFinite());
+        CHECK(as_eigen(context.grad()).allFinite());
+        if (last_scale > 1) continue;
+        // A round trip, with errors relative to the sizes of what was added up: |w| = 1 and |w(c)| < 2.
+        const auto again = layer.forward(z.value, pass);
+        const auto value = as_eigen(z.value.value());
+        const Array<S> error = (as_eigen(again.value.value()) - x).abs();
+        const S steep = static_cast<S>(std::abs(a)) + 20;
+        for (Index n = 0; n < 70; ++n) {
+          const S size = value.row(n).matrix().norm() + x.row(n).matrix().norm() + steep;
+          CHECK(error.row(n).maxCoeff() <= 10 * eps * size * steep);
+        }
+      }
+}
+
+TEMPLATE_TEST_CASE("planar: tangents where softplus underflows are finite", "[layers]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  for (const Activation activation : {Activation::tanh, Activation::leaky_relu}) {
+    const auto layer = with_product<S>(-1000, activation);
+    diffeo::Tape<S> tape;
+    const auto x = tape.copy(diffeo::testing::detail::normal_array<S>(40, 3, 1, 1)),
+               tangent = tape.copy(Array<S>::Ones(40, 3));
+    const auto y = layer.forward(diffeo::Dual<diffeo::Var<S>>{x, tangent});
+    CHECK(as_eigen(y.value.tangent.value()).allFinite());
+    CHECK(as_eigen(y.log_det.value.value()).allFinite());
+    CHECK(as_eigen(y.log_det.tangent.value()).allFinite());
+  }
 }
 
 TEST_CASE("planar: without context a stack has the parameters and bits of before", "[layers]") {

@@ -127,14 +127,64 @@ TEMPLATE_TEST_CASE("radial: a layer given a context is the one with shifted para
   const Array<S> shifts = as_eigen(layer.shift.network[0](pass.context).value());
   for (Index n = 0; n < 70; ++n) {
     CAPTURE(n);
-    const Radial<S> plain{layer.centre + shifts.row(n).leftCols(3), layer.raw_alpha + shifts(n, 3),
-                          layer.raw_kappa + shifts(n, 4)};
+    const auto shift = [&](Index k) {
+      const double by = double(shifts(n, k));
+      return static_cast<S>(by / std::sqrt(1 + by * by / 64));
+    };
+    const Radial<S> plain{layer.centre + shifts.row(n).leftCols(3), layer.raw_alpha + shift(3),
+                          layer.raw_kappa + shift(4)};
     const auto same = [n](const auto& results, const auto& own) {
-      CHECK((as_eigen(results.value.value()).row(n) == own.value).all());
-      CHECK(as_eigen(results.log_det.value())(n, 0) == own.log_det(0, 0));
+      constexpr S near = 100 * std::numeric_limits<S>::epsilon();
+      CHECK((as_eigen(results.value.value()).row(n) - own.value).abs().maxCoeff() < near);
+      CHECK(std::abs(as_eigen(results.log_det.value())(n, 0) - own.log_det(0, 0)) < near);
     };
     same(forward, diffeo::forward(plain, Array<S>(x.row(n))));
     same(inverse, diffeo::inverse(plain, Array<S>(x.row(n))));
+  }
+}
+
+TEMPLATE_TEST_CASE("radial: alpha and kappa are positive for every context", "[layers]", DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  auto layer = diffeo::make_radial<S>(2, 1, 0, 1);
+  // Outputs [0, 0, +-c, +-c] at c, for the shifts of alpha and kappa.
+  auto& network = layer.shift.network[0];
+  network = diffeo::make_mlp<S>(1, 4, {.hidden = {}}, 1);
+  network.layers[0].weight.setZero();
+  network.layers[0].bias.setZero();
+  Array<S> c(9, 1);
+  c << 0, 1, -1, 100, -100, S(1e6), S(-1e6), S(1e18), S(-1e18);
+  const Array<S> x = diffeo::testing::detail::normal_array<S>(9, 2, 1, 1);
+  for (const S of_kappa : {S(1), S(-1)}) {
+    network.layers[0].weight(2, 0) = 1;
+    network.layers[0].weight(3, 0) = of_kappa;
+    diffeo::Tape<S> tape;
+    const auto context = tape.variable(c), from = tape.variable(x);
+    diffeo::Pass<S> pass;
+    pass.context = context;
+    const auto z = layer.inverse(from, pass), back = layer.forward(z.value, pass);
+    CHECK(as_eigen(z.log_det.value()).allFinite());
+    // Rounding of z, of size eps, is expanded by up to kappa / alpha; log_det changes by up to 2 / alpha + 2 / kappa.
+    for (Index n = 0; n < 9; ++n) {
+      CAPTURE(n, double(of_kappa));
+      const double shift = double(c(n, 0)) / std::sqrt(1 + double(c(n, 0)) * double(c(n, 0)) / 64);
+      const double alpha = std::log1p(std::exp(double(layer.raw_alpha(0, 0)) + shift)),
+                   kappa = std::log1p(std::exp(double(layer.raw_kappa(0, 0)) + double(of_kappa) * shift));
+      const double rounding = 8 * double(std::numeric_limits<S>::epsilon());
+      CHECK(double((as_eigen(back.value.value()).row(n) - x.row(n)).abs().maxCoeff()) < rounding * (1 + kappa / alpha));
+      CHECK(std::abs(double(as_eigen((back.log_det + z.log_det).value())(n, 0))) <
+            rounding * (1 + 2 / alpha + 2 / kappa));
+    }
+    // The farthest contexts have the limits: raw values 8 from those of the layer.
+    for (const Index n : {7, 8}) {
+      const S by = n == 7 ? 8 : -8;
+      const Radial<S> limit{layer.centre, layer.raw_alpha + by, layer.raw_kappa + by * of_kappa};
+      const auto own = diffeo::inverse(limit, Array<S>(x.row(n)));
+      CHECK(std::abs(as_eigen(z.log_det.value())(n, 0) - own.log_det(0, 0)) < S(1e-4));
+    }
+    const Array<S> one = Array<S>::Ones(1, 1);
+    tape.backward(sum(z.log_det) - sum(square(z.value)) * S(0.5), diffeo::view(one));
+    CHECK(as_eigen(from.grad()).allFinite());
+    CHECK(as_eigen(context.grad()).allFinite());
   }
 }
 
@@ -152,16 +202,7 @@ TEST_CASE("radial: contexts that do not fit are refused", "[layers]") {
   CHECK(message(0, 0) == "radial: expected a context of 3 columns, got none");
   CHECK(message(6, 2) == "radial: the context has 2 columns, expected 3");
   CHECK(message(5, 3) == "radial: the context has 5 rows, expected 6 or 1");
-  // One sample whose alpha underflows.
-  layer.shift.network[0] = diffeo::make_mlp<float>(3, 4, {.hidden = {}}, 1);
-  layer.shift.network[0].layers[0].weight.setZero();
-  layer.shift.network[0].layers[0].weight(2, 0) = -1;
-  Array<float> c = Array<float>::Zero(6, 3);
-  c(4, 0) = 1000;
-  diffeo::Pass<float> pass;
-  pass.context = tape.copy(c);
-  CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { layer.forward(x, pass); }), "radial: alpha is 0"));
-  layer.shift.network[0].layers[0] = diffeo::make_mlp<float>(3, 5, {.hidden = {}}, 1).layers[0];
+  layer.shift.network[0] = diffeo::make_mlp<float>(3, 5, {.hidden = {}}, 1);
   CHECK(contains(thrown_message<diffeo::invalid_argument>([&] { diffeo::check_structure(layer); }),
                  "the network of the context has 5 outputs, expected 4"));
 }

@@ -11,7 +11,7 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Mixtures of K normal distributions on R^D with diagonal covariance. The outputs of the network are the K logits of
 /// the weights, then for each coordinate the means of the K components, and then for each coordinate the logarithms of
-/// their K standard deviations.
+/// their K standard deviations, held between the same limits as those of NormalFamily.
 struct MixtureFamily {
   static constexpr const char* name = "conditional mixture";
 
@@ -29,7 +29,8 @@ struct MixtureFamily {
       return cols(output, (1 + j) * components, components) * cols(scale, j, 1) + cols(shift, j, 1);
     }
     Var<S> log_scale(Index j) const {
-      return cols(output, (1 + scale.cols() + j) * components, components) + log(cols(scale, j, 1));
+      const Var<S> raw = cols(output, (1 + scale.cols() + j) * components, components);
+      return detail::bounded_log_scale(raw) + log(cols(scale, j, 1));
     }
   };
 

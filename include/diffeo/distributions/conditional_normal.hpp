@@ -9,7 +9,8 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 /// Normal distributions on R^D with diagonal covariance. The outputs of the network are D means, followed by D
-/// logarithms of standard deviations.
+/// logarithms of standard deviations, which are held between -22 and 22 in float, -177 and 177 in double: there exp()
+/// stays finite also for contexts far from those of the data.
 struct NormalFamily {
   static constexpr const char* name = "conditional normal";
 
@@ -29,7 +30,7 @@ struct NormalFamily {
 
   template <Real S>
   Parameters<S> parameters(const Var<S>& output, const Var<S>& shift, const Var<S>& scale) const {
-    return {cols(output, 0, dim) * scale + shift, cols(output, dim, dim) + log(scale)};
+    return {cols(output, 0, dim) * scale + shift, detail::bounded_log_scale(cols(output, dim, dim)) + log(scale)};
   }
   template <Traced X, Real S>
   X log_prob(const X& z, const Parameters<S>& p) const {

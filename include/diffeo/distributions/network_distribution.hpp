@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <concepts>
 #include <diffeo/distributions/base_distribution.hpp>
 #include <diffeo/distributions/conditional_distribution.hpp>
 #include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/nn/mlp.hpp>
+#include <limits>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -39,6 +41,19 @@ concept DistributionFamily =
       f.sample_into(samples, f.parameters(v, v, v), seed, seed, first);
       { f.distribution(f.parameters(v, v, v)) } -> Distribution;
     };
+
+namespace detail {
+
+// Returns logarithms of standard deviations that a network gave, held between -L and L with L = log(largest number) /
+// 4, 22 in float and 177 in double: exp(2 L) is then the square root of the largest number, which leaves room for
+// squares of distances in these units.
+template <Real S>
+Var<S> bounded_log_scale(Var<S> output) {
+  static const S limit = std::log(std::numeric_limits<S>::max()) / 4;
+  return clamp(output, -limit, limit);
+}
+
+}  // namespace detail
 
 /// Distribution p(x | c) of a parametric family, whose parameters are the outputs of a network of the context c. By
 /// itself it is fitted by fit(model, x, c); it may also be the base of a flow. Where the context is one row for all

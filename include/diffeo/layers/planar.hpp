@@ -140,8 +140,10 @@ Transformed<Var<S>> planar_chain(Var<S> in, const PlanarParameters<S>* parameter
 /// omits the contribution of samples at the discontinuity, so that it is not the gradient of the expectation. With tanh
 /// it is.
 ///
-/// With a context c the parameters of a sample are u + du, w + dw / sqrt(1 + |dw|^2 / (0.9 |w|)^2) and b + db, where
-/// [du, dw, db] is a network's output at c. Since |w(c)| > |w| / 10, the layer is invertible for every c.
+/// With a context c the parameters of a sample are u + du / sqrt(1 + |du|^2 |w|^2 / 8^2), w + dw / sqrt(1 + |dw|^2 /
+/// (0.9 |w|)^2) and b + db, where [du, dw, db] is a network's output at c. Since |w(c)| > |w| / 10, the layer is
+/// invertible for every c. So that it is also in floating-point numbers, softplus(a) is no less than epsilon, which
+/// w.u' does not resolve, and the inverse of leaky relu keeps |s| below the fourth root of the largest number.
 ///
 /// forward() and inverse() throw invalid_argument if |w|^2 is smaller than the smallest normal number, because the
 /// layer is then not defined.
@@ -225,6 +227,7 @@ struct Planar {
   };
 
   static constexpr double longest_shift = 0.9;  // of w, relative to |w|
+  static constexpr double longest_u_shift = 8;  // relative to 1 / |w|
 
   static bool take_context(std::span<const Planar> layers) {
     return std::any_of(layers.begin(), layers.end(), [](const Planar& layer) { return !layer.shift.empty(); });
@@ -285,15 +288,16 @@ struct Planar {
     require(*square_norm.value().data >= std::numeric_limits<S>::min(), "planar: |w|^2 is ", *square_norm.value().data,
             ", expected w away from 0");
     if (!shift.empty()) {
-      const Var<S> by = shift("planar", context, x.rows()), dw = cols(by, dim(), dim());
-      constexpr S per_square = static_cast<S>(1 / (longest_shift * longest_shift));
-      u_var = u_var + cols(by, 0, dim());
-      w_var = w_var + dw / sqrt(sum_cols(square(dw)) / square_norm * per_square + 1);
+      const Var<S> by = shift("planar", context, x.rows()), du = cols(by, 0, dim()), dw = cols(by, dim(), dim());
+      u_var = u_var + detail::shortened(du, sum_cols(square(du)) * square_norm, longest_u_shift);
+      w_var = w_var + detail::shortened(dw, sum_cols(square(dw)) / square_norm, longest_shift);
       b_var = b_var + cols(by, 2 * dim(), 1);
       square_norm = sum_cols(square(w_var));
     }
     const Var<S> a = sum_cols(u_var * w_var);
-    return {u_var + w_var * ((softplus(-a) - 1) / square_norm), w_var, b_var, softplus(a)};
+    using Limits = std::numeric_limits<S>;
+    const Var<S> rise = clamp(softplus(a), shift.empty() ? Limits::min() : Limits::epsilon(), Limits::max());
+    return {u_var + w_var * ((softplus(-a) - 1) / square_norm), w_var, b_var, rise};
   }
   template <Traced X>
   X bend(const X& s) const {
@@ -322,7 +326,11 @@ struct Planar {
     const View<const S> right = innermost(t).value();
     if (activation == Activation::leaky_relu) {
       const Var<S> slope = leaky(innermost(t));
-      return t / (slope * rise + (1 - slope));
+      const X s = t / (slope * rise + (1 - slope));
+      if (shift.empty()) return s;
+      // Over the layers of a stack s could grow to infinity, of which the next layer would make NaN.
+      const S most = std::sqrt(std::sqrt(std::numeric_limits<S>::max()));
+      return clamp(s, -most, most);
     }
     const View<const S> rises = rise.value();
     const bool own_rise = rises.rows > 1;

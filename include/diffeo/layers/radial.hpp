@@ -22,10 +22,12 @@ namespace diffeo::inline DIFFEO_ISA {
 /// centre|, r is the positive root of r^2 + (kappa - rho) r - rho alpha. Value and log-determinant are differentiable
 /// except for a kink of the log-determinant at the centre, where its derivative is taken as 0.
 ///
-/// With a context c a network's output at c is added to [centre, raw_alpha, raw_kappa] for each sample, so that alpha
-/// and kappa are positive for every c.
+/// With a context c the parameters of a sample are centre + d, raw_alpha + a / sqrt(1 + a^2 / 8^2) and raw_kappa + k /
+/// sqrt(1 + k^2 / 8^2), where [d, a, k] is a network's output at c: alpha and kappa are within a factor of about e^8
+/// of their values without context, for every c.
 ///
-/// forward() and inverse() throw invalid_argument if alpha or kappa underflows.
+/// forward() and inverse() throw invalid_argument if alpha or kappa underflows, which takes a raw_alpha or raw_kappa
+/// below -79 in float and below -700 in double.
 template <class T>
 struct Radial {
   using Scalar = scalar_t<T>;
@@ -88,6 +90,8 @@ struct Radial {
     Var<Scalar> centre, alpha, kappa;
   };
 
+  static constexpr double longest_shift = 8;  // of raw_alpha and raw_kappa
+
   void check_shift() const {
     require(shift.empty() || shift.outputs() == dim() + 2, "radial: the network of the context has ", shift.outputs(),
             " outputs, expected ", dim() + 2);
@@ -104,9 +108,13 @@ struct Radial {
     if (!shift.empty()) {
       check_shift();
       const Var<Scalar> by = shift("radial", context, x.rows());
+      const auto bounded = [&by](Index column) {
+        const Var<Scalar> raw = cols(by, column, 1);
+        return detail::shortened(raw, square(raw), longest_shift);
+      };
       c = c + cols(by, 0, dim());
-      a = a + cols(by, dim(), 1);
-      k = k + cols(by, dim() + 1, 1);
+      a = a + bounded(dim());
+      k = k + bounded(dim() + 1);
     }
     const Reduced p{c, softplus(a), softplus(k)};
     constexpr Scalar least = std::numeric_limits<Scalar>::min();

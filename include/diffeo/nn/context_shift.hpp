@@ -45,6 +45,17 @@ struct ContextShift {
   }
 };
 
+namespace detail {
+
+// Returns the vectors x shortened to x / sqrt(1 + |x|^2 / limit^2), hence below the limit, and much as they are where
+// they are well below it. `square` is |x|^2, in the unit of the limit.
+template <Real S>
+Var<S> shortened(Var<S> x, Var<S> square, double limit) {
+  return x / sqrt(square * static_cast<S>(1 / (limit * limit)) + 1);
+}
+
+}  // namespace detail
+
 /// Returns a fresh ContextShift from context_dim columns to `parameters` values, whose network starts near zero; an
 /// empty one for context_dim = 0. Where the options choose no scales, last_scale is 0.05 and first_scale 2 for at most
 /// two columns, 4 / context_dim for more, at least 1. The network's streams of random numbers are those of layer number

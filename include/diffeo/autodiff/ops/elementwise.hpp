@@ -359,8 +359,7 @@ Dual<X> step(const Dual<X>& x) {
   return {step(x.value), x.tangent * 0};
 }
 
-/// Returns |x|. The derivative at 0 is set to -1.
-/// |x|. At 0 the derivative is taken as -1.
+/// Returns |x|. At 0 the derivative is taken as -1.
 template <Real S>
 Var<S> abs(Var<S> x) {
   return detail::unary(
@@ -369,6 +368,24 @@ Var<S> abs(Var<S> x) {
 template <class X>
 Dual<X> abs(const Dual<X>& x) {
   return {abs(x.value), x.tangent * (step(x.value) * 2 - 1)};
+}
+
+/// Returns the number in [low, high] that is nearest to each element; NaN stays NaN. The derivative is 1 from low to
+/// high and 0 beyond them.
+template <Real S>
+Var<S> clamp(Var<S> x, std::type_identity_t<S> low, std::type_identity_t<S> high) {
+  return detail::unary(
+      "clamp", x,
+      [low, high](auto v) {
+        const auto raised = v < low ? simd::broadcast<S>(low) : v;
+        return raised > high ? simd::broadcast<S>(high) : raised;
+      },
+      [](auto g, auto y, auto v) { return y == v ? g : simd::broadcast<S>(0); });
+}
+template <class X>
+Dual<X> clamp(const Dual<X>& x, typename X::Scalar low, typename X::Scalar high) {
+  const auto inside = (1 - step(x.value - high)) * (1 - step(low - x.value));
+  return {clamp(x.value, low, high), x.tangent * inside};
 }
 
 template <Real S>
