@@ -12,19 +12,18 @@ namespace diffeo::inline DIFFEO_ISA {
 /// expressions; c is N x C, with a row for each row of x, or 1 x C for all of them. The result of a row depends on its
 /// own x and c alone, and has the same bits whether c is one row for all or a row for each.
 ///
-/// | expression                                   | type                | meaning |
-/// |----------------------------------------------|---------------------|------------------------------------------------|
-/// | d.context_dim()                              | Index               | C; 0 where there is no context | |
-/// d.log_prob(x, c, execution)                  | Array<S>            | log p(x | c) of each row in nats: N x 1 | |
-/// d.score(x, c, execution)                     | Array<S>            | its gradient with respect to the row: N x D |
-/// | d.context_score(x, c, execution)             | Array<S>            | its gradient with respect to the row's
-/// context | |                                              |                     | : N x C, also for c of 1 x C | |
-/// d.sample(c, seed, execution)                 | Array<S>            | a sample for each row of c; sample i depends |
-/// |                                              |                     | on (seed, i, row i of c) alone | |
-/// d.sample(n, c, seed, execution)              | Array<S>            | n samples, for c of 1 x C or of n rows | |
-/// d.sample_and_log_prob(c, seed, execution)    | SampleAndLogProb<S> | the same samples with their log-densities | |
-/// d.sample_and_log_prob(n, c, seed, execution) | SampleAndLogProb<S> | | | d.given(c) | a Distribution      | p(x | c)
-/// for one c of 1 x C                    |
+/// | expression                                   | type                | meaning                                     |
+/// |----------------------------------------------|---------------------|---------------------------------------------|
+/// | d.context_dim()                              | Index               | C; 0 where there is no context              |
+/// | d.log_prob(x, c, execution)                  | Array<S>            | log p(x given c) of each row in nats: N x 1 |
+/// | d.score(x, c, execution)                     | Array<S>            | its gradient with respect to the row: N x D |
+/// | d.context_score(x, c, execution)             | Array<S>            | that with respect to its context: N x C     |
+/// | d.sample(c, seed, execution)                 | Array<S>            | a sample for each row of c; sample i        |
+/// |                                              |                     | depends on (seed, i, row i of c) alone      |
+/// | d.sample(n, c, seed, execution)              | Array<S>            | n samples, for c of 1 x C or of n rows      |
+/// | d.sample_and_log_prob(c, seed, execution)    | SampleAndLogProb<S> | the same samples with their                 |
+/// | d.sample_and_log_prob(n, c, seed, execution) | SampleAndLogProb<S> | log-densities                               |
+/// | d.given(c)                                   | a Distribution      | p(x given c) for one c of 1 x C             |
 ///
 /// Methods throw invalid_argument where the context is missing, where the distribution takes none, for another shape,
 /// NaN or infinity, and as those of a Distribution.
