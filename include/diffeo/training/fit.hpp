@@ -295,6 +295,7 @@ FitReport fit(Model& model, const O& objective, const V& validation, const FitOp
   require(!held_out.empty(), "fit: the validation set has no rows");
   std::iota(held_out.begin(), held_out.end(), Index{0});
   detail::drop_rows_without_weight("fit: validation", validation, held_out);
+  if constexpr (requires { validation.check(model); }) validation.check(model);
   if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     Trainer<Model, O> trainer(model, objective, options);
     return detail::train(model, trainer, validation, held_out, options, std::move(warnings), callbacks...);

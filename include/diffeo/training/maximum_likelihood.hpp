@@ -73,6 +73,15 @@ class MaximumLikelihood {
   /// Returns the weight of a row of the data, 1 where there are no weights.
   double row_weight(Index row) const { return weights_ ? static_cast<double>((*weights_)(row, 0)) : 1; }
 
+  /// Throws invalid_argument unless there are contexts where the model takes them, of as many columns.
+  template <class Model>
+  void check(const Model& model) const {
+    const Index wanted = context_dim(model), given = context_ ? context_->cols() : 0;
+    require(given > 0 || wanted == 0, "fit: this model takes a context of ", wanted, " columns, got none");
+    require(given == 0 || wanted > 0, "fit: got a context, but this model takes none");
+    require(given == wanted, "fit: the context has ", given, " columns, this model takes one of ", wanted);
+  }
+
   /// Returns warnings about repeated values and rows (see repetition_warnings()). Throws invalid_argument for columns
   /// of data or context that are rounded to a lattice and for constant columns of data (see
   /// require_resolved_columns()).

@@ -112,6 +112,8 @@ concept HasValidationLoss =
 /// | O::suggested_clip_ratio               | double      | optional: FitOptions::clip_ratio by default, else 1.2 |
 /// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
 /// | o.row_weight(row)                     | double      | optional: weight of the loss of a row of data, >= 0   |
+/// | o.check(model)                        | void        | optional: throws invalid_argument where training that |
+/// |                                       |             | model cannot work, for instance without its context   |
 /// | o.inspect()                           | std::vector | optional: warnings about the data (std::string), for  |
 /// |                                       |             | the report; throws where training would be in vain    |
 /// | o.comparable_from()                   | long        | optional: the first step whose loss may be compared   |

@@ -89,6 +89,7 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
         explains || !requires { &O::explain; }, "fit: expected std::string explain(model, tape, batch) const");
     if constexpr (HasRowWeights<O> && !DrawsSamples<O> && !ChoosesRows<O>)
       if (const double mean = detail::mean_weight_if_unequal(objective, Core::rows()); mean > 0) Core::weigh(mean);
+    if constexpr (requires { objective.check(model); }) objective.check(model);
     if constexpr (requires { objective.comparable_from(); }) Core::compare_from(objective.comparable_from());
     workers_.reserve(Core::workers());
     for (std::size_t w = 0; w < Core::workers(); ++w) workers_.emplace_back(Core::tape(w), model_, Core::values());
