@@ -75,10 +75,7 @@ template <class Model>
 void require_dataset(const Model& model, const Dataset<typename Model::Scalar>& data, const char* who,
                      Index least_rows) {
   require_training_data(model, data.x, who, least_rows);
-  const Index wanted = context_dim(model), given = data.context.cols();
-  require(given == 0 || wanted > 0, who, ": got a context, but this model takes none");
-  require(given > 0 || wanted == 0, who, ": this model takes a context of ", wanted, " columns, got none");
-  require(given == wanted, who, ": the context has ", given, " columns, this model takes one of ", wanted);
+  require_columns_of_context(who, model, data.context.cols());
 }
 
 // Returns the rows of an objective that have a weight, in random order.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/data/column_checks.hpp>
+#include <diffeo/nn/context.hpp>
 #include <diffeo/training/dataset.hpp>
 #include <diffeo/training/objective.hpp>
 #include <memory>
@@ -13,6 +14,15 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
+
+// Throws invalid_argument unless contexts of `given` columns (0: there are none) are what the model takes.
+template <class Model>
+void require_columns_of_context(const char* who, const Model& model, Index given) {
+  const Index wanted = diffeo::context_dim(model);
+  require(given == 0 || wanted > 0, who, ": got a context, but this model takes none");
+  require(given > 0 || wanted == 0, who, ": this model takes a context of ", wanted, " columns, got none");
+  require(given == wanted, who, ": the context has ", given, " columns, this model takes one of ", wanted);
+}
 
 /// Returns -log p(x) or -log p(x | c) for each row of a piece of a minibatch, in training plus the penalties of layers.
 template <class Model, Real S>
@@ -76,10 +86,7 @@ class MaximumLikelihood {
   /// Throws invalid_argument unless there are contexts where the model takes them, of as many columns.
   template <class Model>
   void check(const Model& model) const {
-    const Index wanted = context_dim(model), given = context_ ? context_->cols() : 0;
-    require(given > 0 || wanted == 0, "fit: this model takes a context of ", wanted, " columns, got none");
-    require(given == 0 || wanted > 0, "fit: got a context, but this model takes none");
-    require(given == wanted, "fit: the context has ", given, " columns, this model takes one of ", wanted);
+    detail::require_columns_of_context("fit", model, context_ ? context_->cols() : 0);
   }
 
   /// Returns warnings about repeated values and rows (see repetition_warnings()). Throws invalid_argument for columns
