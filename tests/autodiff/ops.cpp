@@ -768,6 +768,13 @@ TEST_CASE("ops: shapes that do not fit are refused by name", "[ops]") {
   const Var<double> a = block(4, 3);
   const auto message = [](auto f) { return thrown_message<invalid_argument>(f); };
 
+  const Var<double> empty;
+  const std::string is_empty = ": an operand is empty, as a context is that was not given";
+  CHECK(message([&] { a + empty; }) == "operator+" + is_empty);
+  CHECK(message([&] { empty* a; }) == "operator*" + is_empty);
+  CHECK(message([&] { exp(empty); }) == "exp" + is_empty);
+  CHECK(message([&] { cols(empty, 0, 1); }) == "cols" + is_empty);
+  CHECK(message([&] { affine(empty, Array<double>(2, 3), Array<double>(1, 2)); }) == "affine" + is_empty);
   CHECK(message([&] { a + block(5, 3); }) == "operator+: shapes 4 x 3 and 5 x 3 do not broadcast");
   CHECK(message([&] { a - block(4, 2); }) == "operator-: shapes 4 x 3 and 4 x 2 do not broadcast");
   CHECK(message([&] { a* block(3, 4); }) == "operator*: shapes 4 x 3 and 3 x 4 do not broadcast");

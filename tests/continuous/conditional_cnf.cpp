@@ -581,13 +581,13 @@ TEST_CASE("conditional continuous flows: what does not fit is refused", "[contin
   const Array<float> x = gaussian<float>(6, 2, 0), c = gaussian<float>(6, 3, 1);
   Array<float> holed = c;
   holed(4, 1) = std::nanf("");
-  const std::string none = "cnf: expected a context of 3 columns, got none";
-  CHECK(message([&] { model.log_prob(x); }) == none);
-  CHECK(message([&] { model.score(x); }) == none);
-  CHECK(message([&] { model.sample(4, 1); }) == none);
-  CHECK(message([&] { model.sample_and_log_prob(4, 1); }) == none);
-  CHECK(message([&] { model.flow.solve_statistics(x); }) == none);
-  CHECK(message([&] { forward(model.flow, x); }) == none);
+  const std::string none = ": this flow takes a context of 3 columns, got none: call ";
+  CHECK(message([&] { model.log_prob(x); }) == "log_prob" + none + "log_prob(x, c) or given(c)");
+  CHECK(contains(message([&] { model.score(x); }), "score" + none));
+  CHECK(contains(message([&] { model.sample(4, 1); }), "sample" + none));
+  CHECK(contains(message([&] { model.sample_and_log_prob(4, 1); }), "sample_and_log_prob" + none));
+  CHECK(message([&] { model.flow.solve_statistics(x); }) == "solve_statistics" + none + "solve_statistics(x, c)");
+  CHECK(contains(message([&] { forward(model.flow, x); }), "forward" + none));
   CHECK(message([&] { plain.log_prob(x, c); }) == "log_prob: got a context, but this flow takes none");
   CHECK(message([&] { plain.flow.solve_statistics(x, c); }) ==
         "solve_statistics: got a context, but this flow takes none");
@@ -611,7 +611,7 @@ TEST_CASE("conditional continuous flows: what does not fit is refused", "[contin
     pass.context = context;
     return message([&] { model.flow.inverse(tape.copy(x), pass); });
   };
-  CHECK(on_tape({}) == none);
+  CHECK(on_tape({}) == "cnf: expected a context of 3 columns, got none");
   CHECK(on_tape(tape.copy(c.leftCols(2))) == "cnf: the context has 2 columns, expected 3");
   CHECK(on_tape(tape.copy(c.topRows(4))) == "cnf: the context has 4 rows, expected 6 or 1");
   Pass<float> bad;

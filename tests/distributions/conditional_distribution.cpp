@@ -178,7 +178,7 @@ TEST_CASE("distributions given a context: what does not fit is refused", "[distr
   holed(4, 1) = std::numeric_limits<double>::quiet_NaN();
   const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };
   for_each_conditional<double>([&](const auto& d) {
-    const std::string none = "expected a context of 3 columns, got none";
+    const std::string none = " takes a context of 3 columns, got none: call ";
     CHECK(contains(message([&] { d.log_prob(x); }), none));
     CHECK(contains(message([&] { d.score(x); }), none));
     CHECK(contains(message([&] { d.sample(4, 1); }), none));

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include <cmath>
+#include <diffeo/distributions/conditional_mixture.hpp>
+#include <diffeo/distributions/conditional_normal.hpp>
 #include <diffeo/distributions/importance.hpp>
+#include <diffeo/distributions/mixture.hpp>
+#include <diffeo/distributions/multivariate_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/uniform.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
@@ -160,7 +164,7 @@ TEMPLATE_TEST_CASE("importance samples are the model's samples, on any number of
   }
   CHECK(wide == 30);
   diffeo::Tape<S> tape;
-  const Array<double> by_hand = as_eigen(target(tape.copy(one.sample)).value()).template cast<double>() -
+  const Array<double> by_hand = diffeo::as_eigen(target(tape.copy(one.sample)).value()).template cast<double>() -
                                 model.log_prob(one.sample).template cast<double>();
   CHECK((by_hand - one.log_weight).abs().maxCoeff() < (std::is_same_v<S, float> ? 1e-4 : 1e-11));
   CHECK(importance_sample(model, target, 0, 7).sample.rows() == 0);
@@ -239,4 +243,43 @@ TEST_CASE("importance: a part that does not fit is named", "[importance]") {
   std::get<0>(model.flow.layers).layers[1].conditioner.layers[0].weight.resize(8, 4);
   const auto target = [](const auto& x) { return sum_cols(square(x)) * -0.5; };
   CHECK(contains(thrown_message<invalid_argument>([&] { estimate_log_z(model, target, 10, 1); }), "flow.layers.0.1"));
+}
+
+TEST_CASE("importance: any distribution is a proposal", "[distributions]") {
+  // Twice a normal density around (1, -1), by a mixture, a multivariate normal and conditional distributions given c.
+  const auto target = [](const auto& x) {
+    const Array<double> centre = (Array<double>(1, 2) << 1, -1).finished();
+    return sum_cols(diffeo::square(x - centre)) * -0.5 - 1.8378770664093453 + 0.6931471805599453;
+  };
+  const auto check = [&](const auto& distribution) {
+    const auto weighted = diffeo::importance_sample(distribution, target, 20000, 3, 2);
+    const auto drawn = distribution.sample_and_log_prob(20000, 3);
+    CHECK((weighted.sample == drawn.sample).all());
+    diffeo::Tape<double> tape;
+    const Array<double> log_p = diffeo::as_eigen(target(tape.copy(drawn.sample)).value());
+    CHECK(((weighted.log_weight - (log_p - drawn.log_prob)).abs() < 1e-12).all());
+    CHECK((weighted.log_ratio == weighted.log_weight).all());
+    const LogZEstimate estimate = diffeo::estimate_log_z(distribution, target, 20000, 3);
+    CHECK(estimate.samples == 20000);
+    CHECK(std::abs(estimate.log_z - 0.6931471805599453) < 4 * estimate.log_z_error);
+    CHECK(estimate.log_z_error < 0.1);
+    CHECK(contains(thrown_message<invalid_argument>([&] {
+                     diffeo::estimate_log_z(
+                         distribution, [](const auto& x) { return x; }, 10, 1);
+                   }),
+                   "the target returned 10 x 2 values for 10 samples, expected 10 x 1"));
+  };
+  Array<double> x(300, 2), c(300, 1);
+  diffeo::fill_normal(diffeo::view(x), 1, 2);
+  diffeo::fill_normal(diffeo::view(c), 1, 3);
+  x = x * 1.5;
+  x.col(0) += 1;
+  x.col(1) -= 1;
+  check(diffeo::GaussianMixture<double>::around(3, x, 1));
+  check(diffeo::MultivariateNormal<double>::fit(x));
+  const auto mixture = diffeo::conditional_mixture(x, c, 2);
+  check(mixture.given(c.row(0)));
+  check(diffeo::conditional_normal(x, c).given(c.row(0)));
+  CHECK(thrown_message<invalid_argument>([&] { diffeo::estimate_log_z(mixture, target, 10, 1); }) ==
+        "importance_sample: this distribution takes a context of 1 column, got none: use given(c)");
 }

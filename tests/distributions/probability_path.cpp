@@ -2,6 +2,7 @@
 #include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/continuous/recipes.hpp>
+#include <diffeo/distributions/conditional_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/probability_path.hpp>
 #include <limits>
@@ -91,7 +92,7 @@ TEMPLATE_TEST_CASE("probability path: of a model given a context", "[continuous]
     const auto given = model.given(c.row(4));
     const ProbabilityPath path(given), other(model.given(c.row(5)));
     CHECK((path.log_prob(1, x) == given.log_prob(x)).all());
-    CHECK((path.log_prob(0, x) == log_prob_of(model.base, x)).all());
+    CHECK((path.log_prob(0, x) == log_prob_of(given.base, x)).all());
     CHECK((path.sample(1, 150, 7) == given.sample(150, 7)).all());
     CHECK((path.log_prob(0.5, x) - other.log_prob(0.5, x)).abs().maxCoeff() > S(1e-2));
     CHECK((path.velocity(0.5, x) - other.velocity(0.5, x)).abs().maxCoeff() > S(1e-2));
@@ -116,8 +117,33 @@ TEMPLATE_TEST_CASE("probability path: of a model given a context", "[continuous]
       Cnf(diffeo::make_field<S>(
               2, [](const auto& t, const auto& at, const auto& k) { return sin(at + cols(k, 0, 2)) * cos(t); }, 3),
           options)));
-  CHECK(thrown_message<invalid_argument>([&] { ProbabilityPath(StandardNormal<S>(2), plain.flow); }) ==
-        "probability path: the flow takes a context of 3 columns, use model.given(c)");
+  // The layers of a recipe without the recipe's Conditional.
+  const auto layers =
+      diffeo::cnf<S>(2, {.network = {.hidden = {12}, .first_scale = 1}, .cnf = options, .context_dim = 3});
+  check(TransformedDistribution(StandardNormal<S>(2), layers));
+  check(TransformedDistribution(StandardNormal<S>(2), diffeo::conditional(plain.flow, c)));
+  // A base that depends on the context, below a flow that does or does not.
+  const auto base = diffeo::conditional_normal<S>(2, c, {.network = {.hidden = {8}, .last_scale = 1}});
+  check(TransformedDistribution(base, layers));
+  check(TransformedDistribution(base, diffeo::cnf(x, c, {.network = {.hidden = {12}}, .cnf = options})));
+  const auto below = [&](const auto& flow) {
+    const TransformedDistribution model(base, flow);
+    const auto given = model.given(c.row(4));
+    const ProbabilityPath path(given);
+    CHECK((path.log_prob(1, x) == given.log_prob(x)).all());
+    CHECK((path.log_prob(0, x) == log_prob_of(base.given(c.row(4)), x)).all());
+    CHECK((path.sample(1, 150, 7) == given.sample(150, 7)).all());
+    CHECK(contains(thrown_message<invalid_argument>([&] { ProbabilityPath{model}; }),
+                   "probability path: this base takes a context of 3 columns, got none: use model.given(c)"));
+  };
+  below(diffeo::cnf(x, {.network = {.hidden = {12}, .first_scale = 1}, .cnf = options}));
+  below(Cnf(diffeo::make_mlp_field<S>(2, {.hidden = {12}}), options));
+  const std::string none = "probability path: this flow takes a context of 3 columns, got none: use model.given(c)";
+  CHECK(thrown_message<invalid_argument>([&] { ProbabilityPath(StandardNormal<S>(2), plain.flow); }) == none);
+  CHECK(thrown_message<invalid_argument>([&] { ProbabilityPath{plain}; }) == none);
+  CHECK(thrown_message<invalid_argument>([&] {
+          ProbabilityPath{TransformedDistribution(StandardNormal<S>(2), diffeo::conditional(plain.flow, c))};
+        }) == none);
 }
 
 TEST_CASE("probability path: a closed form", "[continuous]") {

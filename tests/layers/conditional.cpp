@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include <diffeo/autodiff/describe.hpp>
+#include <diffeo/continuous/recipes.hpp>
+#include <diffeo/distributions/conditional_mixture.hpp>
+#include <diffeo/distributions/conditional_normal.hpp>
+#include <diffeo/distributions/importance.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/testing/conditional_flow_laws.hpp>
 #include <diffeo/training/fit.hpp>
+#include <diffeo/training/reverse_kl.hpp>
 
 #include "laws.hpp"
 
@@ -274,6 +279,21 @@ TEST_CASE("conditional distributions: contexts are standardised", "[layers]") {
   CHECK((one.log_prob(x, c) - one.log_prob(x, c.colwise().reverse())).abs().maxCoeff() > 1e-3);  // it is looked at
 }
 
+namespace {
+
+// An embedding that mixes the samples of a batch.
+struct MeanOfRows : NoEmbedding {
+  template <class U>
+  MeanOfRows rebind() const {
+    return {};
+  }
+  Var<float> operator()(const Var<float>& c) const {
+    return c.tape().copy(Array<float>(as_eigen(c.value()).colwise().mean()));
+  }
+};
+
+}  // namespace
+
 TEST_CASE("conditional distributions: what does not fit is refused", "[layers]") {
   const auto model = conditional_model<float>();
   const TransformedDistribution plain(StandardNormal<float>(2), real_nvp<float>(2, {.layers = 2}));
@@ -281,9 +301,19 @@ TEST_CASE("conditional distributions: what does not fit is refused", "[layers]")
   Array<float> holed = c;
   holed(4, 1) = std::nanf("");
   const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };
-  CHECK(contains(message([&] { model.log_prob(x); }), "expected a context of 3 columns, got none"));
-  CHECK(contains(message([&] { model.score(x); }), "expected a context of 3 columns, got none"));
-  CHECK(contains(message([&] { model.sample(4, 1); }), "expected a context of 3 columns, got none"));
+  const std::string none = ": this flow takes a context of 3 columns, got none: call ";
+  for (const Index rows : {0, 6}) {
+    CHECK(message([&] { model.log_prob(x.topRows(rows)); }) == "log_prob" + none + "log_prob(x, c) or given(c)");
+    CHECK(message([&] { model.score(x.topRows(rows)); }) == "score" + none + "score(x, c) or given(c)");
+    CHECK(message([&] { model.sample(rows, 1); }) ==
+          "sample" + none + "sample(c, seed), sample(n, c, seed) or given(c)");
+    CHECK(contains(message([&] { model.sample_and_log_prob(rows, 1); }), "sample_and_log_prob" + none));
+    CHECK(message([&] { forward(model.flow, x.topRows(rows)); }) ==
+          "forward" + none + "forward(flow, z, c) or given(flow, c)");
+    CHECK(message([&] { inverse(model.flow, x.topRows(rows)); }) ==
+          "inverse" + none + "inverse(flow, x, c) or given(flow, c)");
+  }
+  CHECK(message([&] { model.log_prob(x.topRows(1), c.topRows(2)); }) == "log_prob: the context has 2 rows, expected 1");
   CHECK(message([&] { plain.log_prob(x, c); }) == "log_prob: got a context, but this flow takes none");
   CHECK(message([&] { plain.given(c.row(0)); }) == "given: this flow takes no context");
   CHECK(message([&] { model.log_prob(x, c.leftCols(2)); }) ==
@@ -305,15 +335,136 @@ TEST_CASE("conditional distributions: what does not fit is refused", "[layers]")
                  "the layers take a context of 2 columns, this one has 4"));
   CHECK(contains(message([&] { residual(x, c, {.layers = 1, .block = {.context_dim = 2}}); }),
                  "residual: context_dim is 2, the context has 3 columns"));
+  CHECK(contains(message([&] { residual(x, c, {.layers = 1, .context_dim = 2}); }),
+                 "residual: context_dim is 2, the context has 3 columns"));
+  CHECK(message([&] { residual<float>(2, {.layers = 1, .block = {.context_dim = 2}, .context_dim = 3}); }) ==
+        "residual: context_dim is 3, block.context_dim 2");
+  CHECK(context_dim(residual<float>(2, {.layers = 1, .context_dim = 3})) == 3);
+  CHECK(context_dim(residual<float>(2, {.layers = 1, .block = {.context_dim = 3}})) == 3);
   CHECK(contains(message([&] { planar(x, c, {.layers = 1, .context_dim = 2}); }),
                  "planar: context_dim is 2, the context has 3 columns"));
   CHECK(contains(message([&] { radial(x, c.topRows(5)); }), "radial: the context has 5 rows, the data 6"));
   CHECK(contains(message([&] { real_nvp(x, c.topRows(5)); }), "the context has 5 rows, the data 6"));
-  CHECK(contains(message([&] { real_nvp(x, Array<float>(Array<float>::Ones(6, 1))); }), "context: column 0"));
+  // Contexts that cannot be standardised, in all recipes.
+  const auto refused = [&](const auto& contexts, const std::string& why) {
+    CHECK(message([&] { real_nvp(x, contexts, {.layers = 1}); }) == why);
+    CHECK(message([&] { nice(x, contexts, {.layers = 1}); }) == why);
+    CHECK(message([&] { planar(x, contexts, {.layers = 1}); }) == why);
+    CHECK(message([&] { radial(x, contexts, {.layers = 1}); }) == why);
+    CHECK(message([&] { residual(x, contexts, {.layers = 1, .block = {.hidden = {4}}}); }) == why);
+    CHECK(message([&] { cnf(x, contexts, {.network = {.hidden = {4}}}); }) == why);
+    CHECK(message([&] { conditional_normal(x, contexts); }) == why);
+    CHECK(message([&] { conditional_normal<float>(2, contexts); }) == why);
+    CHECK(message([&] { conditional_mixture(x, contexts, 2); }) == why);
+  };
+  Array<float> constant = c;
+  constant.col(1) = 5;
+  refused(constant, "the context: column 1 is constant, 5 in every row: leave it out");
+  refused(holed, "the context is nan at (row 4, column 1), expected finite values");
+  refused(c.leftCols(0), "the context has no columns, expected at least one");
+  const Array<double> far = c.cast<double>() + 1e7;  // fine in double, three decimals less in float
+  CHECK(
+      contains(message([&] { real_nvp(x, far, {.layers = 1}); }), "the context: column 0 has a standard deviation of"));
+  CHECK(contains(message([&] { conditional_normal(x, far); }), "its values are rounded to a lattice"));
+  CHECK_NOTHROW(real_nvp(x.cast<double>(), far, {.layers = 1}));
+  // A flow that standardises its context already, also deep within others.
+  const auto twice = "conditional: this flow standardises its context already; pass a flow of the option context_dim";
+  const auto standardised = real_nvp(x, c, {.layers = 1});
+  CHECK(message([&] { conditional(standardised, c); }) == twice);
+  CHECK(message([&] { conditional(FlowSequence(Invert{standardised}), c); }) == twice);
+  CHECK(message([&] { conditional(standardised, c, make_mlp<float>(3, 3, {.hidden = {5}}, 1)); }) == twice);
+  CHECK_NOTHROW(
+      conditional(FlowSequence(given(standardised, c.row(0)), real_nvp<float>(2, {.layers = 1, .context_dim = 3})), c));
+  // An embedding whose rows are not those of the context.
+  const auto pooled = conditional(real_nvp<float>(2, {.layers = 1, .context_dim = 3}), c, MeanOfRows{});
+  CHECK(message([&] { inverse(pooled, x, c); }) == "conditional: the embedding returned 1 rows for 6 contexts");
   // Parts that take contexts of different widths.
   const FlowSequence mixed(real_nvp<float>(2, {.layers = 1, .context_dim = 2}),
                            real_nvp<float>(2, {.layers = 1, .context_dim = 3}));
   CHECK(contains(message([&] { context_dim(mixed); }), "takes a context of 3 columns, another part one of 2"));
+}
+
+namespace {
+
+// x = z + c, a layer of a user's own.
+template <class T>
+struct ShiftByContext {
+  using Scalar = scalar_t<T>;
+
+  Index dim() const { return 2; }
+  Index context_dim() const { return 2; }
+  template <class Self>
+  static auto fields(Self&) {
+    return std::tuple<>();
+  }
+  template <class U>
+  ShiftByContext<U> rebind() const {
+    return {};
+  }
+  template <Traced X>
+  Transformed<X> forward(const X& z, const Pass<Scalar>& pass) const {
+    return {z + pass.context, zeros(z, 1)};
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x, const Pass<Scalar>& pass) const {
+    return {x - pass.context, zeros(x, 1)};
+  }
+  template <Traced X>
+  Transformed<X> forward(const X& z) const {
+    return forward(z, Pass<Scalar>{});
+  }
+  template <Traced X>
+  Transformed<X> inverse(const X& x) const {
+    return inverse(x, Pass<Scalar>{});
+  }
+};
+
+}  // namespace
+
+TEST_CASE("conditional distributions: a layer that reads its context is never called without one", "[layers]") {
+  TransformedDistribution model(StandardNormal<double>(2), ShiftByContext<double>{});
+  const Array<double> x = some_points<double>(70, 2), c = some_contexts<double>(70, 2);
+  CHECK((model.log_prob(x, c) - StandardNormal<double>(2).log_prob(x - c)).abs().maxCoeff() < 1e-12);
+  const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };
+  const std::string none = ": this flow takes a context of 2 columns, got none: ";
+  CHECK(message([&] { model.log_prob(x); }) == "log_prob" + none + "call log_prob(x, c) or given(c)");
+  CHECK(contains(message([&] { model.score(x); }), "score" + none));
+  CHECK(contains(message([&] { model.sample(70, 1); }), "sample" + none));
+  CHECK(contains(message([&] { model.sample_and_log_prob(70, 1); }), "sample_and_log_prob" + none));
+  CHECK(contains(message([&] { forward(model.flow, x); }), "forward" + none));
+  CHECK(contains(message([&] { inverse(model.flow, x); }), "inverse" + none));
+  CHECK(message([&] { fit(model, MaximumLikelihood<double>(x), {.steps = 1}); }) ==
+        "fit: this model takes a context of 2 columns, got none");
+  CHECK(message([&] { fit(model, MaximumLikelihood<double>(x, c.leftCols(1)), {.steps = 1}); }) ==
+        "fit: the context has 1 columns, this model takes one of 2");
+  const auto target = [](const auto& at) { return sum_cols(square(at)) * -0.5; };
+  CHECK(message([&] { fit(model, ReverseKl(target), {.steps = 1}); }) == "reverse_kl" + none + "fit model.given(c)");
+  CHECK(message([&] { estimate_log_z(model, target, 10, 1); }) == "importance_sample" + none + "use model.given(c)");
+}
+
+TEMPLATE_TEST_CASE("conditional flows: contexts on arrays, one for all or one for each row", "[layers]",
+                   DIFFEO_TEST_SCALARS) {
+  using S = TestType;
+  const auto model = conditional_model<S>();
+  const Array<S> x = some_points<S>(150, 2), c = some_contexts<S>(150, 3);
+  const auto z = inverse(model.flow, x, c);
+  CHECK(((StandardNormal<S>(2).log_prob(z.value) + z.log_det - model.log_prob(x, c)).abs() < S(1e-4)).all());
+  const auto back = forward(model.flow, z.value, c, 2);
+  CHECK(((back.value - x).abs() < S(sizeof(S) == 4 ? 1e-4 : 1e-10)).all());
+  CHECK(((back.log_det + z.log_det).abs() < S(sizeof(S) == 4 ? 1e-4 : 1e-10)).all());
+  for (const Index i : {0, 63, 64, 149}) {
+    const auto shared = inverse(model.flow, x, c.row(i)), given_c = inverse(given(model.flow, c.row(i)), x);
+    CHECK((shared.value.row(i) == z.value.row(i)).all());
+    CHECK((shared.value == given_c.value).all());
+    CHECK((shared.log_det == given_c.log_det).all());
+    CHECK((forward(model.flow, z.value, c.row(i)).value.row(i) == back.value.row(i)).all());
+  }
+  const auto message = [](auto&& f) { return thrown_message<invalid_argument>(f); };
+  CHECK(message([&] { forward(model.flow, x, c.leftCols(2)); }) ==
+        "forward: the context has 2 columns, this flow takes one of 3");
+  CHECK(message([&] { inverse(model.flow, x, c.topRows(5)); }) == "inverse: the context has 5 rows, expected 150 or 1");
+  CHECK(message([&] { inverse(real_nvp<S>(2, {.layers = 1}), x, c); }) ==
+        "inverse: got a context, but this flow takes none");
 }
 
 TEST_CASE("conditional distributions: the gradient of a shared context is the sum over its samples", "[layers]") {

@@ -138,7 +138,9 @@ TEMPLATE_TEST_CASE("recipes: bad input", "[layers]", DIFFEO_TEST_SCALARS) {
   const auto message = [](Index dim, const CouplingFlowOptions& options) {
     return thrown_message<invalid_argument>([&] { diffeo::real_nvp<S>(dim, options); });
   };
-  CHECK(message(1, {}) == "real_nvp: dimension 1 leaves a coupling nothing to condition on, expected at least 2");
+  CHECK(message(1, {}) ==
+        "real_nvp: dimension 1 leaves a coupling nothing to condition on, expected at least 2: use planar, "
+        "radial, residual or cnf");
   CHECK(contains(message(0, {}), "real_nvp: dimension 0"));
   CHECK(contains(message(-1, {}), "real_nvp: dimension -1"));
   CHECK(contains(thrown_message<invalid_argument>([] { diffeo::nice<S>(-1); }), "nice: dimension -1"));

@@ -20,6 +20,7 @@ using diffeo::FileLikelihood;
 using diffeo::FileLikelihoodOptions;
 using diffeo::FitOptions;
 using diffeo::Index;
+using diffeo::invalid_argument;
 using diffeo::MaximumLikelihood;
 
 namespace {
@@ -160,6 +161,13 @@ TEST_CASE("file likelihood: columns are chosen, for x and for the context", "[tr
   std::iota(rows.begin(), rows.end(), Index{300});
   CHECK(diffeo::mean_loss(model, data, rows) ==
         Approx(diffeo::mean_loss(model, MaximumLikelihood<float>(x, c), rows)).epsilon(1e-6));
+  const auto refused = [&](const FileLikelihood<float>& objective) {
+    return thrown_message<invalid_argument>([&] { trained(model, objective, options); });
+  };
+  CHECK(refused(FileLikelihood<float>(file.path, {.columns = {3, 1}})) ==
+        "fit: this model takes a context of 1 columns, got none");
+  CHECK(refused(FileLikelihood<float>(file.path, {.columns = {3, 1}, .context = {0, 2}})) ==
+        "fit: the context has 2 columns, this model takes one of 1");
 }
 
 TEST_CASE("file likelihood: mistakes are named", "[training]") {

@@ -75,6 +75,16 @@ class Var {
   Node* node_ = nullptr;
 };
 
+namespace detail {
+
+// Throws invalid_argument where an operand of an op is an empty handle.
+template <class... X>
+[[gnu::always_inline]] inline void require_operands(const char* op, const X&... operands) {
+  require((static_cast<bool>(operands) && ...), op, ": an operand is empty, as a context is that was not given");
+}
+
+}  // namespace detail
+
 /// Records operations in the order of their execution and owns their memory (see TapeStorage). A tape is not
 /// thread-safe; every thread needs its own.
 template <Real S>

@@ -206,6 +206,7 @@ struct Cnf {
                                                      const Execution& execution = {}) const {
     const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
+    detail::require_no_context("solve_statistics", *this, "flow", "call solve_statistics(x, c)");
     const auto no_context = [](Tape<Scalar>&, Index, Index) { return Var<Scalar>(); };
     return statistics_of(points, no_context, from, to, execution);
   }

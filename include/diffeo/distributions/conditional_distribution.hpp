@@ -57,14 +57,6 @@ Array<typename D::Scalar> checked_context(const D& d, const char* owner, const c
   return context_of_rows<typename D::Scalar>(what, c, rows, d.context_dim(), owner);
 }
 
-// What is to be known of the rows of a tile; `context` may be null.
-template <Real S>
-Pass<S> pass_for(Tape<S>& tape, const Array<S>* context, Index first, Index count) {
-  Pass<S> pass;
-  if (context) pass.context = context_of_tile(tape, *context, first, count);
-  return pass;
-}
-
 // Returns what evaluates the log-densities of a tile given its contexts.
 template <class D>
 auto evaluation_given(const D& d, const Array<typename D::Scalar>& context) {

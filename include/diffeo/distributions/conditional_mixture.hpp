@@ -129,7 +129,7 @@ template <Real S, DenseExpression Context>
 ConditionalMixture<S> conditional_mixture(Index dim, const Context& contexts, Index components,
                                           const NetworkDistributionOptions& options = {}) {
   const auto start = GaussianMixture<S>::random(components, dim, options.seed);
-  return detail::network_distribution<S>(Standardize<S>::fit(contexts, "context"),
+  return detail::network_distribution<S>(detail::standardize_context<S>(contexts),
                                          detail::mixture_network(contexts.cols(), start, options),
                                          Standardize<S>::identity(dim), MixtureFamily{dim, components});
 }

@@ -82,7 +82,7 @@ ConditionalNormal<S> conditional_normal(Index dim, const Context& contexts,
                                         const NetworkDistributionOptions& options = {}) {
   require(dim >= 1, "conditional_normal: dimension ", dim, ", expected at least 1");
   const NormalFamily family{dim};
-  return detail::network_distribution<S>(Standardize<S>::fit(contexts, "context"),
+  return detail::network_distribution<S>(detail::standardize_context<S>(contexts),
                                          detail::parameter_network<S>(contexts.cols(), family.outputs(), options),
                                          Standardize<S>::identity(dim), family);
 }

@@ -91,6 +91,8 @@ Array<typename D::Scalar> log_prob_of_rows(const D& d, const char* owner, const 
 template <class D, class Derived>
 Array<typename D::Scalar> log_prob_of_rows(const D& d, const char* owner, const Eigen::DenseBase<Derived>& x,
                                            const Execution& execution) {
+  if constexpr (requires { d.context_dim(); })
+    require_no_context("log_prob", d, owner, "call log_prob(x, c) or given(c)");
   return log_prob_of_rows(d, owner, x, execution, [&d](const auto& tile, Index, Index) { return d.log_prob(tile); });
 }
 
@@ -137,6 +139,7 @@ Array<typename D::Scalar> score_of_rows(const D& d, const char* owner, const Eig
 template <class D, class Derived>
 Array<typename D::Scalar> score_of_rows(const D& d, const char* owner, const Eigen::DenseBase<Derived>& x,
                                         const Execution& execution) {
+  if constexpr (requires { d.context_dim(); }) require_no_context("score", d, owner, "call score(x, c) or given(c)");
   return score_of_rows(d, owner, x, execution, [&d](const auto& tile, Index, Index) { return d.log_prob(tile); });
 }
 

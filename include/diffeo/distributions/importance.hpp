@@ -55,6 +55,17 @@ struct WeightedSample {
   Array<double> log_ratio;   ///< M x 1: log p~(x) - log q(x) of the M samples that are not wide
 };
 
+namespace detail {
+
+// Throws invalid_argument unless a target returned one value for each sample.
+template <Real S>
+void require_target_values(const Var<S>& log_p, Index samples) {
+  require(log_p.rows() == samples && log_p.cols() == 1, "importance_sample: the target returned ", log_p.rows(), " x ",
+          log_p.cols(), " values for ", samples, " samples, expected ", samples, " x 1");
+}
+
+}  // namespace detail
+
 /// Draws n samples of the model and computes their importance weights for a target. Sample i depends on (seed, i)
 /// alone; without wide samples they are those of model.sample(n, seed). The weight is 0 where the target is -infinity
 /// and for samples beyond the range of S. Throws invalid_argument for n < 0, for options out of range, if the target
@@ -69,6 +80,7 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
   constexpr double infinity = std::numeric_limits<double>::infinity();
   require(n >= 0, "importance_sample: n is ", n, ", expected at least 0");
   options.check();
+  detail::require_no_context("importance_sample", model, "flow", "use model.given(c)");
   if constexpr (requires { target.dim(); })
     require(target.dim() == model.dim(), "importance_sample: the target has dimension ", target.dim(), ", the flow ",
             model.dim());
@@ -88,8 +100,7 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
     require(static_cast<bool>(x.log_det), "importance_sample: the flow gave no log-determinants");
     detail::require_shapes(x, z.rows(), z.cols(), "importance_sample: the flow");
     const Var<S> log_p = target(x.value);
-    require(log_p.rows() == count && log_p.cols() == 1, "importance_sample: the target returned ", log_p.rows(), " x ",
-            log_p.cols(), " values for ", count, " samples, expected ", count, " x 1");
+    detail::require_target_values(log_p, count);
     const auto sample = as_eigen(x.value.value());
     result.sample.middleRows(first, count) = sample;
     for (Index i = 0; i < count; ++i) {
@@ -118,6 +129,38 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
     if (!options.wide(i)) result.log_ratio(kept++, 0) = result.log_ratio(i, 0);
   result.log_ratio.conservativeResize(kept, 1);
   return result;
+}
+
+/// Draws n samples of any distribution and computes their importance weights for a target: p~(x) / q(x), none of them
+/// wide. Sample i is that of distribution.sample_and_log_prob(n, seed). Throws as above.
+template <Distribution D, class T>
+  requires Target<T, Var<typename D::Scalar>>
+auto importance_sample(const D& distribution, const T& target, Index n, std::uint64_t seed,
+                       const Execution& execution = {}) {
+  using S = typename D::Scalar;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  require(n >= 0, "importance_sample: n is ", n, ", expected at least 0");
+  if constexpr (requires { distribution.context_dim(); })
+    detail::require_no_context("importance_sample", distribution, "distribution", "use given(c)");
+  if constexpr (requires { target.dim(); })
+    require(target.dim() == distribution.dim(), "importance_sample: the target has dimension ", target.dim(),
+            ", the distribution ", distribution.dim());
+  SampleAndLogProb<S> drawn = distribution.sample_and_log_prob(n, seed, execution);
+  Array<double> log_ratio(n, 1);
+  for_each_tile<S>(n, execution, [&](Tape<S>& tape, Index first, Index count) {
+    const auto sample = drawn.sample.middleRows(first, count);
+    const Var<S> log_p = target(tape.copy(sample));
+    detail::require_target_values(log_p, count);
+    for (Index i = 0; i < count; ++i) {
+      const double log_q = static_cast<double>(drawn.log_prob(first + i, 0)),
+                   at = static_cast<double>(log_p.value().data[i]);
+      const double ratio = sample.row(i).isFinite().all() ? at - log_q : -infinity;
+      require(ratio < infinity, "importance_sample: sample ", first + i, " has the log-density ", log_q,
+              ", where the target returned ", at);
+      log_ratio(first + i, 0) = ratio;
+    }
+  });
+  return WeightedSample<S>{std::move(drawn.sample), log_ratio, log_ratio};
 }
 
 /// Returns an estimate of the shape k of a generalised Pareto distribution with location 0, by the method of Zhang &
@@ -259,6 +302,14 @@ LogZEstimate estimate_log_z(const TransformedDistribution<Base, FlowType>& model
                             std::uint64_t seed, const Execution& execution = {},
                             const ImportanceOptions& options = {}) {
   return estimate_log_z(importance_sample(model, target, n, seed, execution, options));
+}
+
+/// Draws n samples of any distribution by importance_sample() and returns the estimates from them. Throws as above.
+template <Distribution D, class T>
+  requires Target<T, Var<typename D::Scalar>>
+LogZEstimate estimate_log_z(const D& distribution, const T& target, Index n, std::uint64_t seed,
+                            const Execution& execution = {}) {
+  return estimate_log_z(importance_sample(distribution, target, n, seed, execution));
 }
 
 /// Means and standard deviations of the columns of an array.

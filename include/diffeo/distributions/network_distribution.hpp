@@ -128,9 +128,12 @@ struct NetworkDistribution {
     return detail::score_of_rows(*this, owner, x, execution);
   }
   Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    detail::require_no_context("sample", *this, owner, "call sample(c, seed), sample(n, c, seed) or given(c)");
     return sample_of(n, nullptr, seed, execution);
   }
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    detail::require_no_context("sample_and_log_prob", *this, owner,
+                               "call sample_and_log_prob(c, seed), sample_and_log_prob(n, c, seed) or given(c)");
     return sample_and_log_prob_of(n, nullptr, seed, execution);
   }
 
@@ -242,6 +245,7 @@ namespace detail {
 // Returns a perceptron of `inputs` standardised numbers whose outputs are near 0 for all of them.
 template <Real S>
 Mlp<S> parameter_network(Index inputs, Index outputs, const NetworkDistributionOptions& options) {
+  require(inputs > 0, "the context has no columns, expected at least one");
   return make_mlp<S>(inputs, outputs, options.network.with_scales(0.01, first_scale_for(inputs, 2)), options.seed);
 }
 
@@ -264,7 +268,7 @@ template <class Data, class Context, class Net, class Family>
 auto network_distribution_for(const char* recipe, const Data& x, const Context& c, Net network, Family family) {
   using S = typename Data::Scalar;
   require(c.rows() == x.rows(), recipe, ": the context has ", c.rows(), " rows, the data ", x.rows());
-  return network_distribution<S>(Standardize<S>::fit(c, "context"), std::move(network), Standardize<S>::fit(x), family);
+  return network_distribution<S>(standardize_context<S>(c), std::move(network), Standardize<S>::fit(x), family);
 }
 
 }  // namespace detail

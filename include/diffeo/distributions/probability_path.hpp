@@ -13,6 +13,54 @@
 
 namespace diffeo::inline DIFFEO_ISA {
 
+namespace detail {
+
+// What a continuous flow consists of: the equation, the standardisation that follows it, and the context that its field
+// gets, 1 x E, empty where there is none.
+template <class FieldType>
+struct ContinuousParts {
+  using Field = FieldType;
+  using Scalar = typename Field::Scalar;
+
+  Cnf<Field> cnf;
+  Standardize<Scalar> frame;
+  Array<Scalar> context;
+};
+
+template <class Field>
+auto continuous_parts(const Cnf<Field>& cnf, const Array<typename Field::Scalar>& context = {}) {
+  return ContinuousParts<Field>{cnf, Standardize<typename Field::Scalar>::identity(cnf.dim()), context};
+}
+template <class Field>
+auto continuous_parts(const FlowSequence<Cnf<Field>, Standardize<typename Field::Scalar>>& flow,
+                      const Array<typename Field::Scalar>& context = {}) {
+  return ContinuousParts<Field>{std::get<0>(flow.layers), std::get<1>(flow.layers), context};
+}
+template <class S, class F, class Embedding>
+auto continuous_parts(const Conditional<S, F, Embedding>& flow, const Array<S>& context = {})
+  requires requires { continuous_parts(flow.flow, context); }
+{
+  Tape<S> tape;
+  return continuous_parts(flow.flow, Array<S>(as_eigen(flow.embedded(tape.constant(context)).value())));
+}
+template <class S, class F>
+auto continuous_parts(const Given<S, F>& flow)
+  requires requires { continuous_parts(flow.flow, flow.context.value); }
+{
+  // A flow that takes no context ignores the one that it is given.
+  return diffeo::context_dim(flow.flow) > 0 ? continuous_parts(flow.flow, flow.context.value)
+                                            : continuous_parts(flow.flow);
+}
+
+template <class F>
+using continuous_parts_t = decltype(continuous_parts(std::declval<const F&>()));
+
+// A flow that moves points along a Field.
+template <class F, class Field>
+concept ContinuousFlow = std::same_as<typename continuous_parts_t<F>::Field, Field>;
+
+}  // namespace detail
+
 /// Probability path of a continuous flow: points follow dx/dt = v(t, x) from the density p_0 of the base to the density
 /// p_1 of the model, with dp_t/dt + div(p_t v) = 0 at all times between.
 ///
@@ -31,21 +79,13 @@ class ProbabilityPath {
   static_assert(std::is_same_v<Scalar, typename Base::Scalar>, "base and flow are of different scalars");
 
   /// Throws invalid_argument if the dimensions of base and flow differ, and for a flow whose context is not given.
-  ProbabilityPath(Base base, const Cnf<Field>& cnf)
-      : ProbabilityPath(std::move(base), cnf, Standardize<Scalar>::identity(cnf.dim()), {}) {}
-  explicit ProbabilityPath(const TransformedDistribution<Base, Cnf<Field>>& model)
-      : ProbabilityPath(model.base, model.flow) {}
-  explicit ProbabilityPath(const TransformedDistribution<Base, FlowSequence<Cnf<Field>, Standardize<Scalar>>>& model)
-      : ProbabilityPath(model.base, std::get<0>(model.flow.layers), std::get<1>(model.flow.layers), {}) {}
-  explicit ProbabilityPath(const TransformedDistribution<Base, Given<Scalar, Cnf<Field>>>& model)
-      : ProbabilityPath(model.base, model.flow.flow, Standardize<Scalar>::identity(model.dim()),
-                        model.flow.context.value) {}
-  template <class Embedding>
-  explicit ProbabilityPath(
-      const TransformedDistribution<
-          Base, Given<Scalar, Conditional<Scalar, FlowSequence<Cnf<Field>, Standardize<Scalar>>, Embedding>>>& model)
-      : ProbabilityPath(model.base, std::get<0>(model.flow.flow.flow.layers), std::get<1>(model.flow.flow.flow.layers),
-                        embedded(model.flow.flow, model.flow.context.value)) {}
+  ProbabilityPath(Base base, const Cnf<Field>& cnf) : ProbabilityPath(std::move(base), with_context_given(cnf)) {}
+  /// Takes base and flow from a model, whose flow is a Cnf, or that and a Standardize, or either of them within
+  /// conditional() and given(). Throws as above, and for a base whose context is not given.
+  template <class FlowType>
+    requires detail::ContinuousFlow<FlowType, Field>
+  explicit ProbabilityPath(const TransformedDistribution<Base, FlowType>& model)
+      : ProbabilityPath(model.base, with_context_given(model.flow)) {}
 
   Index dim() const { return base_.dim(); }
 
@@ -139,18 +179,21 @@ class ProbabilityPath {
   }
 
  private:
-  ProbabilityPath(Base base, Cnf<Field> cnf, Standardize<Scalar> frame, Array<Scalar> context)
-      : base_(std::move(base)), cnf_(std::move(cnf)), frame_(std::move(frame)), context_(std::move(context)) {
+  ProbabilityPath(Base base, detail::ContinuousParts<Field> parts)
+      : base_(std::move(base)),
+        cnf_(std::move(parts.cnf)),
+        frame_(std::move(parts.frame)),
+        context_(std::move(parts.context)) {
     require(base_.dim() == cnf_.dim(), "probability path: the base has dimension ", base_.dim(), ", the flow ",
             cnf_.dim());
-    require(context_.cols() == cnf_.context_dim(), "probability path: the flow takes a context of ", cnf_.context_dim(),
-            " columns, use model.given(c)");
+    if constexpr (detail::BaseTakesPass<Base>)
+      detail::require_no_context("probability path", base_, "base", "use model.given(c)");
   }
 
-  template <class ConditionalFlow>
-  static Array<Scalar> embedded(const ConditionalFlow& flow, const Array<Scalar>& context) {
-    Tape<Scalar> tape;
-    return as_eigen(flow.embedded(tape.constant(context)).value());
+  template <class FlowType>
+  static detail::ContinuousParts<Field> with_context_given(const FlowType& flow) {
+    detail::require_no_context("probability path", flow, "flow", "use model.given(c)");
+    return detail::continuous_parts(flow);
   }
 
   Var<Scalar> field_at(const Var<Scalar>& t, const Var<Scalar>& y) const {
@@ -181,5 +224,9 @@ class ProbabilityPath {
   Standardize<Scalar> frame_;
   Array<Scalar> context_;  // what the field gets, 1 x E; empty without context
 };
+
+template <class Base, class FlowType>
+ProbabilityPath(const TransformedDistribution<Base, FlowType>&)
+    -> ProbabilityPath<Base, typename detail::continuous_parts_t<FlowType>::Field>;
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -123,6 +123,7 @@ struct TransformedDistribution {
 
   /// Draws n samples, n x D. Sample i depends on (seed, i) alone. Throws invalid_argument for n < 0.
   Array<Scalar> sample(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    detail::require_no_context("sample", *this, "flow", "call sample(c, seed), sample(n, c, seed) or given(c)");
     return sample_of(n, nullptr, seed, execution);
   }
   /// Draws one sample of p(x | c) for each row of c (N x C): N x D. Sample i depends on (seed, i, row i of c) alone.
@@ -142,6 +143,8 @@ struct TransformedDistribution {
   /// Draws the samples of sample() with their log-densities, in one pass. If the flow needs a solver, the samples agree
   /// with those of sample() within its tolerance.
   SampleAndLogProb<Scalar> sample_and_log_prob(Index n, std::uint64_t seed, const Execution& execution = {}) const {
+    detail::require_no_context("sample_and_log_prob", *this, "flow",
+                               "call sample_and_log_prob(c, seed), sample_and_log_prob(n, c, seed) or given(c)");
     return sample_and_log_prob_of(n, nullptr, seed, execution);
   }
   /// Draws one sample for each row of c with its log-density.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/data/column_checks.hpp>
 #include <diffeo/layers/flow.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/nn/context.hpp>
@@ -23,6 +24,30 @@ struct NoEmbedding {
     return c;
   }
 };
+
+namespace detail {
+
+/// Whether M is a Conditional.
+template <class M>
+inline constexpr bool is_conditional = false;
+
+/// Returns whether a part of a model that takes a context standardises it.
+template <class M>
+bool standardises_context(const M& model, const Path& path = {}) {
+  using P = std::remove_const_t<M>;
+  bool found = is_conditional<P>;
+  // A part whose context is given looks at no other.
+  if constexpr (requires { model.context_dim(); }) {
+    if (model.context_dim() == 0) return false;
+  }
+  if constexpr (is_vector<P> || is_tuple<P> || is_named<P> || HasFields<P>)
+    for_each_part(model, path, [&found](const auto& part, const Path& place) {
+      found = found || standardises_context(part, place);
+    });
+  return found;
+}
+
+}  // namespace detail
 
 /// A flow whose layers get the context standardised to mean 0 and standard deviation 1, as x is by Standardize, and
 /// then through an embedding network. The embedding is any callable over the operations that maps N x C to N x E, with
@@ -53,9 +78,11 @@ struct Conditional {
         {}, embedding.template rebind<U>(), flow.template rebind<U>()};
   }
 
-  /// Throws invalid_argument where the layers take no context, or one of another number of columns than the embedding
-  /// gives.
+  /// Throws invalid_argument where the layers take no context, one of another number of columns than the embedding
+  /// gives, or one that they standardise themselves.
   void check() const {
+    require(!detail::standardises_context(flow),
+            "conditional: this flow standardises its context already; pass a flow of the option context_dim");
     const Index taken = diffeo::context_dim(flow);
     require(taken > 0, "conditional: no layer takes a context; recipes make such layers with the option context_dim");
     if constexpr (Real<T>) {
@@ -66,8 +93,14 @@ struct Conditional {
     }
   }
 
-  /// Returns what the layers get for the context c, N x C or 1 x C: standardised and embedded, of as many rows.
-  Var<Scalar> embedded(const Var<Scalar>& c) const { return embedding((c - context.mean) / context.scale); }
+  /// Returns what the layers get for the context c, N x C or 1 x C: standardised and embedded. Throws invalid_argument
+  /// where the embedding returns another number of rows.
+  Var<Scalar> embedded(const Var<Scalar>& c) const {
+    const Var<Scalar> e = embedding((c - context.mean) / context.scale);
+    require(e.rows() == c.rows(), "conditional: the embedding returned ", e.rows(), " rows for ", c.rows(),
+            " contexts");
+    return e;
+  }
 
   template <Traced X>
   Transformed<X> forward(const X& z, const Pass<Scalar>& pass = {}) const
@@ -97,21 +130,46 @@ struct Conditional {
   }
 };
 
+namespace detail {
+
+template <class T, class F, class Embedding>
+inline constexpr bool is_conditional<Conditional<T, F, Embedding>> = true;
+
+/// Returns the standardisation of contexts (N x C, any Eigen expression). Throws invalid_argument for no columns, fewer
+/// than two rows, NaN or infinity, constant columns, and columns that S rounds to a lattice.
+template <Real S, class Derived>
+Standardize<S> standardize_context(const Eigen::DenseBase<Derived>& contexts) {
+  require(contexts.cols() > 0, "the context has no columns, expected at least one");
+  require(contexts.rows() >= 2, "the context has ", contexts.rows(), " rows, expected at least 2");
+  const auto& values = evaluate_once(contexts);
+  const Array<S> rounded = values.derived().template cast<S>().array();
+  require_finite(rounded, "the context");
+  for (Index j = 0; j < rounded.cols(); ++j)
+    require(rounded.col(j).minCoeff() < rounded.col(j).maxCoeff(), "the context: column ", j, " is constant, ",
+            rounded(0, j), " in every row: leave it out");
+  require_resolved_columns("the context", rounded);
+  return Standardize<S>::fit(values, "the context");
+}
+
+}  // namespace detail
+
 /// Returns the flow with its context standardised to the columns of `contexts` (N x C, any Eigen expression). Throws
-/// invalid_argument as Standardize::fit() does, and where the flow takes a context of another number of columns.
+/// invalid_argument where the flow takes a context of another number of columns or standardises it already, and for
+/// contexts of no columns, fewer than two rows, NaN or infinity, constant columns, and columns that S rounds to a
+/// lattice (see require_resolved_columns()).
 template <class F, class Derived>
 auto conditional(F flow, const Eigen::DenseBase<Derived>& contexts) {
   using S = typename F::Scalar;
-  Conditional<S, F> result{Standardize<S>::fit(contexts, "context"), {}, std::move(flow)};
+  Conditional<S, F> result{detail::standardize_context<S>(contexts), {}, std::move(flow)};
   result.check();
   return result;
 }
-/// Returns the flow with its context standardised and then embedded. Throws as above, for the columns that the
-/// embedding gives.
+/// Returns the flow with its context standardised and then embedded, where the flow takes a context of as many columns
+/// as the embedding gives. Throws as above.
 template <class F, class Derived, class Embedding>
 auto conditional(F flow, const Eigen::DenseBase<Derived>& contexts, Embedding embedding) {
   using S = typename F::Scalar;
-  Conditional<S, F, Embedding> result{Standardize<S>::fit(contexts, "context"), std::move(embedding), std::move(flow)};
+  Conditional<S, F, Embedding> result{detail::standardize_context<S>(contexts), std::move(embedding), std::move(flow)};
   result.check();
   return result;
 }

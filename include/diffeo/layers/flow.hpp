@@ -99,6 +99,8 @@ X generate(const F& flow, const X& z, const Pass<typename X::Scalar>& pass = {})
 /// | F::fields(f)              | see fields.hpp      | parameters, buffers and parts                             |
 /// | F::settings(f)            | see fields.hpp      | optional: what else decides the results                   |
 /// | f.rebind<Var<S>>()        | flow over Var<S>    | the same structure and settings, without parameters       |
+/// | f.context_dim()           | Index               | of a layer that reads pass.context: its columns C, 0 for  |
+/// |                           |                     | none; a layer whose parts have it needs none of its own   |
 /// | f.check()                 | void                | optional: throws invalid_argument where shapes do not fit |
 /// | F::forward_all(layers, z) | Transformed<Var<S>> | optional, static: several layers of this type in one go,  |
 /// |                           |                     | a std::span in forward order; or with a Pass behind z     |

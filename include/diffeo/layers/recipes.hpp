@@ -56,7 +56,8 @@ template <Real S, class Transform>
 Repeated<Coupling<S, Transform>> couplings(const char* recipe, Index dim, const CouplingFlowOptions& options,
                                            Transform transform) {
   require(options.layers >= 1, recipe, ": ", options.layers, " layers, expected at least 1");
-  require(dim >= 2, recipe, ": dimension ", dim, " leaves a coupling nothing to condition on, expected at least 2");
+  require(dim >= 2, recipe, ": dimension ", dim,
+          " leaves a coupling nothing to condition on, expected at least 2: use planar, radial, residual or cnf");
   const MlpOptions network = options.network.with_scales(0.05, first_scale_for(dim, 2));
   return repeat(options.layers, [&](Index i) {
     return make_coupling<S>(alternating_mask(options.mask, dim, i), network, options.seed,
@@ -142,15 +143,24 @@ RadialFlow<S> radial(Index dim, const RadialFlowOptions& options = {}) {
   return RadialFlow<S>(std::move(layers), Standardize<S>::identity(dim));
 }
 
-/// | option | type            | default                   |
-/// |--------|-----------------|---------------------------|
-/// | layers | Index           | 16                        |
-/// | block  | ResidualOptions | {64, 64} hidden units     |
-/// | seed   | std::uint64_t   | 0, of the initial weights |
+/// | option      | type            | default                                                |
+/// |-------------|-----------------|--------------------------------------------------------|
+/// | layers      | Index           | 16                                                     |
+/// | block       | ResidualOptions | {64, 64} hidden units                                  |
+/// | seed        | std::uint64_t   | 0, of the initial weights                              |
+/// | context_dim | Index           | 0: number of columns of the context, block.context_dim |
 struct ResidualFlowOptions {
   Index layers = 16;
   ResidualOptions block = {.hidden = {64, 64}};
   std::uint64_t seed = 0;
+  Index context_dim = 0;
+
+  /// Returns the number of columns of the context. Throws invalid_argument where the two options differ.
+  Index columns_of_context() const {
+    require(context_dim == 0 || block.context_dim == 0 || context_dim == block.context_dim, "residual: context_dim is ",
+            context_dim, ", block.context_dim ", block.context_dim);
+    return context_dim != 0 ? context_dim : block.context_dim;
+  }
 };
 
 /// A residual flow over T: that many layers, then a standardisation.
@@ -163,9 +173,11 @@ using ResidualFlow = FlowSequence<Repeated<Invert<Residual<T>>>, Standardize<T>>
 template <Real S>
 ResidualFlow<S> residual(Index dim, const ResidualFlowOptions& options = {}) {
   require(options.layers >= 1, "residual: ", options.layers, " layers, expected at least 1");
+  ResidualOptions block = options.block;
+  block.context_dim = options.columns_of_context();
   auto blocks = repeat(options.layers, [&](Index i) {
-    return Invert<Residual<S>>{make_residual<S>(dim, options.block, options.seed,
-                                                static_cast<std::uint64_t>(i) * streams_of(options.block.network()))};
+    return Invert<Residual<S>>{
+        make_residual<S>(dim, block, options.seed, static_cast<std::uint64_t>(i) * streams_of(block.network()))};
   });
   return ResidualFlow<S>(std::move(blocks), Standardize<S>::identity(dim));
 }
@@ -183,7 +195,7 @@ auto nice(const Data& data, const CouplingFlowOptions& options = {}) {
 }
 
 /// Returns a Real NVP of x (N x D) given a context c (N x C), both standardised. Throws invalid_argument where c has
-/// another number of rows or a constant column, and where options.context_dim is neither 0 nor C.
+/// another number of rows, where options.context_dim is neither 0 nor C, and as conditional() does.
 template <DenseExpression Data, DenseExpression Context>
   requires Real<typename Data::Scalar>
 auto real_nvp(const Data& x, const Context& c, CouplingFlowOptions options = {}) {
@@ -227,11 +239,11 @@ template <DenseExpression Data>
 auto residual(const Data& data, const ResidualFlowOptions& options = {}) {
   return standardized(residual<typename Data::Scalar>(data.cols(), options), data);
 }
-/// Returns a residual flow of x given a context. Throws as real_nvp(x, c) does; the option is block.context_dim.
+/// Returns a residual flow of x given a context. Throws as real_nvp(x, c) does.
 template <DenseExpression Data, DenseExpression Context>
   requires Real<typename Data::Scalar>
 auto residual(const Data& x, const Context& c, ResidualFlowOptions options = {}) {
-  options.block.context_dim = detail::context_dim_for("residual", options.block.context_dim, x.rows(), c);
+  options.context_dim = detail::context_dim_for("residual", options.columns_of_context(), x.rows(), c);
   return conditional(residual(x, options), c);
 }
 

@@ -19,6 +19,12 @@ Index columns_of(const P& parameter) {
     return parameter.cols();
 }
 
+// Throws invalid_argument unless a context has one row or as many as there are samples.
+inline void require_context_rows(const char* who, Index rows, Index samples) {
+  require(rows == 1 || rows == samples, who, ": the context has ", rows, " rows, expected ", samples,
+          samples == 1 ? "" : " or 1");
+}
+
 }  // namespace detail
 
 /// Throws invalid_argument unless the context is rows x dim or 1 x dim, with a message that begins with `who`.
@@ -26,8 +32,7 @@ template <Real S>
 void require_context(const char* who, const Var<S>& context, Index rows, Index dim) {
   require(static_cast<bool>(context), who, ": expected a context of ", dim, " columns, got none");
   require(context.cols() == dim, who, ": the context has ", context.cols(), " columns, expected ", dim);
-  require(context.rows() == 1 || context.rows() == rows, who, ": the context has ", context.rows(), " rows, expected ",
-          rows, " or 1");
+  detail::require_context_rows(who, context.rows(), rows);
 }
 
 /// Returns the number of columns of the context that a model takes, 0 for none: that of its parts which have a
@@ -50,5 +55,18 @@ Index context_dim(const M& model, const Path& path = {}) {
   }
   return dim;
 }
+
+namespace detail {
+
+// Throws invalid_argument where a model takes a context, for a call without one. `what` names the call, `owner` what
+// takes the context, and `instead` what to call.
+template <class M>
+void require_no_context(const char* what, const M& model, const char* owner, const char* instead) {
+  const Index dim = diffeo::context_dim(model);
+  require(dim == 0, what, ": this ", owner, " takes a context of ", dim, " column", dim == 1 ? "" : "s",
+          ", got none: ", instead);
+}
+
+}  // namespace detail
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -15,12 +15,12 @@ namespace diffeo::inline DIFFEO_ISA {
 
 /// Options of FileLikelihood.
 ///
-/// | option      | type               | default                                                                |
-/// |-------------|--------------------|------------------------------------------------------------------------|
-/// | columns     | std::vector<Index> | empty: all columns that are not those of the context; else those of x  |
-/// | context     | std::vector<Index> | empty: none; else the columns of the file that are the context         |
-/// | block_bytes | std::size_t        | 64 MiB: memory for the rows that minibatches are chosen from           |
-/// | chunk_rows  | Index              | 4096: rows that follow one another in the file and are read together   |
+/// | option      | type               | default                                                               |
+/// |-------------|--------------------|-----------------------------------------------------------------------|
+/// | columns     | std::vector<Index> | empty: all columns that are not those of the context; else those of x |
+/// | context     | std::vector<Index> | empty: none; else the columns of the file that are the context c      |
+/// | block_bytes | std::size_t        | 64 MiB: memory for the rows that minibatches are chosen from          |
+/// | chunk_rows  | Index              | 4096: rows that follow one another in the file and are read together  |
 struct FileLikelihoodOptions {
   std::vector<Index> columns = {};
   std::vector<Index> context = {};
@@ -87,6 +87,13 @@ class FileLikelihood {
   Index context_dim() const { return static_cast<Index>(options_.context.size()); }
   /// Number of blocks that an epoch reads.
   Index blocks() const { return blocks_; }
+
+  /// Throws invalid_argument where the model has another dimension than the data or takes another context, with a
+  /// message that begins with `who`.
+  template <class Model>
+  void check(const Model& model, const char* who = "fit") const {
+    detail::require_columns_of_model(model, dim(), context_dim(), who);
+  }
 
   /// Returns so many rows (all if there are fewer), spread over the file: to standardise by, say. Throws `io_error` as
   /// NpyFile::read_rows() does, and invalid_argument for a number below 1 and for NaN or infinity.

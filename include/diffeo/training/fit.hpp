@@ -70,23 +70,6 @@ void require_training_data(const Model& model, const Eigen::DenseBase<Derived>& 
   require(data.rows() >= least_rows, who, ": data has 1 row, expected at least ", least_rows);
 }
 
-// Throws invalid_argument unless the model takes a context of so many columns, 0 for none.
-template <class Model>
-void require_context_columns(const Model& model, Index given, const char* who) {
-  const Index wanted = context_dim(model);
-  require(given == 0 || wanted > 0, who, ": got a context, but this model takes none");
-  require(given > 0 || wanted == 0, who, ": this model takes a context of ", wanted, " columns, got none");
-  require(given == wanted, who, ": the context has ", given, " columns, this model takes one of ", wanted);
-}
-
-// Throws invalid_argument unless the data suit the model, with messages that begin with `who`.
-template <class Model>
-void require_dataset(const Model& model, const Dataset<typename Model::Scalar>& data, const char* who,
-                     Index least_rows) {
-  require_training_data(model, data.x, who, least_rows);
-  require_context_columns(model, data.context.cols(), who);
-}
-
 // Returns the rows of an objective that have a weight, in random order.
 template <class O>
 std::vector<Index> shuffled_rows(const O& objective, std::uint64_t seed) {
@@ -103,15 +86,11 @@ std::vector<Index> shuffled_rows(const O& objective, std::uint64_t seed) {
   }
 }
 
-// Throws invalid_argument where an objective that says its number of columns, or that of its context, does not fit the
-// model. Messages begin with `who`.
+// Asks an objective whether it suits the model. Messages begin with `who`.
 template <class Model, class O>
-void require_fitting([[maybe_unused]] const Model& model, [[maybe_unused]] const O& objective,
-                     [[maybe_unused]] const char* who) {
-  if constexpr (requires { objective.dim(), model.dim(); })
-    require(objective.dim() == model.dim(), who, ": data has ", objective.dim(), " columns, this flow has dimension ",
-            model.dim());
-  if constexpr (requires { objective.context_dim(); }) require_context_columns(model, objective.context_dim(), who);
+void require_suitable([[maybe_unused]] const O& objective, [[maybe_unused]] const Model& model,
+                      [[maybe_unused]] const char* who) {
+  if constexpr (requires { objective.check(model, who); }) objective.check(model, who);
 }
 
 // Returns what an objective warns of, and prints it on stderr if wanted.
@@ -276,7 +255,7 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
   options.check();
   require(options.patience == 0 || options.validation_fraction > 0,
           "fit: patience needs validation_fraction > 0 or a validation set");
-  detail::require_fitting(model, objective, "fit");
+  detail::require_suitable(objective, model, "fit");
   std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
@@ -308,8 +287,8 @@ FitReport fit(Model& model, const O& objective, const V& validation, const FitOp
   options.check();
   require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
           ", but there is a validation set; expected 0");
-  detail::require_fitting(model, objective, "fit");
-  detail::require_fitting(model, validation, "fit: validation");
+  detail::require_suitable(objective, model, "fit");
+  detail::require_suitable(validation, model, "fit: validation");
   std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   std::vector<Index> held_out(static_cast<std::size_t>(std::max<Index>(0, validation.size())));
   require(!held_out.empty(), "fit: the validation set has no rows");
@@ -362,7 +341,7 @@ template <class Model, class... Callbacks>
   requires Objective<MaximumLikelihood<typename Model::Scalar>, Model> && (!std::is_const_v<Model>)
 FitReport fit(Model& model, const Dataset<typename Model::Scalar>& data, const FitOptions& options = {},
               Callbacks&&... callbacks) {
-  detail::require_dataset(model, data, "fit", 2);
+  detail::require_training_data(model, data.x);
   return fit(model, MaximumLikelihood<typename Model::Scalar>(data), options, callbacks...);
 }
 
@@ -377,8 +356,8 @@ FitReport
     fit(Model& model, const Dataset<typename Model::Scalar>& data, const Dataset<typename Model::Scalar>& validation,
         const FitOptions& options = {}, Callbacks&&... callbacks) {
   using S = typename Model::Scalar;
-  detail::require_dataset(model, data, "fit", 2);
-  detail::require_dataset(model, validation, "fit: validation", 1);
+  detail::require_training_data(model, data.x);
+  detail::require_training_data(model, validation.x, "fit: validation", 1);
   return fit(model, MaximumLikelihood<S>(data), MaximumLikelihood<S>(validation, "fit: validation"), options,
              callbacks...);
 }

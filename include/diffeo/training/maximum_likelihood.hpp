@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/data/column_checks.hpp>
+#include <diffeo/nn/context.hpp>
 #include <diffeo/training/dataset.hpp>
 #include <diffeo/training/objective.hpp>
 #include <memory>
@@ -13,6 +14,18 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
+
+// Throws invalid_argument unless the model has the dimension of the data and takes a context of so many columns, 0 for
+// none. Messages begin with `who`.
+template <class Model>
+void require_columns_of_model(const Model& model, Index dim, Index given, const char* who) {
+  if constexpr (requires { model.dim(); })
+    require(dim == model.dim(), who, ": data has ", dim, " columns, this flow has dimension ", model.dim());
+  const Index wanted = diffeo::context_dim(model);
+  require(given == 0 || wanted > 0, who, ": got a context, but this model takes none");
+  require(given > 0 || wanted == 0, who, ": this model takes a context of ", wanted, " columns, got none");
+  require(given == wanted, who, ": the context has ", given, " columns, this model takes one of ", wanted);
+}
 
 /// Returns -log p(x) or -log p(x | c) for each row of a piece of a minibatch, in training plus the penalties of layers.
 template <class Model, Real S>
@@ -73,10 +86,12 @@ class MaximumLikelihood {
   /// Returns the weight of a row of the data, 1 where there are no weights.
   double row_weight(Index row) const { return weights_ ? static_cast<double>((*weights_)(row, 0)) : 1; }
 
-  /// Number of columns of the data.
-  Index dim() const { return data_->cols(); }
-  /// Number of columns of the context, 0 without one.
-  Index context_dim() const { return context_ ? context_->cols() : 0; }
+  /// Throws invalid_argument where the model has another dimension than the data or takes another context, with a
+  /// message that begins with `who`.
+  template <class Model>
+  void check(const Model& model, const char* who = "fit") const {
+    detail::require_columns_of_model(model, data_->cols(), context_ ? context_->cols() : 0, who);
+  }
 
   /// Returns warnings about repeated values and rows (see repetition_warnings()). Throws invalid_argument for columns
   /// of data or context that are rounded to a lattice and for constant columns of data (see

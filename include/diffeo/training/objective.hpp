@@ -112,8 +112,8 @@ concept HasValidationLoss =
 /// | O::suggested_clip_ratio               | double      | optional: FitOptions::clip_ratio by default, else 1.2 |
 /// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
 /// | o.row_weight(row)                     | double      | optional: weight of the loss of a row of data, >= 0   |
-/// | o.dim(), o.context_dim()              | Index       | optional: columns of data and context, which fit()    |
-/// |                                       |             | compares with those of the model                      |
+/// | o.check(model, who)                   | void        | optional: throws invalid_argument, with a message     |
+/// |                                       |             | that begins with `who`, where the model does not suit |
 /// | o.inspect()                           | std::vector | optional: warnings about the data (std::string), for  |
 /// |                                       |             | the report; throws where training would be in vain    |
 /// | o.comparable_from()                   | long        | optional: the first step whose loss may be compared   |

@@ -59,8 +59,8 @@ struct ReverseKlOptions {
 ///     diffeo::fit(model, diffeo::ReverseKl(gaussian), {.steps = 2000, .batch = 1024});
 ///
 /// fit() throws invalid_argument when the target has another dimension than the model (where it says so, or by itself),
-/// or returns another shape than N x 1, and for options out of range. A target that is not finite at a sample stops the
-/// training; the report names sample and place.
+/// or returns another shape than N x 1, for a model that takes a context, and for options out of range. A target that
+/// is not finite at a sample stops the training; the report names sample and place.
 template <class T>
 class ReverseKl {
  public:
@@ -73,6 +73,12 @@ class ReverseKl {
   }
 
   const ReverseKlOptions& options() const { return options_; }
+
+  /// Throws invalid_argument for a model that takes a context, which reverse KL does not give.
+  template <class Model>
+  void check(const Model& model, const char* who = "fit") const {
+    detail::require_no_context(who, model, "flow", "fit model.given(c)");
+  }
 
   /// While the weight of the target grows, the loss that is reported is not the one that is made small.
   long comparable_from() const { return options_.beta_start < 1 ? options_.anneal_steps : 0; }

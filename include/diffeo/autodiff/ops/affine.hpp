@@ -166,6 +166,7 @@ Var<S> product_op(Var<S> x, Var<S> w, bool out_by_in, Var<S> b, Activation act) 
 /// or of N x M with a row for each sample. Throws invalid_argument if the shapes do not match.
 template <Real S, class W, class B>
 Var<S> affine(Var<S> x, const W& w, const B& b, Activation act = Activation::identity) {
+  detail::require_operands("affine", x);
   Tape<S>& tape = x.tape();
   // Where the derivative needs the argument of the activation, that is kept as a value of its own.
   const Var<S> weights = as_var(tape, w), bias = as_var(tape, b);

@@ -65,6 +65,7 @@ void require_distinct(Tape<S>& tape, const char* op, std::span<const Index> a, s
 /// Returns `count` consecutive columns from `first` on, without a copy: N x D -> N x count.
 template <Real S>
 Var<S> cols(Var<S> x, Index first, Index count) {
+  detail::require_operands("cols", x);
   require(first >= 0 && count >= 0 && first + count <= x.cols(), "cols: columns ", first, " to ", first + count,
           " of a block with ", x.cols(), " columns");
   return x.tape().column_view(x, first, count);

@@ -68,6 +68,7 @@ void add_partial(Var<S> x, const Partial& partial, Var<S> y, X... operands) {
 ///                         a, b);
 template <Real S, class Value, class... Partials, class... X>
 Var<S> make_elementwise(const char* name, const Value& value, const std::tuple<Partials...>& partials, X... x) {
+  detail::require_operands(name, x...);
   const math::Shape shape = math::broadcast_shape(name, {x.shape()...});
   const std::tuple operands(detail::broadcast_to(x, shape)...);
   Tape<S>& tape = std::get<0>(operands).tape();
