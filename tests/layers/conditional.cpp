@@ -467,6 +467,20 @@ TEMPLATE_TEST_CASE("conditional flows: contexts on arrays, one for all or one fo
         "inverse: got a context, but this flow takes none");
 }
 
+TEST_CASE("conditional distributions: a recipe with an embedding is in the units of the data", "[layers]") {
+  const Array<double> x = some_points<double>(60, 2), c = some_contexts<double>(60, 3);
+  const auto model_of = [&](const Array<double>& data) {
+    const auto flow = real_nvp<double>(2, {.layers = 2, .network = {.hidden = {8}, .last_scale = 1}, .context_dim = 4});
+    return TransformedDistribution(
+        StandardNormal<double>(2),
+        conditional(standardized(flow, data), c, make_mlp<double>(3, 4, {.hidden = {32}, .last_scale = 1}, 1)));
+  };
+  const auto model = model_of(x), moved = model_of(x * 1000.0 - 7.0);
+  CHECK(model.context_dim() == 3);
+  CHECK((moved.log_prob(x * 1000.0 - 7.0, c) + 2 * std::log(1000.0) - model.log_prob(x, c)).abs().maxCoeff() < 1e-9);
+  CHECK((model.log_prob(x, c) - model.log_prob(x, c.colwise().reverse())).abs().maxCoeff() > 1e-3);
+}
+
 TEST_CASE("conditional distributions: the gradient of a shared context is the sum over its samples", "[layers]") {
   const auto model = conditional_model<double>();
   const Array<double> x = some_points<double>(9, 2), c = some_contexts<double>(1, 3);

@@ -162,7 +162,7 @@ TEST_CASE("file likelihood: columns are chosen, for x and for the context", "[tr
   CHECK(diffeo::mean_loss(model, data, rows) ==
         Approx(diffeo::mean_loss(model, MaximumLikelihood<float>(x, c), rows)).epsilon(1e-6));
   const auto refused = [&](const FileLikelihood<float>& objective) {
-    return thrown_message<invalid_argument>([&] { trained(model, objective, options); });
+    return thrown_message<diffeo::invalid_argument>([&] { trained(model, objective, options); });
   };
   CHECK(refused(FileLikelihood<float>(file.path, {.columns = {3, 1}})) ==
         "fit: this model takes a context of 1 columns, got none");
