@@ -241,7 +241,7 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
     // Nothing has looked at the parameters after the last step yet, nor at averages.
     if (std::isnan(report.best_validation_loss) && report.steps > 0 && !report.failed())
       if (const StepOutcome end = trainer.settle(); end != StepOutcome::taken)
-        give_up(stop_reason(end), trainer.failure());
+        give_up(stop_reason(end), concat_message(trainer.failure(), "; back to step ", kept_after));
   } catch (...) {
     keep_best_or_latest();
     throw;

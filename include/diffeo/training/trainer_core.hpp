@@ -176,8 +176,8 @@ class TrainerCore {
     const double worse = sum / rows, error = std::sqrt(std::max(0.0, squares / rows - worse * worse) / rows);
     if (worse > options_.divergence * error && (worse > 1 || watch_.is_worse_than_start(estimate))) {
       outcome_ = StepOutcome::diverged;
-      failure_ = concat_message("the loss at the end is ", (kept_sum + sum) / rows, ", with the parameters of step ",
-                                snapshot_step_, " it is ", kept_sum / rows);
+      failure_ = concat_message("the loss at the end is ", (kept_sum + sum) / rows, ", with the best parameters ",
+                                kept_sum / rows);
     }
     return outcome_;
   }
