@@ -478,6 +478,8 @@ TEST_CASE("the report as text", "[training]") {
                  "parameters were restored)"));
   report.loss.assign(150, 1.0);
   report.loss.insert(report.loss.end(), 100, 7.0);
+  CHECK(report.final_loss() == 1.5);
+  report.reason = StopReason::completed;
   CHECK(report.final_loss() == 7);
   CHECK(std::isnan(FitReport{}.final_loss()));
 }

@@ -11,6 +11,8 @@
 #include <diffeo/training/fit.hpp>
 #include <diffeo/training/reverse_kl.hpp>
 #include <limits>
+#include <numbers>
+#include <string>
 #include <vector>
 
 #include "../arrays.hpp"
@@ -62,6 +64,27 @@ struct TurnsNan {
   }
 };
 
+// Maximum likelihood, with a large loss in the first step and again from some step on.
+struct LosesAgain {
+  MaximumLikelihood<double> good;
+  std::uint64_t from;
+  Index size() const { return good.size(); }
+  template <class Model>
+  Var<double> loss(const Model& model, Tape<double>& tape, const Minibatch& batch) const {
+    return good.loss(model, tape, batch) + (batch.step == 0 ? 1e7 : batch.step >= from ? 1e5 : 0);
+  }
+};
+
+// Makes the likelihood small.
+struct Unlikelihood {
+  MaximumLikelihood<double> good;
+  Index size() const { return good.size(); }
+  template <class Model>
+  Var<double> loss(const Model& model, Tape<double>& tape, const Minibatch& batch) const {
+    return -good.loss(model, tape, batch);
+  }
+};
+
 // The lowest mean of as many losses as a smoothed one has, at any step.
 double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
   double lowest = no_bound;
@@ -102,6 +125,14 @@ TEST_CASE("recovery: a rate of 10 with averaged weights", "[training]") {
           model, data, {.steps = steps, .rate = {.learning_rate = 10}, .ema_decay = 0.9, .max_recoveries = most});
       CAPTURE(report);
       CHECK((report.failed() || !report.recoveries.empty()));
+      for (const diffeo::Recovery& recovery : report.recoveries) CHECK(recovery.learning_rate > 0);
+      if (steps == 1) {
+        // Found at the end: the report is that of a training that gave up.
+        CHECK(report.failed());
+        CHECK_FALSE(report.failure.empty());
+        CHECK(report.final_loss() == report.best_loss);
+        CHECK(report.steps == 1);
+      }
       const double loss = loss_over(model, data);
       CHECK(loss <= loss_over(start, data) + 1e-4);
       if (steps == 400 && most > 0) CHECK(loss < loss_over(start, data) - 0.3);
@@ -223,6 +254,103 @@ TEST_CASE("recovery: with validation the best parameters are those of the lowest
   CHECK(report.validation_step == std::vector<long>{10, 20, 30, 40, 50});
   CHECK(report.best_step == 50);
   CHECK(loss_over(model, held_out) == Approx(report.best_validation_loss).epsilon(1e-5));
+}
+
+TEST_CASE("recovery: a large loss long ago excuses no divergence", "[training]") {
+  const Array<double> data = diffeo::toy2d::sample<double>("moons", 200, 1);
+  auto model = diffeo::DiagonalNormal<double>::standard(2);
+  const LosesAgain objective{MaximumLikelihood<double>(data), 500};
+  const FitOptions options{.steps = 1500, .batch = 100, .max_recoveries = 2, .threads = 1};
+  const FitReport report = diffeo::fit(model, objective, options);
+  CAPTURE(report);
+  CHECK(report.reason == StopReason::diverged);
+  CHECK(report.recoveries.size() == 2);
+  CHECK(report.steps < 700);
+  CHECK(report.final_loss() < 100);
+  // The way out, for losses that are to grow.
+  CHECK(report.failure.find("divergence = 0") != std::string::npos);
+  CHECK(report.failure.find("comparable_from()") != std::string::npos);
+}
+
+TEST_CASE("recovery: unequal weights do not throw away a training at its end", "[training]") {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    CAPTURE(seed);
+    Array<double> x(5000, 2), weights(5000, 1);
+    diffeo::fill_normal(diffeo::view(x), seed, 1);
+    diffeo::fill_normal(diffeo::view(weights), seed, 2);
+    x = 2 * x + 1;
+    weights = (2 * weights).exp();
+    const Array<double> share = weights / weights.sum();
+    double optimum = 0;
+    for (Index j = 0; j < 2; ++j) {
+      const double mean = (share * x.col(j)).sum(), variance = (share * (x.col(j) - mean).square()).sum();
+      optimum += 0.5 * std::log(2 * std::numbers::pi * variance) + 0.5;
+    }
+    auto model = diffeo::DiagonalNormal<double>::standard(2);
+    const FitReport report =
+        diffeo::fit(model, {.x = x, .weights = weights},
+                    {.steps = 3000, .batch = 16, .rate = {.learning_rate = 0.01}, .seed = seed, .threads = 1});
+    CAPTURE(report);
+    CHECK_FALSE(report.failed());
+    CHECK(report.recoveries.empty());
+    CHECK(-(share * model.log_prob(x)).sum() < optimum + 0.3);
+  }
+}
+
+TEST_CASE("recovery: patience that runs out far from the best parameters goes back", "[training]") {
+  const Array<float> data = diffeo::toy2d::sample<float>("moons", 2000, 1),
+                     held_out = diffeo::toy2d::sample<float>("moons", 500, 2);
+  const TransformedDistribution start(StandardNormal<float>(2),
+                                      diffeo::real_nvp(data, {.layers = 8, .log_scale_bound = no_bound}));
+  for (const long most : {0L, 10L}) {
+    CAPTURE(most);
+    auto model = start;
+    // Sooner than the last losses could tell.
+    const FitReport report = diffeo::fit(model, MaximumLikelihood<float>(data), MaximumLikelihood<float>(held_out),
+                                         {.steps = 400,
+                                          .batch = 256,
+                                          .rate = {.learning_rate = 0.05},
+                                          .validation_every = 1,
+                                          .patience = 10,
+                                          .max_recoveries = most,
+                                          .seed = 1});
+    CAPTURE(report);
+    CHECK(report.validation_step.size() >= 10);
+    CHECK(loss_over(model, held_out) <= loss_over(start, held_out) + 1e-5);
+    CHECK(report.best_validation_loss == Approx(loss_over(model, held_out)).epsilon(1e-5));
+    if (most == 0) {
+      CHECK(report.reason == StopReason::diverged);
+    } else {
+      REQUIRE_FALSE(report.recoveries.empty());
+      CHECK(report.recoveries.front().reason == StopReason::diverged);
+      CHECK(report.recoveries.front().step < 50);
+      CHECK(report.steps > report.recoveries.front().step);
+    }
+  }
+}
+
+TEST_CASE("recovery: validation keeps the initial parameters where no others are better", "[training]") {
+  const Array<double> data = diffeo::toy2d::sample<double>("moons", 500, 1);
+  const auto start = diffeo::DiagonalNormal<double>::standard(2);
+  const double before = loss_over(start, data);
+  const MaximumLikelihood<double> good(data);
+  auto model = start;
+  const FitReport report =
+      diffeo::fit(model, Unlikelihood{good}, good, {.steps = 400, .validation_every = 10, .patience = 4});
+  CAPTURE(report);
+  CHECK(report.reason == StopReason::early_stopping);
+  CHECK(report.steps == 40);
+  CHECK(report.validation_step == std::vector<long>{10, 20, 30, 40});
+  CHECK(report.best_step == 0);
+  CHECK(report.best_validation_loss == Approx(before));
+  CHECK((diffeo::parameters(model) == diffeo::parameters(start)).all());
+  // Until a step is validated there is nothing to choose from: the latest parameters are kept.
+  model = start;
+  const FitReport stopped = diffeo::fit(model, good, good, {.steps = 400},
+                                        [](const diffeo::FitProgress& progress) { return progress.step < 50; });
+  CHECK(stopped.reason == StopReason::callback);
+  CHECK(std::isnan(stopped.best_validation_loss));
+  CHECK(loss_over(model, data) < before);
 }
 
 TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") {

@@ -125,11 +125,13 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
   report.loss.reserve(static_cast<std::size_t>(std::min(options.steps, 1L << 22)));
   const auto rate_now = [&] { return schedule.at(report.steps, options.steps) * plateau.scale() * scale; };
   auto best = trainer.result();
+  double loss_at_start = std::numeric_limits<double>::quiet_NaN();  // of validation
   long without_improvement = 0, kept_after = 0;
   // Generic, so that it is compiled for objectives with rows alone.
   [[maybe_unused]] const auto validate = [&](const auto& rows) {
     set_parameters(model, trainer.result());
     const double loss = mean_loss(model, validation, rows, options.seed, options.threads);
+    if (report.validation_step.empty()) report.best_validation_loss = loss_at_start;
     report.validation_step.push_back(report.steps);
     report.validation_loss.push_back(loss);
     plateau.add(report.steps, loss);
@@ -146,21 +148,23 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
   const auto keep_best_or_latest = [&] {
     set_parameters(model, std::isnan(report.best_validation_loss) ? trainer.result() : best);
   };
-  const auto list_recovery = [&](StopReason reason, std::string failure) {
-    report.recoveries.push_back({report.steps, kept_after, reason, std::move(failure), rate_now()});
+  const auto give_up = [&](StopReason reason, const std::string& failure) {
+    report.reason = reason;
+    report.failure = failure;
+    if (reason == StopReason::diverged)
+      report.failure += " (if the loss is to grow: divergence = 0, or a comparable_from() of the objective)";
   };
   // Goes on at half the rate after the trainer went back, unless that is in vain.
   const auto recovers = [&](StopReason reason, const std::string& failure) {
     if (static_cast<long>(report.recoveries.size()) >= options.max_recoveries || trainer.snapshot_step() < 0) {
-      report.reason = reason;
-      report.failure = failure;
+      give_up(reason, failure);
       trainer.end_at_snapshot();
       return false;
     }
     scale /= 2;
     without_improvement = 0;
     plateau.restart(report.steps);
-    list_recovery(reason, failure);
+    report.recoveries.push_back({report.steps, kept_after, reason, failure, rate_now()});
     return true;
   };
   const auto stop_reason = [](StepOutcome outcome) {
@@ -170,6 +174,13 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
   };
   ProgressBar bar(options.progress);
   try {
+    if constexpr (!DrawsSamples<V>) {
+      if (!held_out.empty() && options.steps > 0) try {
+          const double loss = mean_loss(model, validation, held_out, options.seed, options.threads);
+          if (std::isfinite(loss)) loss_at_start = loss;
+        } catch (const solver_error&) {  // so there is no such loss
+        }
+    }
     while (report.steps < options.steps) {
       const double rate = rate_now();
       const long snapshot = trainer.snapshot_step();
@@ -212,6 +223,12 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
           break;
         }
         if (options.patience > 0 && without_improvement >= options.patience) {
+          if (const StepOutcome outcome = trainer.judge(); outcome != StepOutcome::taken) {
+            const std::string why = trainer.failure();
+            trainer.go_back();
+            if (recovers(stop_reason(outcome), why)) continue;
+            break;
+          }
           report.reason = StopReason::early_stopping;
           break;
         }
@@ -220,7 +237,7 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
     // Nothing has looked at the parameters after the last step yet, nor at averages.
     if (std::isnan(report.best_validation_loss) && report.steps > 0 && !report.failed())
       if (const StepOutcome end = trainer.settle(); end != StepOutcome::taken)
-        list_recovery(stop_reason(end), trainer.failure());
+        give_up(stop_reason(end), concat_message(trainer.failure(), "; back to step ", kept_after));
   } catch (...) {
     keep_best_or_latest();
     throw;
@@ -241,9 +258,12 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
 /// Where a loss or gradient is not finite, an equation of the model is not solved (solver_error), or the loss has left
 /// the best by far, it goes back to the snapshot and on at half the rate, FitOptions::max_recoveries times at most;
 /// then it ends there. What goes wrong before the first step ends it at once. The step that failed does not count as
-/// one, and the report lists all that happened. Without validation, the parameters at the end are evaluated on the last
-/// minibatch once more, and the training ends with the snapshot where they are no good. So a model whose losses are
-/// finite at first ends with parameters whose losses are.
+/// one, and the report lists all that happened. Without validation, the parameters at the end are compared with the
+/// snapshot on the last minibatch, or on a few where that is small, and the training ends with the snapshot where they
+/// are much worse or no good. So a model whose losses are finite at first ends with parameters whose losses are.
+///
+/// With validation the initial parameters are validated, too, and kept where those of no step validated are better.
+/// Where patience runs out, it goes back as above if the loss of the training has left the best by far.
 ///
 /// An exception of a callback or of the objective comes through and leaves the parameters of the lowest validation
 /// loss, or without validation the latest ones. While it runs the model holds its initial parameters or those that were

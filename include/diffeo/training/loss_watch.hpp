@@ -14,11 +14,13 @@ namespace diffeo::inline DIFFEO_ISA {
 /// left the best of them by far.
 ///
 /// The smoothed loss is the mean of the last 50 losses, or of all there are. A training has diverged when the last 50
-/// losses do not fall, and more than half of them lie above the lowest smoothed loss by more than the largest of
+/// losses do not fall, and the last and more than half of them lie above the lowest smoothed loss by more than the
+/// largest of
 ///
 /// * `divergence` times the noise there: the standard error of the mean over a minibatch, or if they are more,
 ///   the rises from step to step,
-/// * half of what the loss had come down since the first step,
+/// * half of what the loss had come down lately: to the lowest from the highest of the last five medians of 50 losses
+///   each, which begin as the first loss,
 /// * 1.
 ///
 /// Single outliers therefore do not count, and neither does an overshoot that is being made good.
@@ -26,10 +28,10 @@ class LossWatch {
  public:
   static constexpr long window = 50;
 
-  /// A divergence of 0 turns the detection off. `batch` is the number of rows in a minibatch: of the fewer, the more
-  /// losses it takes to know their noise.
-  explicit LossWatch(double divergence, std::ptrdiff_t batch = 512)
-      : divergence_(divergence), least_((8 + batch) / std::max<std::ptrdiff_t>(1, batch)) {}
+  /// A divergence of 0 turns the detection off. `rows` is the number of rows in a minibatch, of unequal weights the
+  /// effective number: of the fewer, the more losses it takes to know their noise.
+  explicit LossWatch(double divergence, double rows = 512)
+      : divergence_(divergence), least_(1 + static_cast<long>(std::min(8 / rows, double(window - 1)))) {}
 
   /// Takes in the loss of a step and its standard error, both finite. Returns whether the parameters that have this
   /// loss are to be kept as the best so far. They are kept at intervals that grow from 1 to 16 steps.
@@ -37,6 +39,7 @@ class LossWatch {
     if (compared_ == 0) {
       first_ = loss;
       first_noise_ = standard_error;
+      heights_.fill(loss);
     }
     // Noise that the rows of a minibatch share shows in rises alone: the mean square of those is the variance, as half
     // of the changes are falls.
@@ -49,11 +52,12 @@ class LossWatch {
     ++count_;
     const long n = std::min(count_, window);
     smoothed_ = mean(losses_, n);
+    if (count_ % window == 0) add_height();
     if (n < least_) return keep_first();
     const double noise = std::sqrt(mean(squared_errors_, n));
     // The mean of few losses may be low by chance. A loss above the mean may be the first of a divergence.
     const double bound = smoothed_ + 3 * noise / std::sqrt(static_cast<double>(n));
-    if (!due() || !(bound < best_bound_) || loss > smoothed_) return keep_first();
+    if (!due() || !(bound < best_bound_) || loss > smoothed_ + rounding()) return keep_first();
     kept_at_ = step_;
     best_bound_ = bound;
     best_ = smoothed_;
@@ -71,18 +75,21 @@ class LossWatch {
   }
 
   /// Forgets the last losses, but not the best one: the training has gone back.
-  void restart() { count_ = 0; }
+  void restart() {
+    count_ = 0;
+    if (compared_ > 0 && std::isfinite(best_)) heights_.fill(best_);
+  }
 
   /// Returns whether the training has diverged, see above.
   bool diverged() const {
     if (divergence_ == 0 || !full()) return false;
-    const double limit = best_bound_ + margin();
+    const double limit =
+        best_bound_ + std::max(margin(), (*std::max_element(heights_.begin(), heights_.end()) - best_) / 2);
+    // Where the loss drops all at once, the older losses alone lie above the new best.
+    if (!(last_ > limit)) return false;
     return 2 * std::count_if(losses_.begin(), losses_.end(), [limit](double l) { return l > limit; }) > window &&
            !falls();
   }
-
-  /// Returns whether a loss lies above the best by as much as those of a training that has diverged.
-  bool is_far(double loss) const { return loss > best_bound_ + margin(); }
 
   /// Returns whether a training of at least 50 steps that ends with this loss is worse than its start, by more than
   /// noise.
@@ -96,8 +103,8 @@ class LossWatch {
   bool full() const { return count_ >= window; }
   /// Returns the smoothed loss at the step whose parameters were kept last; infinity before.
   double best() const { return best_; }
-  /// Returns by how much a loss must lie above the best to be far.
-  double margin() const { return std::max({1.0, divergence_ * best_noise_, (first_ - best_) / 2}); }
+  /// Returns by how much a loss may lie above the best by chance: `divergence` times the noise, or 1 if that is more.
+  double margin() const { return std::max(1.0, divergence_ * best_noise_); }
 
  private:
   static constexpr long longest_interval = 16;
@@ -107,6 +114,20 @@ class LossWatch {
     double sum = 0;
     for (long i = 0; i < n; ++i) sum += values[static_cast<std::size_t>(i)];
     return sum / static_cast<double>(n);
+  }
+
+  // What the sum of equal losses may be off by.
+  double rounding() const {
+    return static_cast<double>(window) * std::numeric_limits<double>::epsilon() * std::abs(smoothed_);
+  }
+
+  // Outliers do not count: the median.
+  void add_height() {
+    Losses sorted = losses_;
+    const auto middle = sorted.begin() + window / 2;
+    std::nth_element(sorted.begin(), middle, sorted.end());
+    std::rotate(heights_.begin(), heights_.begin() + 1, heights_.end());
+    heights_.back() = *middle;
   }
 
   // Whether the newer half of the last losses is lower than the older half. A loss of one half is lower than one of the
@@ -133,11 +154,12 @@ class LossWatch {
   bool due() const { return step_ >= kept_at_ + std::clamp(step_ / 8, 1L, longest_interval); }
 
   double divergence_;
-  std::ptrdiff_t least_;  // losses before the noise is known
+  long least_;  // losses before the noise is known
   Losses losses_{}, squared_errors_{};
-  long count_ = 0;               // losses since the start or a restart
-  long step_ = 0, kept_at_ = 0;  // counted from 1
-  long compared_ = 0;            // losses in all
+  std::array<double, 5> heights_{};  // medians of the last windows
+  long count_ = 0;                   // losses since the start or a restart
+  long step_ = 0, kept_at_ = 0;      // counted from 1
+  long compared_ = 0;                // losses in all
   double smoothed_ = 0, last_ = 0, first_ = 0, first_noise_ = 0, best_noise_ = 0;
   // The lowest smoothed loss, and with three standard errors, so that it is not taken for lower than it is.
   double best_ = std::numeric_limits<double>::infinity(), best_bound_ = std::numeric_limits<double>::infinity();

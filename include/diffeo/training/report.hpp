@@ -52,19 +52,22 @@ struct FitReport {
   std::vector<long> validation_step;    ///< steps after which the validation loss was taken
   std::vector<double> validation_loss;  ///< that loss
   double best_validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN without validation
-  long best_step = 0;   ///< after which step it was reached; these parameters were kept
+  long best_step = 0;   ///< after which step it was reached, 0: at the start; these parameters were kept
   std::string failure;  ///< after non_finite, not_solved and diverged: the cause as far as known; may be empty
   std::vector<std::string> warnings;  ///< what makes the densities of the data doubtful: see repetition_warnings()
   std::vector<Recovery> recoveries;   ///< what went wrong, in order
-  double best_loss = std::numeric_limits<double>::quiet_NaN();  ///< lowest smoothed loss; NaN if there was none
+  /// Smoothed loss (see LossWatch) of the parameters that a training which goes wrong goes back to, about the lowest;
+  /// NaN if there was none.
+  double best_loss = std::numeric_limits<double>::quiet_NaN();
 
-  /// Returns whether the training gave up.
+  /// Returns whether the training gave up, and ended with the best parameters.
   bool failed() const {
     return reason == StopReason::non_finite || reason == StopReason::not_solved || reason == StopReason::diverged;
   }
 
-  /// Returns the mean of the last losses, at most 100 of them.
+  /// Returns the mean of the last losses, at most 100 of them; where the training gave up, best_loss if there is one.
   double final_loss() const {
+    if (failed() && std::isfinite(best_loss)) return best_loss;
     const auto n = static_cast<std::ptrdiff_t>(std::min<std::size_t>(100, loss.size()));
     return n == 0 ? std::numeric_limits<double>::quiet_NaN()
                   : std::accumulate(loss.end() - n, loss.end(), 0.0) / static_cast<double>(n);
@@ -72,8 +75,7 @@ struct FitReport {
 };
 
 inline std::ostream& operator<<(std::ostream& out, const FitReport& report) {
-  out << report.steps << " steps in " << report.seconds << " s, loss "
-      << (report.failed() && std::isfinite(report.best_loss) ? report.best_loss : report.final_loss());
+  out << report.steps << " steps in " << report.seconds << " s, loss " << report.final_loss();
   if (!report.validation_loss.empty())
     out << ", best validation loss " << report.best_validation_loss << " after step " << report.best_step;
   out << " (" << to_string(report.reason);

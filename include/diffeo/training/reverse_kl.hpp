@@ -59,8 +59,9 @@ struct ReverseKlOptions {
 ///     diffeo::fit(model, diffeo::ReverseKl(gaussian), {.steps = 2000, .batch = 1024});
 ///
 /// fit() throws invalid_argument when the target has another dimension than the model (where it says so, or by itself),
-/// or returns another shape than N x 1, for a model that takes a context, and for options out of range. A target that
-/// is not finite at a sample stops the training; the report names sample and place.
+/// or returns another shape than N x 1, for a model that takes a context, and for options out of range. Where a target
+/// is not finite at a sample, the training goes back and on at half the rate, or ends after FitOptions::max_recoveries
+/// times; the report names sample and place.
 template <class T>
 class ReverseKl {
  public:

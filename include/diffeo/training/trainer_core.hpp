@@ -19,6 +19,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -128,32 +129,67 @@ class TrainerCore {
     refresh_buffers(ParameterChange::any);
   }
 
-  /// Looks once more at the parameters that result() returns, by their loss on the last minibatch. Where an equation is
-  /// not solved, the loss is not finite or far above the best, or a training of at least 50 steps is worse than its
-  /// start, goes back to the snapshot as end_at_snapshot() does. Returns how it went, `taken` if the parameters are
-  /// good; otherwise failure() says why not.
-  StepOutcome settle() {
+  /// Compares the parameters that result() returns with the snapshot, by their losses on the last minibatch, or where
+  /// that is small on as many more as make 128 rows, 50 minibatches at most. Returns how the training went, `taken` if
+  /// the parameters are good: not where an equation is not solved or a loss is not finite, and neither where they are
+  /// worse than the snapshot by more than chance, which is FitOptions::divergence standard errors of the differences of
+  /// rows, and by more than 1, or where a training of at least 50 steps is worse than its start. failure() says why
+  /// not. This ends a training, or goes before go_back(): it uses up the minibatches.
+  StepOutcome judge() {
     outcome_ = StepOutcome::taken;
-    if (snapshot_step_ < 0) return outcome_;
     failure_.clear();
-    // A change on one minibatch has less noise than a loss.
-    const double loss = evaluate(result()), estimate = watch_.smoothed() + (loss - last_loss_);
-    if (!failure_.empty()) {
-      outcome_ = StepOutcome::not_solved;
-    } else if (!std::isfinite(loss)) {
-      outcome_ = StepOutcome::non_finite;
-      failure_ = concat_message("the loss at the end is ", loss);
-    } else if (options_.divergence > 0 && (watch_.is_far(estimate) || watch_.is_worse_than_start(estimate))) {
-      outcome_ = StepOutcome::diverged;
-      failure_ = concat_message("the loss at the end is ", estimate, ", the lowest was ", watch_.best());
+    if (snapshot_step_ < 0) return outcome_;
+    const double wanted = std::ceil(128 / effective_rows_);
+    const auto minibatches = static_cast<long>(
+        std::clamp(wanted, 1.0, static_cast<double>(std::clamp<Index>(row_count_ / batch_, 1, LossWatch::window))));
+    std::vector<double> ended;
+    double sum = 0, squares = 0, rows = 0, kept_sum = 0, estimate = 0;
+    for (long k = 0; k < minibatches; ++k) {
+      if (k > 0) {
+        if (!chosen_.empty()) choose_rows(chosen_);
+        begin_step(minibatch(0, batch_, step_));
+        ++step_;
+      }
+      const double loss = evaluate(result());
+      std::swap(ended, row_losses_);
+      const std::string unsolved = std::exchange(failure_, {});
+      const double kept = evaluate(snapshot_.values);
+      failure_.clear();
+      // A later minibatch that has no loss either way says nothing.
+      if (!std::isfinite(loss) && (k == 0 || std::isfinite(kept))) {
+        outcome_ = unsolved.empty() ? StepOutcome::non_finite : StepOutcome::not_solved;
+        failure_ = unsolved.empty() ? concat_message("the loss at the end is ", loss) : unsolved;
+        return outcome_;
+      }
+      // A change on one minibatch has less noise than a loss.
+      if (k == 0) estimate = watch_.smoothed() + (loss - last_loss_);
+      if (!std::isfinite(loss) || !std::isfinite(kept)) continue;
+      for (std::size_t i = 0; i < ended.size(); ++i) {
+        const double worse = ended[i] - row_losses_[i];
+        sum += worse;
+        squares += worse * worse;
+      }
+      kept_sum += kept * static_cast<double>(batch_);
+      rows += static_cast<double>(batch_);
     }
-    const StepOutcome found = outcome_;
-    if (found != StepOutcome::taken) {
+    if (options_.divergence == 0 || step_ <= comparable_from_ || rows == 0) return outcome_;
+    const double worse = sum / rows, error = std::sqrt(std::max(0.0, squares / rows - worse * worse) / rows);
+    if (worse > options_.divergence * error && (worse > 1 || watch_.is_worse_than_start(estimate))) {
+      outcome_ = StepOutcome::diverged;
+      failure_ = concat_message("the loss at the end is ", (kept_sum + sum) / rows, ", with the best parameters ",
+                                kept_sum / rows);
+    }
+    return outcome_;
+  }
+
+  /// Goes back to the snapshot as end_at_snapshot() does unless the parameters are good. Returns what judge() does.
+  StepOutcome settle() {
+    if (judge() != StepOutcome::taken) {
       const std::string why = failure_;
       end_at_snapshot();
       failure_ = why;
     }
-    return found;
+    return outcome_;
   }
 
   /// Goes back to the snapshot for good. Where parameters are averaged, result() is then the average of that step, or,
@@ -198,10 +234,12 @@ class TrainerCore {
         order_(std::move(rows), options.seed),
         model_tile_rows_(model_tile_rows),
         batch_(row_count == 0 ? options.batch : std::min(options.batch, row_count)),
+        row_count_(row_count == 0 ? std::numeric_limits<Index>::max() : row_count),
+        effective_rows_(static_cast<double>(batch_)),
         values_(std::move(values)),
         adam_(values_.size(), options.adam),
         snapshot_{values_, {}, adam_},
-        watch_(options.divergence, batch_) {
+        watch_(options.divergence, effective_rows_) {
     options.check();
     if (row_count > 0) chosen_.resize(static_cast<std::size_t>(batch_));
     block_norm_.resize(static_cast<std::size_t>(blocks()));
@@ -230,6 +268,11 @@ class TrainerCore {
   // From now on the losses of rows are multiplied by their weights over this mean.
   void weigh(double mean_weight) {
     mean_weight_ = mean_weight;
+    double squares = 0;
+    for (const Index row : rows()) squares += std::pow(weight_of(row) / mean_weight, 2);
+    // The effective number of samples (Kish 1965).
+    effective_rows_ = static_cast<double>(batch_) * static_cast<double>(rows().size()) / squares;
+    watch_ = LossWatch(options_.divergence, effective_rows_);
     row_weights_.resize(tile_, pool_->size());
   }
   // The losses of steps before this one say nothing of those after it.
@@ -318,7 +361,7 @@ class TrainerCore {
     return {rows, first, static_cast<std::uint64_t>(step), options_.seed, count, true};
   }
 
-  // Sums the losses of one shard and their squares, and the gradient if wanted.
+  // Sums the losses of one shard and their squares, with the gradient if wanted, else stores them too.
   void run_shard(int worker, Index shard, bool with_gradient) {
     Tape<S>& tape = *tapes_[static_cast<std::size_t>(worker)];
     if (with_gradient) tape.redirect_parameter_grads(gradients_.col(shard).data());
@@ -338,11 +381,15 @@ class TrainerCore {
           for (Index i = 0; i < count; ++i)
             weights(i) = static_cast<S>(weight_of(chosen_[static_cast<std::size_t>(at + i)]) / mean_weight_);
           const auto weighted = values.col(0) * weights.template cast<double>();
+          if (!with_gradient)
+            for (Index i = 0; i < count; ++i) row_losses_[static_cast<std::size_t>(at + i)] = weighted(i);
           total += weighted.sum();
           squares += weighted.square().sum();
           weights *= seeds_(0, 0);
           seeds = {weights.data(), count, 1, count};
         } else {
+          if (!with_gradient)
+            for (Index i = 0; i < count; ++i) row_losses_[static_cast<std::size_t>(at + i)] = values(i, 0);
           total += values.sum();
           squares += values.square().sum();
         }
@@ -370,9 +417,10 @@ class TrainerCore {
     return std::isfinite(variance) ? std::sqrt(variance / count) : std::abs(mean);
   }
 
-  // The mean loss of the last minibatch with other parameters; NaN, and failure() says why, where an equation of the
-  // model is not solved.
+  // The mean loss of the last minibatch with other parameters, and in row_losses_ those of its rows; NaN, and failure()
+  // says why, where an equation of the model is not solved.
   double evaluate(const Array<S>& parameters) {
+    row_losses_.resize(static_cast<std::size_t>(batch_));
     const bool others = &parameters != &values_;
     Array<S> own;
     const auto use = [this](const Array<S>& used) {
@@ -439,7 +487,8 @@ class TrainerCore {
   double clip_ratio_ = 0;
   RowOrder order_;
   std::vector<Index> chosen_;
-  Index model_tile_rows_ = 0, batch_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
+  Index model_tile_rows_ = 0, batch_ = 0, row_count_ = 0, tile_ = 0, shards_ = 0, bytes_per_row_ = 0;
+  double effective_rows_ = 0;  // of a minibatch, as their weights say
   long step_ = 0;
   Array<S> values_, average_, gradients_, seeds_, row_weights_;
   Adam<S> adam_;
@@ -452,7 +501,7 @@ class TrainerCore {
   Snapshot snapshot_;
   long snapshot_step_ = -1, comparable_from_ = 0;
   LossWatch watch_;
-  std::vector<double> shard_loss_, shard_square_, block_norm_;
+  std::vector<double> shard_loss_, shard_square_, block_norm_, row_losses_;
   double gradient_norm_ = 0, mean_norm_ = 0, mean_weight_ = 0, last_loss_ = 0;
   bool measured_ = false;  // the memory that a row takes
   StepOutcome outcome_ = StepOutcome::taken;
