@@ -86,13 +86,6 @@ std::vector<Index> shuffled_rows(const O& objective, std::uint64_t seed) {
   }
 }
 
-// Asks an objective whether it suits the model. Messages begin with `who`.
-template <class Model, class O>
-void require_suitable([[maybe_unused]] const O& objective, [[maybe_unused]] const Model& model,
-                      [[maybe_unused]] const char* who) {
-  if constexpr (requires { objective.check(model, who); }) objective.check(model, who);
-}
-
 // Returns what an objective warns of, and prints it on stderr if wanted.
 template <class O>
 std::vector<std::string> inspected([[maybe_unused]] const O& objective, [[maybe_unused]] bool print) {
@@ -275,7 +268,6 @@ FitReport fit(Model& model, const O& objective, const FitOptions& options = {}, 
   options.check();
   require(options.patience == 0 || options.validation_fraction > 0,
           "fit: patience needs validation_fraction > 0 or a validation set");
-  detail::require_suitable(objective, model, "fit");
   std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   if constexpr (DrawsSamples<O> || ChoosesRows<O>) {
     require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
@@ -307,7 +299,6 @@ FitReport fit(Model& model, const O& objective, const V& validation, const FitOp
   options.check();
   require(options.validation_fraction == 0, "fit: validation_fraction is ", options.validation_fraction,
           ", but there is a validation set; expected 0");
-  detail::require_suitable(objective, model, "fit");
   detail::require_suitable(validation, model, "fit: validation");
   std::vector<std::string> warnings = detail::inspected(objective, options.progress);
   std::vector<Index> held_out(static_cast<std::size_t>(std::max<Index>(0, validation.size())));

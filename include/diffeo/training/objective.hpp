@@ -192,6 +192,13 @@ double mean_weight_if_unequal([[maybe_unused]] const O& objective, [[maybe_unuse
   }
 }
 
+// Asks an objective whether it suits the model. Messages begin with `who`.
+template <class O, class Model>
+void require_suitable([[maybe_unused]] const O& objective, [[maybe_unused]] const Model& model,
+                      [[maybe_unused]] const char* who) {
+  if constexpr (requires { objective.check(model, who); }) objective.check(model, who);
+}
+
 template <Real S>
 void require_losses(const char* what, const Var<S>& loss, const Minibatch& batch) {
   require(loss.rows() == batch.count && loss.cols() == 1, what, ": the objective returned ", loss.rows(), " x ",

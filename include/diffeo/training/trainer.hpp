@@ -87,6 +87,7 @@ class Trainer final : public detail::TrainerCore<typename Model::Scalar> {
                   "fit: expected Var validation_loss(model, tape, batch) const");
     static_assert(
         explains || !requires { &O::explain; }, "fit: expected std::string explain(model, tape, batch) const");
+    detail::require_suitable(objective, model, "fit");
     if constexpr (HasRowWeights<O> && !DrawsSamples<O> && !ChoosesRows<O>)
       if (const double mean = detail::mean_weight_if_unequal(objective, Core::rows()); mean > 0) Core::weigh(mean);
     if constexpr (requires { objective.comparable_from(); }) Core::compare_from(objective.comparable_from());
