@@ -120,7 +120,7 @@ TEMPLATE_TEST_CASE("weights: those of 0 and 1 are a choice of rows, bit by bit",
     weights(i, 0) = i % 5 < 3 ? S(1) : S(0);
     if (i % 5 < 3) chosen.row(k++) = x.row(i);
   }
-  const auto start = coupling_flow(x);
+  const auto start = coupling_flow<S>(x * S(2));  // so that there is something to learn
   for (const double held_out : {0.0, 0.25}) {
     const FitOptions options{.steps = 30, .batch = 32, .validation_fraction = held_out, .validation_every = 10};
     auto weighted = start, subset = start, all = start;
@@ -129,6 +129,7 @@ TEMPLATE_TEST_CASE("weights: those of 0 and 1 are a choice of rows, bit by bit",
     CHECK((diffeo::parameters(weighted) == diffeo::parameters(subset)).all());
     CHECK(report.loss == of_subset.loss);
     CHECK(report.validation_loss == of_subset.validation_loss);
+    CHECK((report.best_step > 0) == (held_out > 0));
     diffeo::fit(all, x, options);
     CHECK((diffeo::parameters(weighted) != diffeo::parameters(all)).any());
   }

@@ -12,6 +12,7 @@
 #include <diffeo/training/reverse_kl.hpp>
 #include <limits>
 #include <numbers>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,25 @@ struct LosesAgain {
   template <class Model>
   Var<double> loss(const Model& model, Tape<double>& tape, const Minibatch& batch) const {
     return good.loss(model, tape, batch) + (batch.step == 0 ? 1e7 : batch.step >= from ? 1e5 : 0);
+  }
+};
+
+// Maximum likelihood of rows that it chooses by itself, in turn.
+struct InTurn {
+  MaximumLikelihood<double> good;
+  Index* minibatches;
+  struct StepState {
+    Index next = 0;
+  };
+  Index size() const { return good.size(); }
+  void choose_rows(StepState& state, std::span<Index> chosen, std::uint64_t) const {
+    ++*minibatches;
+    for (Index& row : chosen) row = state.next++ % size();
+  }
+  void begin_step(StepState&, const Minibatch&) const {}
+  template <class Model>
+  Var<double> loss(const Model& model, Tape<double>& tape, const Minibatch& batch, const StepState&) const {
+    return good.loss(model, tape, batch);
   }
 };
 
@@ -351,6 +371,24 @@ TEST_CASE("recovery: validation keeps the initial parameters where no others are
   CHECK(stopped.reason == StopReason::callback);
   CHECK(std::isnan(stopped.best_validation_loss));
   CHECK(loss_over(model, data) < before);
+}
+
+TEST_CASE("recovery: at the end an objective that chooses its rows is not asked for more of them", "[training]") {
+  // They may have to be read, and what they are read from may be at fault.
+  const Array<double> data = diffeo::toy2d::sample<double>("moons", 500, 1);
+  for (const Index batch : {1, 8, 64}) {
+    CAPTURE(batch);
+    Index minibatches = 0;
+    auto model = diffeo::DiagonalNormal<double>::standard(2);
+    const double before = loss_over(model, data);
+    const FitReport report = diffeo::fit(model, InTurn{MaximumLikelihood<double>(data), &minibatches},
+                                         {.steps = 500, .batch = batch, .rate = {.learning_rate = 0.01}});
+    CAPTURE(report);
+    CHECK(minibatches == 500);
+    CHECK(report.recoveries.empty());
+    CHECK_FALSE(report.failed());
+    CHECK(loss_over(model, data) < before - 0.3);
+  }
 }
 
 TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") {

@@ -130,18 +130,21 @@ class TrainerCore {
   }
 
   /// Compares the parameters that result() returns with the snapshot, by their losses on the last minibatch, or where
-  /// that is small on as many more as make 128 rows, 50 minibatches at most. Returns how the training went, `taken` if
-  /// the parameters are good: not where an equation is not solved or a loss is not finite, and neither where they are
-  /// worse than the snapshot by more than chance, which is FitOptions::divergence standard errors of the differences of
-  /// rows, and by more than 1, or where a training of at least 50 steps is worse than its start. failure() says why
-  /// not. This ends a training, or goes before go_back(): it uses up the minibatches.
+  /// that is small on as many more as make 128 rows, 50 minibatches at most (not for an objective that chooses its
+  /// rows: it may have to read them). Returns how the training went, `taken` if the parameters are good: not where an
+  /// equation is not solved or a loss is not finite, and neither where they are worse than the snapshot by more than
+  /// chance, which is FitOptions::divergence standard errors of the differences of rows, and by more than 1, or where a
+  /// training of at least 50 steps is worse than its start. failure() says why not. This ends a training, or goes
+  /// before go_back(): it uses up the minibatches.
   StepOutcome judge() {
     outcome_ = StepOutcome::taken;
     failure_.clear();
     if (snapshot_step_ < 0) return outcome_;
-    const double wanted = std::ceil(128 / effective_rows_);
-    const auto minibatches = static_cast<long>(
-        std::clamp(wanted, 1.0, static_cast<double>(std::clamp<Index>(row_count_ / batch_, 1, LossWatch::window))));
+    // An objective that chooses its rows may have to read them.
+    const bool more = chosen_.empty() || !order_.rows().empty();
+    const Index most = more ? std::clamp<Index>(row_count_ / batch_, 1, LossWatch::window) : 1;
+    const auto minibatches =
+        static_cast<long>(std::clamp(std::ceil(128 / effective_rows_), 1.0, static_cast<double>(most)));
     std::vector<double> ended;
     double sum = 0, squares = 0, rows = 0, kept_sum = 0, estimate = 0;
     for (long k = 0; k < minibatches; ++k) {
@@ -172,7 +175,8 @@ class TrainerCore {
       kept_sum += kept * static_cast<double>(batch_);
       rows += static_cast<double>(batch_);
     }
-    if (options_.divergence == 0 || step_ <= comparable_from_ || rows == 0) return outcome_;
+    const auto enough = static_cast<double>(std::min<Index>(16, row_count_));
+    if (options_.divergence == 0 || step_ <= comparable_from_ || rows < enough) return outcome_;
     const double worse = sum / rows, error = std::sqrt(std::max(0.0, squares / rows - worse * worse) / rows);
     if (worse > options_.divergence * error && (worse > 1 || watch_.is_worse_than_start(estimate))) {
       outcome_ = StepOutcome::diverged;
