@@ -82,9 +82,10 @@ CnfSolver conditional_tolerance(ode::Method method, double tolerance) {
 CnfOptions conditional_options(const CnfSolver& how) { return {.training = how, .evaluation = how}; }
 
 // Equal steps in float, so that differences in double are those of the very map that float approximates.
-CnfOptions conditional_law_solver(float) { return conditional_options(conditional_steps(ode::Method::dopri5, 12)); }
-CnfOptions conditional_law_solver(double) {
-  return conditional_options(conditional_tolerance(ode::Method::dopri8, 1e-12));
+template <Real S>
+CnfOptions conditional_law_solver(S) {
+  return conditional_options(sizeof(S) == 4 ? conditional_steps(ode::Method::dopri5, 12)
+                                            : conditional_tolerance(ode::Method::dopri8, 1e-12));
 }
 
 template <Real S>
