@@ -438,7 +438,7 @@ TEST_CASE("conditional distributions: a layer that reads its context is never ca
   CHECK(message([&] { fit(model, MaximumLikelihood<double>(x, c.leftCols(1)), {.steps = 1}); }) ==
         "fit: the context has 1 columns, this model takes one of 2");
   const auto target = [](const auto& at) { return sum_cols(square(at)) * -0.5; };
-  CHECK(message([&] { fit(model, ReverseKl(target), {.steps = 1}); }) == "reverse_kl" + none + "fit model.given(c)");
+  CHECK(message([&] { fit(model, ReverseKl(target), {.steps = 1}); }) == "fit" + none + "fit model.given(c)");
   CHECK(message([&] { estimate_log_z(model, target, 10, 1); }) == "importance_sample" + none + "use model.given(c)");
 }
 

@@ -130,12 +130,13 @@ class TrainerCore {
   }
 
   /// Compares the parameters that result() returns with the snapshot, by their losses on the last minibatch, or where
-  /// that is small on as many more as make 128 rows, 50 minibatches at most (not for an objective that chooses its
-  /// rows: it may have to read them). Returns how the training went, `taken` if the parameters are good: not where an
-  /// equation is not solved or a loss is not finite, and neither where they are worse than the snapshot by more than
-  /// chance, which is FitOptions::divergence standard errors of the differences of rows, and by more than 1, or where a
-  /// training of at least 50 steps is worse than its start. failure() says why not. This ends a training, or goes
-  /// before go_back(): it uses up the minibatches.
+  /// that is small on as many more as make 128 rows (1024 where the snapshot is the start), 50 minibatches at most (not
+  /// for an objective that chooses its rows: it may have to read them). Returns how the training went, `taken` if the
+  /// parameters are good: not where an equation is not solved or a loss is not finite; neither where they are worse
+  /// than the snapshot by more than chance, which is FitOptions::divergence standard errors of the differences of rows,
+  /// and by more than 1, or where a training of at least 50 steps is worse than its start; nor where they are worse at
+  /// all than a snapshot that is the start. failure() says why not. This ends a training, or goes before go_back(): it
+  /// uses up the minibatches.
   StepOutcome judge() {
     outcome_ = StepOutcome::taken;
     failure_.clear();
@@ -143,8 +144,11 @@ class TrainerCore {
     // An objective that chooses its rows may have to read them.
     const bool more = chosen_.empty() || !order_.rows().empty();
     const Index most = more ? std::clamp<Index>(row_count_ / batch_, 1, LossWatch::window) : 1;
+    // Where no loss was lower than that of the start, small differences count.
+    const bool from_start = snapshot_step_ == 0;
+    const double wanted = from_start ? 1024 : 128;
     const auto minibatches =
-        static_cast<long>(std::clamp(std::ceil(128 / effective_rows_), 1.0, static_cast<double>(most)));
+        static_cast<long>(std::clamp(std::ceil(wanted / effective_rows_), 1.0, static_cast<double>(most)));
     std::vector<double> ended;
     double sum = 0, squares = 0, rows = 0, kept_sum = 0, estimate = 0;
     for (long k = 0; k < minibatches; ++k) {
@@ -178,7 +182,8 @@ class TrainerCore {
     const auto enough = static_cast<double>(std::min<Index>(16, row_count_));
     if (options_.divergence == 0 || step_ <= comparable_from_ || rows < enough) return outcome_;
     const double worse = sum / rows, error = std::sqrt(std::max(0.0, squares / rows - worse * worse) / rows);
-    if (worse > options_.divergence * error && (worse > 1 || watch_.is_worse_than_start(estimate))) {
+    const bool surely = worse > options_.divergence * error;
+    if ((from_start && worse > 0) || (surely && (worse > 1 || watch_.is_worse_than_start(estimate)))) {
       outcome_ = StepOutcome::diverged;
       failure_ = concat_message("the loss at the end is ", (kept_sum + sum) / rows, ", with the best parameters ",
                                 kept_sum / rows);
