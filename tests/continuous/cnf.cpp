@@ -196,8 +196,7 @@ Array<S> uneven_points(Index rows, Index dim) {
 
 // ---- what is computed ----
 
-TEMPLATE_TEST_CASE("continuous flows: a linear field's map is a matrix exponential", "[continuous]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: a linear field's map is a matrix exponential", "[continuous]", float, double) {
   using S = TestType;
   const double tolerance = sizeof(S) == 4 ? 1e-5 : 1e-10, allowed = 30 * tolerance;
   for (const Index n : {1, 2, 5}) {
@@ -276,7 +275,7 @@ TEST_CASE("continuous flows: there and back within ten tolerances", "[continuous
 
 // ---- rows ----
 
-TEMPLATE_TEST_CASE("continuous flows: a row has the same bits in any batch", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: a row has the same bits in any batch", "[continuous]", float, double) {
   using S = TestType;
   const Index rows = 700;  // several tiles, each of several blocks
   const Array<S> x = uneven_points<S>(rows, 2);
@@ -314,7 +313,7 @@ TEMPLATE_TEST_CASE("continuous flows: a row has the same bits in any batch", "[c
   }
 }
 
-TEMPLATE_TEST_CASE("continuous flows: no row, one row, and huge values", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: no row, one row, and huge values", "[continuous]", float, double) {
   using S = TestType;
   for (const Differentiation how : {Differentiation::discrete, Differentiation::adjoint}) {
     CnfOptions options;
@@ -344,7 +343,7 @@ TEMPLATE_TEST_CASE("continuous flows: no row, one row, and huge values", "[conti
   }
 }
 
-TEMPLATE_TEST_CASE("continuous flows: samples without log-determinants", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: samples without log-determinants", "[continuous]", float, double) {
   using S = TestType;
   const double tolerance = sizeof(S) == 4 ? 1e-5 : 1e-9;
   CnfOptions options = both(solved_by(Method::dopri5, tolerance));
@@ -499,8 +498,7 @@ TEST_CASE("continuous flows: gradients of training", "[continuous]") {
   CHECK(gradient_error(flow, x, flow) < 1e-7);
 }
 
-TEMPLATE_TEST_CASE("continuous flows: the gradient's bits do not depend on memory", "[continuous]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: the gradient's bits do not depend on memory", "[continuous]", float, double) {
   using S = TestType;
   const Array<S> x = uneven_points<S>(300, 2);
   CnfOptions options = both(solved_by(Method::dopri5, sizeof(S) == 4 ? 1e-5 : 1e-9));
@@ -816,7 +814,7 @@ TEST_CASE("continuous flows: ends that are drawn", "[continuous]") {
 
 // ---- statistics and errors ----
 
-TEMPLATE_TEST_CASE("continuous flows: what a solve took", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: what a solve took", "[continuous]", float, double) {
   using S = TestType;
   const Array<S> x = uneven_points<S>(600, 2);
   const Cnf flow(random_field<S>(2));
@@ -1014,7 +1012,7 @@ TEST_CASE("continuous flows: a validation that cannot be solved ends the trainin
                    "row 399 "));
 }
 
-TEMPLATE_TEST_CASE("continuous flows: learn", "[continuous][training]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: learn", "[continuous][training]", float, double) {
   using S = TestType;
   // Two modes.
   Array<S> data = normal<S>(600, 2, 2) * S(0.4);

@@ -228,7 +228,7 @@ TEST_CASE("conditional fields: gradients and tangents are central differences", 
     });
 }
 
-TEMPLATE_TEST_CASE("conditional fields: all ways to an exact divergence agree", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional fields: all ways to an exact divergence agree", "[continuous]", float, double) {
   using S = TestType;
   using DivergenceMethod = ExactDivergence::Method;
   const S eps = 200 * std::numeric_limits<S>::epsilon();
@@ -310,8 +310,8 @@ TEST_CASE("conditional fields: gradients of divergences with given probes", "[co
     });
 }
 
-TEMPLATE_TEST_CASE("conditional fields: a context in one row has the bits of one in each", "[continuous]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional fields: a context in one row has the bits of one in each", "[continuous]", float,
+                   double) {
   using S = TestType;
   const Array<S> x = gaussian<S>(65, 3, 0), t = fields::times<S>(65), c = gaussian<S>(1, 2, 1);
   for_each_conditional_field<S>(3, [&](const char* name, const auto& field) {
@@ -359,7 +359,7 @@ TEST_CASE("conditional fields: fresh ones", "[continuous]") {
 
 // ---- flows ----
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[continuous]", float, double) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   require_conditional_cnf_laws("one hidden layer", Cnf(conditional_mlp<S>(2, {10}, 1, 1), options));
@@ -367,21 +367,21 @@ TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[contin
   require_conditional_cnf_laws("D = 1", Cnf(conditional_mlp<S>(1, {7, 7}, 2, 3), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of gated fields", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of gated fields", "[continuous]", float, double) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   for (const bool gate_output : {false, true})
     require_conditional_cnf_laws("gated", Cnf(conditional_squash<S>(2, {7, 6}, gate_output, 2, 4), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of fields of your own", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of fields of your own", "[continuous]", float, double) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   require_conditional_cnf_laws("function", Cnf(conditional_function<S>(2), options));
   require_conditional_cnf_laws("structure", Cnf(conditional_network<S>(2, 1, 5), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continuous]", float, double) {
   using S = TestType;
   CnfFlowOptions options{.network = {.hidden = {8, 7}, .first_scale = 1}, .cnf = conditional_law_solver(S())};
   const Array<S> contexts = gaussian<S>(50, 2, 5) * S(2), data = gaussian<S>(50, 2, 6) * S(1.5) + S(1);
@@ -406,8 +406,7 @@ TEST_CASE("conditional continuous flows: laws with gradients by the adjoint equa
 }
 
 // v = c1 - c2 x: x(1) = z exp(-c2) + c1 (1 - exp(-c2)) / c2, and the log-determinant is -c2 in each coordinate.
-TEMPLATE_TEST_CASE("conditional continuous flows: a linear field has closed forms", "[continuous]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: a linear field has closed forms", "[continuous]", float, double) {
   using S = TestType;
   const Array<S> z = gaussian<S>(90, 2, 0), c = gaussian<S>(90, 2, 1) * S(0.5) + S(1);
   const double allowed = sizeof(S) == 4 ? 2e-5 : 1e-9;
@@ -460,8 +459,8 @@ TEST_CASE("conditional continuous flows: few states kept, and rows that end wher
   require_conditional_gradients("function", Cnf(conditional_function<double>(2), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: a row depends on its own x and c alone", "[continuous]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: a row depends on its own x and c alone", "[continuous]", float,
+                   double) {
   using S = TestType;
   const Index rows = 400;  // two tiles, each of several blocks
   const Array<S> x = gaussian<S>(rows, 2, 0), c = uneven_contexts<S>(rows, 3);
@@ -526,8 +525,8 @@ TEST_CASE("conditional continuous flows: the gradient of a shared context is the
   }
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: one that takes no context ignores it", "[continuous]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: one that takes no context ignores it", "[continuous]", float,
+                   double) {
   using S = TestType;
   const Cnf flow(fields::mlp<S>(2, {8, 8}, Activation::tanh));
   const Array<S> x = gaussian<S>(70, 2, 0);
@@ -678,7 +677,7 @@ TEST_CASE("conditional continuous flows: what does not fit is refused", "[contin
 
 // x = m(c) + s(c) e with m = (sin 2 c, c), s = (0.3, 0.3 + 0.2 c^2), e standard normal.
 TEMPLATE_TEST_CASE("conditional continuous flows: learn a normal distribution that depends on the context",
-                   "[continuous][training]", DIFFEO_TEST_SCALARS) {
+                   "[continuous][training]", float, double) {
   using S = TestType;
   const Index rows = 2000;
   Array<S> c(rows, 1);

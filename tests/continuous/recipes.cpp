@@ -13,7 +13,7 @@ using diffeo::ode::Method;
 static_assert(diffeo::Flow<diffeo::CnfFlow<float>>);
 static_assert(diffeo::Flow<diffeo::CnfFlow<double>>);
 
-TEMPLATE_TEST_CASE("continuous recipe: laws", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous recipe: laws", "[continuous]", float, double) {
   using S = TestType;
   CnfFlowOptions options{.network = {.hidden = {10, 9, 8}, .first_scale = 1}};
   auto& solver = options.cnf.training.solver;
@@ -55,7 +55,7 @@ TEST_CASE("continuous recipe: the structure of its options", "[continuous]") {
   CHECK((values(1) != values(2)).any());
 }
 
-TEMPLATE_TEST_CASE("continuous recipe: standardised to data", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous recipe: standardised to data", "[continuous]", float, double) {
   using S = TestType;
   Array<S> data = diffeo::testing::detail::normal_array<S>(200, 3, 1, 1);
   data.col(0) = data.col(0) * S(20) + S(100);
@@ -68,7 +68,7 @@ TEMPLATE_TEST_CASE("continuous recipe: standardised to data", "[continuous]", DI
   }
 }
 
-TEMPLATE_TEST_CASE("continuous recipe: bad input", "[continuous]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous recipe: bad input", "[continuous]", float, double) {
   using S = TestType;
   const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
   CHECK(message([] { diffeo::cnf<S>(0); }) == "cnf: dimension 0, expected at least 1");

@@ -64,7 +64,7 @@ auto conditional_model(Index context = 3) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", float, double) {
   using S = TestType;
   require_conditional_laws("even, tanh", conditional_coupling<S>(Mask::keep_even(2), Activation::tanh, 1, 1));
   require_conditional_laws("odd, relu", conditional_coupling<S>(Mask::keep_odd(3), Activation::relu, 2, 2));
@@ -74,7 +74,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", DIFFEO_TE
       randomised(make_coupling<S>(Mask::keep_odd(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2), 15));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", float, double) {
   using S = TestType;
   const auto layer = [](Index dim, ResidualOptions options, std::uint64_t seed) {
     options.coefficient = 0.8;
@@ -105,7 +105,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", DIF
       "recipe", randomised(residual<S>(2, {.layers = 2, .block = {.hidden = {8}, .context_dim = 2}}), 4, 0.4), few);
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", float, double) {
   using S = TestType;
   testing::FlowLawOptions<S> few;
   few.rows = 70;
@@ -125,7 +125,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", DIFFE
   require_conditional_laws("mixed", flow, few);
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of radial layers", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: laws of radial layers", "[layers]", float, double) {
   using S = TestType;
   testing::FlowLawOptions<S> few;
   few.rows = 70;
@@ -151,7 +151,7 @@ TEST_CASE("conditional flows: recipes of planar and radial flows begin near the 
 }
 
 TEMPLATE_TEST_CASE("conditional flows: trained planar and radial flows at contexts far from those of the data",
-                   "[layers]", DIFFEO_TEST_SCALARS) {
+                   "[layers]", float, double) {
   using S = TestType;
   // Networks of relu grow with the context without bound.
   const MlpOptions network{.hidden = {16}, .activation = Activation::relu};
@@ -188,7 +188,7 @@ TEMPLATE_TEST_CASE("conditional flows: trained planar and radial flows at contex
   check("radial", radial(x, contexts, {.layers = 8, .network = network}));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", float, double) {
   using S = TestType;
   const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});
   require_conditional_laws("standardised contexts",
@@ -200,8 +200,8 @@ TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", DIFFEO_TE
                                                   5, 0.4));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine map of it computes", "[layers]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine map of it computes", "[layers]", float,
+                   double) {
   using S = TestType;
   // Without hidden layers the coupling is x1 = z1 exp(s) + t with [s, t] = W z0 + V c + b, s bounded.
   auto layer = make_coupling<S>(Mask::keep_even(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2);
@@ -223,8 +223,7 @@ TEMPLATE_TEST_CASE("conditional flows: a context in one layer is what an affine 
   }
 }
 
-TEMPLATE_TEST_CASE("conditional distributions: a row depends on its own x and c alone", "[layers]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional distributions: a row depends on its own x and c alone", "[layers]", float, double) {
   using S = TestType;
   const auto model = conditional_model<S>();
   const Array<S> x = some_points<S>(150, 2), c = some_contexts<S>(150, 3);
@@ -442,8 +441,8 @@ TEST_CASE("conditional distributions: a layer that reads its context is never ca
   CHECK(message([&] { estimate_log_z(model, target, 10, 1); }) == "importance_sample" + none + "use model.given(c)");
 }
 
-TEMPLATE_TEST_CASE("conditional flows: contexts on arrays, one for all or one for each row", "[layers]",
-                   DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("conditional flows: contexts on arrays, one for all or one for each row", "[layers]", float,
+                   double) {
   using S = TestType;
   const auto model = conditional_model<S>();
   const Array<S> x = some_points<S>(150, 2), c = some_contexts<S>(150, 3);

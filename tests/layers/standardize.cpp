@@ -12,7 +12,7 @@ using diffeo::Standardize;
 static_assert(diffeo::Flow<Standardize<float>>);
 static_assert(diffeo::Flow<Standardize<double>>);
 
-TEMPLATE_TEST_CASE("standardize: laws", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("standardize: laws", "[layers]", float, double) {
   using S = TestType;
   for (const Index dim : {1, 2, 3, 5}) {
     const Array<S> mean = diffeo::testing::detail::normal_array<S>(1, dim, 1, 1) * S(3),
@@ -26,7 +26,7 @@ TEMPLATE_TEST_CASE("standardize: laws", "[layers]", DIFFEO_TEST_SCALARS) {
   require_laws("the identity", Standardize<S>::identity(2));
 }
 
-TEMPLATE_TEST_CASE("standardize takes mean and standard deviation from the data", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("standardize takes mean and standard deviation from the data", "[layers]", float, double) {
   using S = TestType;
   Array<S> data(4, 2);
   data << 1, 10, 3, 10, 1, 30, 3, 30;  // standard deviations 1 and 10, as of a population
@@ -53,7 +53,7 @@ TEMPLATE_TEST_CASE("standardize takes mean and standard deviation from the data"
   CHECK(same.scale.value(0, 1) == Approx(1.0).epsilon(1e-6));
 }
 
-TEMPLATE_TEST_CASE("standardize: bad input", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("standardize: bad input", "[layers]", float, double) {
   using S = TestType;
   const auto fit_message = [](const Array<S>& data) {
     return thrown_message<invalid_argument>([&] { Standardize<S>::fit(data); });
@@ -86,7 +86,7 @@ TEMPLATE_TEST_CASE("standardize: bad input", "[layers]", DIFFEO_TEST_SCALARS) {
         "standardize: x has 3 columns, this layer has dimension 2");
 }
 
-TEMPLATE_TEST_CASE("a constant column is refused whatever its value", "[layers]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("a constant column is refused whatever its value", "[layers]", float, double) {
   using S = TestType;
   // The mean of equal numbers is often not that number to the last bit.
   for (const double value : {0.1, 1.0 / 3, 1e5 + 0.1, -2.7, 1e-8})
