@@ -18,9 +18,10 @@ using namespace diffeo;
 
 namespace {
 
-// A field that is a structure of its own with a network that takes the context: v = net(x, c) + t.
-template <class T>
-struct NetworkOfContext {
+// A field that is a structure of its own with a network that takes the context: v = net(x, c) + t. Without `hears`
+// there is no way to say the context.
+template <class T, bool hears>
+struct NetworkField {
   using Scalar = scalar_t<T>;
   Mlp<T> net;
 
@@ -30,35 +31,24 @@ struct NetworkOfContext {
     return diffeo::fields("net", self.net);
   }
   template <class U>
-  NetworkOfContext<U> rebind() const {
+  NetworkField<U, hears> rebind() const {
     return {net.template rebind<U>()};
   }
   template <Traced X>
-  X operator()(const X& t, const X& x, const Var<Scalar>& c = {}) const {
+  X operator()(const X& t, const X& x) const {
+    return net(x) + t;
+  }
+  template <Traced X>
+  X operator()(const X& t, const X& x, const Var<Scalar>& c) const
+    requires hears
+  {
     return net(x, c) + t;
   }
 };
-
-// The same without a way to say the context.
 template <class T>
-struct DeafToContext {
-  using Scalar = scalar_t<T>;
-  Mlp<T> net;
-
-  Index dim() const { return net.outputs(); }
-  template <class Self>
-  static auto fields(Self& self) {
-    return diffeo::fields("net", self.net);
-  }
-  template <class U>
-  DeafToContext<U> rebind() const {
-    return {net.template rebind<U>()};
-  }
-  template <Traced X>
-  X operator()(const X&, const X& x) const {
-    return net(x);
-  }
-};
+using NetworkOfContext = NetworkField<T, true>;
+template <class T>
+using DeafToContext = NetworkField<T, false>;
 
 static_assert(TakesContextAsBias<MlpField<float>> && TakesContextAsBias<ConcatSquashField<Var<double>>>);
 static_assert(TakesContext<NetworkOfContext<double>> && !TakesContextAsBias<NetworkOfContext<double>>);

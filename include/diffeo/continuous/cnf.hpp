@@ -207,8 +207,7 @@ struct Cnf {
     const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
     detail::require_no_context("solve_statistics", *this, "flow", "call solve_statistics(x, c)");
-    const auto no_context = [](Tape<Scalar>&, Index, Index) { return Var<Scalar>(); };
-    return statistics_of(points, no_context, from, to, execution);
+    return statistics_of(points, nullptr, from, to, execution);
   }
   /// Returns the statistics of the solves given contexts c, N x C or 1 x C. Throws invalid_argument as well for a
   /// context of another shape, with NaN or infinity, and where the flow takes none.
@@ -219,24 +218,19 @@ struct Cnf {
     const auto& points = evaluate_once(x);
     detail::require_batch<Scalar>("solve_statistics: x", points, dim(), "flow");
     const Array<Scalar> contexts = detail::context_of_rows<Scalar>("solve_statistics", c, x.rows(), context_dim());
-    const auto of_tile = [&](Tape<Scalar>& tape, Index first, Index count) {
-      return detail::context_of_tile(tape, contexts, first, count);
-    };
-    return statistics_of(points, of_tile, from, to, execution);
+    return statistics_of(points, &contexts, from, to, execution);
   }
 
  private:
   using S = Scalar;
 
-  // context(tape, first, count) returns the context of the rows of a tile.
-  template <class Points, class ContextOfTile>
-  std::vector<ode::SolveStatistics> statistics_of(const Points& points, const ContextOfTile& context, double from,
+  // `contexts` may be null.
+  template <class Points>
+  std::vector<ode::SolveStatistics> statistics_of(const Points& points, const Array<S>* contexts, double from,
                                                   double to, const Execution& execution) const {
     std::vector<ode::SolveStatistics> all(static_cast<std::size_t>(points.rows()));
     for_each_tile<S>(points.rows(), tile_rows, execution, [&](Tape<S>& tape, Index first, Index count) {
-      Pass<S> pass;
-      pass.context = context(tape, first, count);
-      transport(tape.copy(points.middleRows(first, count)), from, to, pass);
+      transport(tape.copy(points.middleRows(first, count)), from, to, detail::pass_for(tape, contexts, first, count));
       const auto tile = ode::statistics(tape);
       std::copy(tile.begin(), tile.end(), all.begin() + first);
     });
