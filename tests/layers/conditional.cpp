@@ -365,6 +365,8 @@ TEST_CASE("conditional distributions: what does not fit is refused", "[layers]")
   CHECK(
       contains(message([&] { real_nvp(x, far, {.layers = 1}); }), "the context: column 0 has a standard deviation of"));
   CHECK(contains(message([&] { conditional_normal(x, far); }), "its values are rounded to a lattice"));
+  // Also where float has no number between them, so that the column would look constant.
+  CHECK(contains(message([&] { real_nvp(x, Array<double>(far + 1e12), {.layers = 1}); }), "rounded to a lattice"));
   CHECK_NOTHROW(real_nvp(x.cast<double>(), far, {.layers = 1}));
   // A flow that standardises its context already, also deep within others.
   const auto twice = "conditional: this flow standardises its context already; pass a flow of the option context_dim";

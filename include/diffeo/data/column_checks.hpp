@@ -75,20 +75,20 @@ void require_finite_columns(const std::string& what, const Array<S>& data, std::
 }
 
 /// Whether require_resolved_columns() accepts columns with one value.
-enum class Constants { refused, allowed };
+enum class ConstantColumns { refused, allowed };
 
 namespace detail {
 
 // Checks data that will be of type To, by the exact values where they are known.
 template <Real To, Real From>
 void require_resolved_as(const char* what, const Array<From>& data, std::span<const std::string> names,
-                         Constants constants) {
+                         ConstantColumns constants) {
   constexpr double least_steps = 1000;
   constexpr bool to_float = std::is_same_v<To, float>;
   for (Index j = 0; j < data.cols() && data.rows() > 0; ++j) {
     const auto column = data.col(j);
     const From low = column.minCoeff(), high = column.maxCoeff(), largest = std::max(std::abs(low), std::abs(high));
-    if (low == high && constants == Constants::allowed) continue;
+    if (low == high && constants == ConstantColumns::allowed) continue;
     require(low < high, what, ": ", column_label(names, j), " is ", low,
             " in every row, and the density of a constant is infinite: leave it out");
     require(largest <= static_cast<From>(std::numeric_limits<To>::max()), what, ": ", column_label(names, j), " has ",
@@ -115,7 +115,7 @@ void require_resolved_as(const char* what, const Array<From>& data, std::span<co
 /// `names` are those of the columns, or empty.
 template <Real S>
 void require_resolved_columns(const char* what, const Array<S>& data, std::span<const std::string> names = {},
-                              Constants constants = Constants::refused) {
+                              ConstantColumns constants = ConstantColumns::refused) {
   detail::require_resolved_as<S>(what, data, names, constants);
 }
 
@@ -130,7 +130,7 @@ Array<S> converted_columns(const char* what, const Eigen::DenseBase<Derived>& da
   if constexpr (std::is_same_v<Exact, S>) {
     return exact;
   } else {
-    detail::require_resolved_as<S>(what, exact, {}, Constants::allowed);
+    detail::require_resolved_as<S>(what, exact, {}, ConstantColumns::allowed);
     return exact.template cast<S>();
   }
 }

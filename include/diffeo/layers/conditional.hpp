@@ -142,12 +142,11 @@ Standardize<S> standardize_context(const Eigen::DenseBase<Derived>& contexts) {
   require(contexts.cols() > 0, "the context has no columns, expected at least one");
   require(contexts.rows() >= 2, "the context has ", contexts.rows(), " rows, expected at least 2");
   const auto& values = evaluate_once(contexts);
-  const Array<S> rounded = values.derived().template cast<S>().array();
-  require_finite(rounded, "the context");
-  for (Index j = 0; j < rounded.cols(); ++j)
-    require(rounded.col(j).minCoeff() < rounded.col(j).maxCoeff(), "the context: column ", j, " is constant, ",
-            rounded(0, j), " in every row: leave it out");
-  require_resolved_columns("the context", rounded);
+  const Array<S> converted = converted_columns<S>("the context", values);
+  for (Index j = 0; j < converted.cols(); ++j)
+    require(converted.col(j).minCoeff() < converted.col(j).maxCoeff(), "the context: column ", j, " is constant, ",
+            converted(0, j), " in every row: leave it out");
+  require_resolved_columns("the context", converted);
   return Standardize<S>::fit(values, "the context");
 }
 

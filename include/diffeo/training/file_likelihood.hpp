@@ -112,8 +112,8 @@ class FileLikelihood {
     std::vector<std::string> names;
     for (const Index column : options_.columns)
       names.push_back(concat_message("column ", column, " of ", file_->path()));
-    require_resolved_columns("fit: data", some.x, names, Constants::allowed);
-    require_resolved_columns("fit: the context", some.context, {}, Constants::allowed);
+    require_resolved_columns("fit: data", some.x, names, ConstantColumns::allowed);
+    require_resolved_columns("fit: the context", some.context, {}, ConstantColumns::allowed);
     return repetition_warnings(some.x, names);
   }
 

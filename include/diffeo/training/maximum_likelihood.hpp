@@ -97,12 +97,14 @@ class MaximumLikelihood {
   /// of data or context that are rounded to a lattice and for constant columns of data (see
   /// require_resolved_columns()). Rows of weight 0 do not count.
   std::vector<std::string> inspect() const {
-    if (!weights_ || (*weights_ > 0).all()) return inspect(*data_, context_ ? *context_ : Array<S>());
+    if (!weights_ || (*weights_ > 0).all()) return inspect(*data_, context_);
     std::vector<Index> rows;
     for (Index row = 0; row < size(); ++row)
       if ((*weights_)(row, 0) > 0) rows.push_back(row);
     const Array<S> data = (*data_)(rows, Eigen::all);
-    return inspect(data, context_ ? Array<S>((*context_)(rows, Eigen::all)) : Array<S>());
+    if (!context_) return inspect(data, nullptr);
+    const Array<S> context = (*context_)(rows, Eigen::all);
+    return inspect(data, &context);
   }
 
   template <class Model>
@@ -120,10 +122,10 @@ class MaximumLikelihood {
     owned_ = std::move(data);
   }
 
-  std::vector<std::string> inspect(const Array<S>& data, const Array<S>& context) const {
+  std::vector<std::string> inspect(const Array<S>& data, const Array<S>* context) const {
     require(data.rows() > 1, "fit: data has 1 row of a weight above 0, expected at least 2");
     require_resolved_columns("fit: data", data, names_);
-    require_resolved_columns("fit: the context", context, {}, Constants::allowed);
+    if (context) require_resolved_columns("fit: the context", *context, {}, ConstantColumns::allowed);
     return repetition_warnings(data, names_);
   }
 
