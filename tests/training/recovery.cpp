@@ -418,3 +418,17 @@ TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") 
   CAPTURE(report);
   CHECK(report.recoveries.empty());
 }
+
+TEST_CASE("recovery: a few steps from the optimum are no divergence", "[training]") {
+  const Array<double> data = gaussian<double>(2000, 2, 3);
+  diffeo::DiagonalNormal<double> model{data.colwise().mean(), Array<double>::Zero(1, 2)};
+  model.log_scale = ((data.rowwise() - model.mean.row(0)).square().colwise().mean().log() / 2).eval();
+  for (const long steps : {1, 3, 20}) {
+    auto trained = model;
+    const FitReport report = diffeo::fit(trained, data, {.steps = steps});
+    CAPTURE(report);
+    CHECK_FALSE(report.failed());
+    CHECK(report.recoveries.empty());
+    CHECK((diffeo::parameters(trained) != diffeo::parameters(model)).any());
+  }
+}

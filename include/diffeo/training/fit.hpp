@@ -168,11 +168,13 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
   ProgressBar bar(options.progress);
   try {
     if constexpr (!DrawsSamples<V>) {
-      if (!held_out.empty() && options.steps > 0) try {
+      if (!held_out.empty() && options.steps > 0) {
+        try {
           const double loss = mean_loss(model, validation, held_out, options.seed, options.threads);
           if (std::isfinite(loss)) loss_at_start = loss;
         } catch (const solver_error&) {  // so there is no such loss
         }
+      }
     }
     while (report.steps < options.steps) {
       const double rate = rate_now();

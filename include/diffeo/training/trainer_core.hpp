@@ -134,9 +134,9 @@ class TrainerCore {
   /// for an objective that chooses its rows: it may have to read them). Returns how the training went, `taken` if the
   /// parameters are good: not where an equation is not solved or a loss is not finite; neither where they are worse
   /// than the snapshot by more than chance, which is FitOptions::divergence standard errors of the differences of rows,
-  /// and by more than 1, or where a training of at least 50 steps is worse than its start; nor where they are worse at
-  /// all than a snapshot that is the start. failure() says why not. This ends a training, or goes before go_back(): it
-  /// uses up the minibatches.
+  /// and by more than 1, or where a training of at least 50 steps is worse than its start; nor where the snapshot is
+  /// the start and they are worse by more than 0.05 and a standard error. failure() says why not. This ends a training,
+  /// or goes before go_back(): it uses up the minibatches.
   StepOutcome judge() {
     outcome_ = StepOutcome::taken;
     failure_.clear();
@@ -144,8 +144,9 @@ class TrainerCore {
     // An objective that chooses its rows may have to read them.
     const bool more = chosen_.empty() || !order_.rows().empty();
     const Index most = more ? std::clamp<Index>(row_count_ / batch_, 1, LossWatch::window) : 1;
-    // Where no loss was lower than that of the start, small differences count.
+    // Where no loss was lower than that of the start, there is nothing to lose: smaller differences count.
     const bool from_start = snapshot_step_ == 0;
+    constexpr double least_from_start = 0.05;  // nats
     const double wanted = from_start ? 1024 : 128;
     const auto minibatches =
         static_cast<long>(std::clamp(std::ceil(wanted / effective_rows_), 1.0, static_cast<double>(most)));
@@ -183,7 +184,8 @@ class TrainerCore {
     if (options_.divergence == 0 || step_ <= comparable_from_ || rows < enough) return outcome_;
     const double worse = sum / rows, error = std::sqrt(std::max(0.0, squares / rows - worse * worse) / rows);
     const bool surely = worse > options_.divergence * error;
-    if ((from_start && worse > 0) || (surely && (worse > 1 || watch_.is_worse_than_start(estimate)))) {
+    if ((from_start && worse > std::max(least_from_start, error)) ||
+        (surely && (worse > 1 || watch_.is_worse_than_start(estimate)))) {
       outcome_ = StepOutcome::diverged;
       failure_ = concat_message("the loss at the end is ", (kept_sum + sum) / rows, ", with the best parameters ",
                                 kept_sum / rows);
@@ -384,23 +386,22 @@ class TrainerCore {
       try {
         const Var<S> losses = loss(worker, minibatch(at, count, step));
         const auto values = as_eigen(losses.value()).template cast<double>();
+        const auto add = [&](const auto& of_rows) {
+          total += of_rows.sum();
+          squares += of_rows.square().sum();
+          for (Index i = 0; !with_gradient && i < count; ++i)
+            row_losses_[static_cast<std::size_t>(at + i)] = of_rows(i);
+        };
         View<const S> seeds{seeds_.data(), count, 1, count};
         if (mean_weight_ > 0) {
           auto weights = row_weights_.col(worker).head(count);
           for (Index i = 0; i < count; ++i)
             weights(i) = static_cast<S>(weight_of(chosen_[static_cast<std::size_t>(at + i)]) / mean_weight_);
-          const auto weighted = values.col(0) * weights.template cast<double>();
-          if (!with_gradient)
-            for (Index i = 0; i < count; ++i) row_losses_[static_cast<std::size_t>(at + i)] = weighted(i);
-          total += weighted.sum();
-          squares += weighted.square().sum();
+          add(values.col(0) * weights.template cast<double>());
           weights *= seeds_(0, 0);
           seeds = {weights.data(), count, 1, count};
         } else {
-          if (!with_gradient)
-            for (Index i = 0; i < count; ++i) row_losses_[static_cast<std::size_t>(at + i)] = values(i, 0);
-          total += values.sum();
-          squares += values.square().sum();
+          add(values.col(0));
         }
         if (with_gradient) tape.backward(losses, seeds);
       } catch (const solver_error& e) {
