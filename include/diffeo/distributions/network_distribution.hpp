@@ -28,8 +28,8 @@ namespace diffeo::inline DIFFEO_ISA {
 /// |                                                |               | parameters and (seed, stream, i0 + i)           |
 /// | f.distribution(parameters)                     | Distribution  | that of parameters of one row                   |
 ///
-/// A family whose samples are differentiable functions of the parameters also offers f.draw(parameters, noise) for N x
-/// D standard normal numbers.
+/// A family whose samples are differentiable functions of the parameters also offers f.draw(parameters, tape, rows,
+/// seed, stream, i0), which returns the samples of sample_into() as a Var, rows x D.
 ///
 /// Models: NormalFamily, MixtureFamily.
 template <class F, class S>
