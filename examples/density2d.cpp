@@ -443,7 +443,8 @@ void write_picture_given(const std::filesystem::path& folder, const std::string&
     nearest[static_cast<std::size_t>(k)].push_back(i);
   }
   for (Index k = 0; k < run.contexts.rows(); ++k) {
-    picture.contexts.push_back(*problem.context + " = " + support::gnuplot::number(run.contexts(k, 0)));
+    picture.contexts.push_back(*problem.context + " = " +
+                               support::significant(static_cast<double>(run.contexts(k, 0)), 3));
     picture.data.push_back(columns(problem.shown(nearest[static_cast<std::size_t>(k)], Eigen::all), swapped));
   }
   support::write_conditional_picture(folder, name, picture);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <diffeo/core/array.hpp>
 #include <filesystem>
@@ -58,6 +59,8 @@ inline void write_conditional_picture(const std::filesystem::path& folder, const
     for (const std::string& context : picture.contexts) columns.push_back("exact log p, " + context);
   }
   write_file(folder / (name + "_density.csv"), csv_text(columns, table));
+  Index most_points = 0;  // of a panel, so that all panels have points of one size
+  for (const diffeo::Array<float>& points : picture.data) most_points = std::max(most_points, points.rows());
   const auto data_file = [&](Index k) { return name + "_data_" + std::to_string(k + 1) + ".csv"; };
   if (!exact)
     for (Index k = 0; k < count; ++k)
@@ -100,8 +103,7 @@ inline void write_conditional_picture(const std::filesystem::path& folder, const
                         : std::string("unset ylabel; set format y ''"))
              << "\n";
       if (row == 0 && !exact) {
-        script << "plot '" << data_file(k) << "' skip 1 using 1:2 "
-               << detail::points(picture.data[static_cast<std::size_t>(k)].rows(), "1f3b73") << "\n";
+        script << "plot '" << data_file(k) << "' skip 1 using 1:2 " << detail::points(most_points, "1f3b73") << "\n";
       } else {
         const Index column = 3 + k + (row == 0 ? count : 0);
         const std::string value = "$" + std::to_string(column);

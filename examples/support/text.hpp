@@ -15,6 +15,13 @@ inline std::string fixed(double value, int digits) {
   return text;
 }
 
+/// Returns a number with so many significant digits at most.
+inline std::string significant(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*g", digits, value);
+  return text;
+}
+
 /// Returns a whole number with commas between groups of three digits: 1,234,567.
 inline std::string grouped(diffeo::Index value) {
   const std::string digits = std::to_string(value);
