@@ -35,6 +35,44 @@ TEMPLATE_TEST_CASE("tiles: cover every row once, in consecutive pieces", "[tiles
     }
 }
 
+TEMPLATE_TEST_CASE("tiles: what is the same in all tiles is computed once", "[tiles]", float, double) {
+  using S = TestType;
+  constexpr Index tile = tile_rows<S>;
+  const Array<S> row = Array<S>::Random(1, 3);
+  const Array<S> weight = Array<S>::Random(1, 3);
+  // Calls for a number of tiles, and how often the value was computed.
+  const auto computed = [&](Index tiles, const auto& operand) {
+    int count = 0;
+    Array<S> sums(tiles, 1);
+    for_each_tile<S>(tiles * tile, 1, [&](Tape<S>& tape, Index first, Index) {
+      const Var<S> v = tape.once(operand(tape), &weight, [&] {
+        ++count;
+        return operand(tape) * weight;
+      });
+      sums(first / tile, 0) = as_eigen(v.value()).sum();
+    });
+    CHECK((sums == (row * weight).sum()).all());
+    return count;
+  };
+  const auto shared = [&](Tape<S>& tape) { return tape.constant_of_all_tiles(row); };
+  CHECK(computed(5, shared) == 1);
+  CHECK(computed(1, shared) == 1);
+  CHECK(computed(5, [&](Tape<S>& tape) { return tape.constant(row); }) == 5);
+  // A gradient belongs to its tape.
+  CHECK(computed(5, [&](Tape<S>& tape) { return tape.variable(row); }) == 5);
+  // Values computed from values that are the same in all tiles are so too, each by its key.
+  int count = 0;
+  for_each_tile<S>(3 * tile, 1, [&](Tape<S>& tape, Index, Index) {
+    const Var<S> v = tape.once(shared(tape), &weight, [&] { return shared(tape) * weight; });
+    const Var<S> w = tape.once(v, &row, [&] {
+      ++count;
+      return v + S(1);
+    });
+    CHECK((as_eigen(w.value()) == row * weight + S(1)).all());
+  });
+  CHECK(count == 1);
+}
+
 TEMPLATE_TEST_CASE("tiles: the number of threads does not change a bit", "[tiles]", float, double) {
   using S = TestType;
   const Array<S> x = Array<S>::Random(1000, 3);

@@ -249,6 +249,49 @@ TEMPLATE_TEST_CASE("conditional distributions: a row depends on its own x and c 
   CHECK(model.log_prob(Array<S>(0, 2), Array<S>(0, 3)).rows() == 0);
 }
 
+namespace {
+
+// An embedding that counts the contexts it was asked for, of one thread.
+struct CountsContexts : NoEmbedding {
+  static inline Index count = 0;
+
+  template <class U>
+  CountsContexts rebind() const {
+    return {};
+  }
+  template <Real S>
+  Var<S> operator()(const Var<S>& c) const {
+    count += c.rows();
+    return c;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("conditional distributions: one context for all rows is standardised and embedded once a call", "[layers]") {
+  const Array<float> x = some_points<float>(300, 2), c = some_contexts<float>(300, 3);
+  const TransformedDistribution model(
+      StandardNormal<float>(2),
+      conditional(real_nvp<float>(2, {.layers = 2, .network = {.hidden = {8}}, .context_dim = 3}), c,
+                  CountsContexts{}));
+  const auto counted = [](const auto& call) {
+    CountsContexts::count = 0;
+    call();
+    return CountsContexts::count;
+  };
+  const auto given = model.given(c.row(0));
+  CHECK(counted([&] { model.log_prob(x, c.row(0), 1); }) == 1);
+  CHECK(counted([&] { model.score(x, c.row(0), 1); }) == 1);
+  CHECK(counted([&] { model.sample(300, c.row(0), 1, 1); }) == 1);
+  CHECK(counted([&] { model.sample_and_log_prob(300, c.row(0), 1, 1); }) == 1);
+  CHECK(counted([&] { inverse(model.flow, x, c.row(0), 1); }) == 1);
+  CHECK(counted([&] { given.log_prob(x, 1); }) == 1);
+  CHECK(counted([&] { given.sample(300, 1, 1); }) == 1);
+  CHECK(counted([&] { model.log_prob(x, c, 1); }) == 300);
+  // A gradient in the context needs a row for each sample.
+  CHECK(counted([&] { model.context_score(x, c.row(0), 1); }) == 300);
+}
+
 TEST_CASE("conditional distributions: gradients in x and c are central differences", "[layers]") {
   const auto model = conditional_model<double>();
   const Array<double> x = some_points<double>(20, 2), c = some_contexts<double>(20, 3);

@@ -3,6 +3,7 @@
 
 #include <cassert>
 #include <deque>
+#include <diffeo/autodiff/shared_values.hpp>
 #include <diffeo/autodiff/tape_storage.hpp>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
@@ -54,6 +55,9 @@ class Var {
   /// row. True of values that a tape has allocated, false of rows in an array of the caller.
   bool padded() const { return node_->padded; }
 
+  /// Returns whether the value is the same in all tiles of a call on many rows, see Tape::once().
+  bool same_in_all_tiles() const { return node_->same_in_all_tiles; }
+
  private:
   friend class Tape<S>;
 
@@ -67,6 +71,7 @@ class Var {
     Node* whole = nullptr;    // the value of which this is a block of columns
     bool padded = false;      // whether the memory of each column extends to the stride
     bool writable = false;    // whether the memory belongs to the tape
+    bool same_in_all_tiles = false;
   };
 
   Var(Tape<S>* tape, Node* node) : tape_(tape), node_(node) {}
@@ -134,6 +139,31 @@ class Tape : public TapeStorage<S> {
   Var<S> constant(const Array<S>& x) { return constant(view(x)); }
   /// Returns a constant with a copy of a temporary array.
   Var<S> constant(const Array<S>&& x) { return copy(x); }
+
+  /// Sets the values that this tape shares with the tapes of other tiles of a call; null for none.
+  void share(SharedValues<S>* values) { shared_values_ = values; }
+
+  /// Returns a constant that refers to the array, which must outlive it, and is the same in all tiles of the call that
+  /// this tape serves.
+  Var<S> constant_of_all_tiles(const Array<S>& x) {
+    const Var<S> v = constant(x);
+    v.node_->same_in_all_tiles = shared_values_ != nullptr;
+    return v;
+  }
+
+  /// Returns compute(), a Var that is to depend on x and on constants alone. Where x is the same in all tiles of a
+  /// call, it is computed in one of them. The key is an address that tells it apart from all other values of the call:
+  /// that of a parameter it depends on.
+  template <class F>
+  Var<S> once(Var<S> x, const void* key, const F& compute) {
+    if (!x.same_in_all_tiles() || !shared_values_) return compute();
+    if (const Array<S>* known = shared_values_->find(key)) return constant_of_all_tiles(*known);
+    const Var<S> v = compute();
+    if (v.requires_grad()) return v;
+    shared_values_->keep(key, as_eigen(v.value()));
+    v.node_->same_in_all_tiles = true;
+    return v;
+  }
 
   /// Returns a value that refers to memory of the caller, which must outlive it: the output of an op whose result has
   /// already been computed.
@@ -327,6 +357,7 @@ class Tape : public TapeStorage<S> {
 
   std::vector<Record> records_;
   std::deque<Node> parameters_;
+  SharedValues<S>* shared_values_ = nullptr;
 };
 
 /// Adds g to the adjoint of x if x requires a gradient, summed over the dimensions along which x was broadcast.

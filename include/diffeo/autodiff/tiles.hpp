@@ -36,15 +36,32 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
   return rows;
 }
 
+namespace detail {
+
+// Lets a tape share values while this object lives.
+template <Real S>
+struct SharingTape {
+  SharingTape(Tape<S>& tape, SharedValues<S>* values) : tape(tape) { tape.share(values); }
+  ~SharingTape() { tape.share(nullptr); }
+  SharingTape(const SharingTape&) = delete;
+  SharingTape& operator=(const SharingTape&) = delete;
+
+  Tape<S>& tape;
+};
+
+}  // namespace detail
+
 /// Calls f(tape, first, count) for consecutive tiles of at most `tile` rows that cover 0 ... rows-1. The tape is empty
-/// at each call. Of several tiles that throw, the exception of the first comes through; the row that a solver_error
-/// names becomes one of the whole.
+/// at each call, and the tapes share what Tape::once() computes. Of several tiles that throw, the exception of the
+/// first comes through; the row that a solver_error names becomes one of the whole.
 template <Real S>
 void for_each_tile(Index rows, Index tile, const Execution& execution,
                    FunctionRef<void(Tape<S>& tape, Index first, Index count)> f) {
   const Index tiles = (rows + tile - 1) / tile;
+  SharedValues<S> shared;
   const auto run = [&](Tape<S>& tape, Index number) {
     tape.reset();
+    const detail::SharingTape<S> sharing(tape, tiles > 1 ? &shared : nullptr);
     const Index first = number * tile;
     try {
       f(tape, first, std::min(tile, rows - first));

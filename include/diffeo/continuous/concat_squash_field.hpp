@@ -65,7 +65,8 @@ struct ConcatSquashField {
   }
 
   Var<Scalar> context_bias(const Var<Scalar>& context) const {
-    return affine(context, context_weight, layers.front().dense.bias);
+    return once_for_context(context, &context_weight,
+                            [&] { return affine(context, context_weight, layers.front().dense.bias); });
   }
   template <Traced X>
   X with_bias(const X& t, X x, Var<Scalar> bias) const {

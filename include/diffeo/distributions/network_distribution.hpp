@@ -195,7 +195,8 @@ struct NetworkDistribution {
 
   // Returns the output of the network for contexts as they are given.
   Var<Scalar> output(const Var<Scalar>& c) const {
-    const Var<Scalar> y = network((c - context.mean) / context.scale);
+    const Var<Scalar> y = once_for_context(c, &context.mean.value,
+                                           [&] { return Var<Scalar>(network((c - context.mean) / context.scale)); });
     require(y.rows() == c.rows() && y.cols() == family.outputs(), Family::name, ": the network gave ", y.rows(), " x ",
             y.cols(), " values for ", c.rows(), " contexts, expected ", c.rows(), " x ", family.outputs());
     return y;

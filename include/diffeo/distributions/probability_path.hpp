@@ -120,7 +120,7 @@ class ProbabilityPath {
     for_each_tile<Scalar>(x.rows(), tile, execution, [&](Tape<Scalar>& tape, Index first, Index count) {
       const Transformed<Var<Scalar>> y = frame.inverse(tape.copy(points.middleRows(first, count)));
       Pass<Scalar> pass;
-      if (context_.size() > 0) pass.context = tape.constant(context_);
+      if (context_.size() > 0) pass.context = tape.constant_of_all_tiles(context_);
       const Transformed<Var<Scalar>> z = cnf_.transport(y.value, t, 0, pass);
       log_p.middleRows(first, count) = as_eigen((base_.log_prob(z.value) + (y.log_det + z.log_det)).value());
     });

@@ -96,7 +96,8 @@ struct Conditional {
   /// Returns what the layers get for the context c, N x C or 1 x C: standardised and embedded. Throws invalid_argument
   /// where the embedding returns another number of rows.
   Var<Scalar> embedded(const Var<Scalar>& c) const {
-    const Var<Scalar> e = embedding((c - context.mean) / context.scale);
+    const Var<Scalar> e = once_for_context(c, &context.mean.value,
+                                           [&] { return Var<Scalar>(embedding((c - context.mean) / context.scale)); });
     require(e.rows() == c.rows(), "conditional: the embedding returned ", e.rows(), " rows for ", c.rows(),
             " contexts");
     return e;
@@ -221,7 +222,10 @@ struct Given {
   template <Traced X>
   Pass<Scalar> with_context(const Pass<Scalar>& pass, const X& x) const {
     Pass<Scalar> inner = pass;
-    inner.context = as_var(x.tape(), context);
+    if constexpr (Real<T>)
+      inner.context = innermost(x).tape().constant_of_all_tiles(context.value);
+    else
+      inner.context = context.value;
     return inner;
   }
 };

@@ -35,7 +35,7 @@ Array<S> context_of_rows(const char* what, const Eigen::DenseBase<Context>& c, I
 // Returns the rows of a context that belong to a tile.
 template <Real S>
 Var<S> context_of_tile(Tape<S>& tape, const Array<S>& context, Index first, Index count) {
-  return context.rows() == 1 ? tape.constant(context) : tape.copy(context.middleRows(first, count));
+  return context.rows() == 1 ? tape.constant_of_all_tiles(context) : tape.copy(context.middleRows(first, count));
 }
 
 // Returns what is to be known of the rows of a tile; `context` may be null.

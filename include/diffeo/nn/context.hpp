@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/autodiff/parts.hpp>
+#include <diffeo/autodiff/tape.hpp>
 #include <diffeo/core/error.hpp>
 
 /// Contexts: what samples are conditioned on, c in p(x | c). A context has one row per sample (N x C), or one row for
@@ -33,6 +34,16 @@ void require_context(const char* who, const Var<S>& context, Index rows, Index d
   require(static_cast<bool>(context), who, ": expected a context of ", dim, " columns, got none");
   require(context.cols() == dim, who, ": the context has ", context.cols(), " columns, expected ", dim);
   detail::require_context_rows(who, context.rows(), rows);
+}
+
+/// Returns compute(), a Var that is to depend on the context and on parameters of type P alone. Evaluations compute it
+/// once for all tiles of a call where the context is one row for all samples. The key is the address of one of the
+/// parameters, see Tape::once().
+template <class P, Real S, class F>
+Var<S> once_for_context(const Var<S>& context, const P* key, const F& compute) {
+  if constexpr (!detail::is_var<P>)
+    if (context) return context.tape().once(context, key, compute);
+  return compute();
 }
 
 /// Returns the number of columns of the context that a model takes, 0 for none: that of its parts which have a

@@ -41,7 +41,8 @@ struct ContextShift {
   /// where the context is missing or of another shape; the message begins with `who`.
   Var<Scalar> operator()(const char* who, const Var<Scalar>& context, Index rows) const {
     require_context(who, context, rows, context_dim());
-    return network.front()(context);
+    const auto& weight = network.front().layers.front().weight;
+    return once_for_context(context, &weight, [&] { return network.front()(context); });
   }
 };
 

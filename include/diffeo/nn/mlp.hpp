@@ -61,7 +61,8 @@ struct Mlp {
 
   /// Returns the bias b + c V' of the first layer given a context c, N x C or 1 x C: N x M or 1 x M.
   Var<Scalar> context_bias(const Var<Scalar>& context) const {
-    return affine(context, context_weight, layers.front().bias);
+    return once_for_context(context, &context_weight,
+                            [&] { return affine(context, context_weight, layers.front().bias); });
   }
   /// Returns the outputs for x with a bias of the first layer as context_bias() returns it. An empty Var leaves that of
   /// the layer.

@@ -295,7 +295,8 @@ struct SpectralMlp {
   Var<Scalar> first_bias(Tape<Scalar>& tape, const Var<Scalar>& context, Index rows) const {
     if (context_dim() == 0) return {};
     require_context("spectral perceptron", context, rows, context_dim());
-    return affine(context, as_var(tape, context_weight), layers.front().bias);
+    return once_for_context(context, &context_weight,
+                            [&] { return affine(context, as_var(tape, context_weight), layers.front().bias); });
   }
 
   /// Returns the network's outputs, N x inputs -> N x outputs. Throws invalid_argument where the network takes a
