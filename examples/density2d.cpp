@@ -340,6 +340,7 @@ diffeo::CnfFlowOptions cnf_options(const Run& run) {
 struct FlowChoice {
   const char* name;
   Outcome (*fit)(const Run&);
+  bool has_layers = true;
 };
 constexpr FlowChoice flows[] = {
     {"realnvp",
@@ -363,12 +364,17 @@ constexpr FlowChoice flows[] = {
     {"cnf",
      [](const Run& run) {
        return fit_recipe([&](const auto&... data) { return diffeo::cnf(data..., cnf_options(run)); }, run);
-     }},
+     },
+     /*has_layers=*/false},
     {"nice",
      [](const Run& run) {
        return fit_recipe([&](const auto&... data) { return diffeo::nice(data..., coupling_options(run)); }, run);
      }},
 };
+
+const FlowChoice& choice(const std::string& flow) {
+  return *std::find_if(std::begin(flows), std::end(flows), [&](const FlowChoice& one) { return flow == one.name; });
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The program.
@@ -456,8 +462,7 @@ std::string study(Problem problem, const Options& options) {
   if (options.steps) settings.fit.steps = *options.steps;
   if (options.batch) settings.fit.batch = *options.batch;
   if (options.layers) settings.layers = *options.layers;
-  const auto& flow = *std::find_if(std::begin(flows), std::end(flows),
-                                   [&](const FlowChoice& choice) { return options.flow == choice.name; });
+  const FlowChoice& flow = choice(options.flow);
 
   // Fails before the training if the folder cannot be written.
   const std::filesystem::path folder = options.out;
@@ -466,8 +471,11 @@ std::string study(Problem problem, const Options& options) {
   const bool swapped = swapped_axes(problem, options);
   std::array<std::string, 2> axes = problem.columns;
   if (swapped) std::swap(axes[0], axes[1]);
-  support::write_file(folder / (name + "_data.csv"),
-                      support::csv_text({axes[0], axes[1]}, columns(problem.shown, swapped)));
+  if (problem.context)
+    support::write_file(folder / (name + ".gp"), "");
+  else
+    support::write_file(folder / (name + "_data.csv"),
+                        support::csv_text({axes[0], axes[1]}, columns(problem.shown, swapped)));
 
   std::cout << problem.data << ": " << grouped(problem.train.rows()) << " points to fit, "
             << grouped(problem.test.rows())
@@ -534,6 +542,10 @@ void add_options(CLI::App& app, Options& options) {
       ->needs(data);
   app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(names));
   app.add_option("--layers", options.layers, "layers of the flow; by default what suits the data")->check(at_least(1));
+  app.final_callback([&options] {
+    if (options.layers && !choice(options.flow).has_layers)
+      throw CLI::ValidationError("--layers", "is not for --flow " + options.flow + ", which has no layers");
+  });
   app.add_option("--steps", options.steps, "training steps; by default what suits the data")->check(at_least(0));
   app.add_option("--batch", options.batch, "points a step; by default what suits the data")->check(at_least(1));
   app.add_option("--seed", options.seed, "of data, test split, weights, order and samples: 0 by default")

@@ -18,8 +18,8 @@ namespace diffeo::inline DIFFEO_ISA {
 /// | seed        | std::uint64_t | 0, of the initial weights                                                |
 /// | context_dim | Index         | 0: number of columns of the context                                      |
 ///
-/// The network's last_scale is 1 by default, for velocities of order 1; its first_scale is 8 in the plane, 16 / D in D
-/// dimensions, at least 1.
+/// The network's last_scale is 1 by default, for velocities of order 1; its first_scale is 8 in the plane, 16 / (D + C)
+/// in D dimensions with C columns of context, at least 1.
 struct CnfFlowOptions {
   MlpOptions network = {.hidden = {64, 64, 64}};
   CnfOptions cnf = {};
@@ -37,10 +37,11 @@ template <Real S>
 CnfFlow<S> cnf(Index dim, const CnfFlowOptions& options = {}) {
   require(dim >= 1, "cnf: dimension ", dim, ", expected at least 1");
   options.cnf.check();
-  return CnfFlow<S>(Cnf{make_mlp_field<S>(dim, options.network.with_scales(1, detail::first_scale_for(dim, 8)),
-                                          options.seed, 0, options.context_dim),
-                        options.cnf},
-                    Standardize<S>::identity(dim));
+  return CnfFlow<S>(
+      Cnf{make_mlp_field<S>(dim, options.network.with_scales(1, detail::first_scale_for(dim + options.context_dim, 8)),
+                            options.seed, 0, options.context_dim),
+          options.cnf},
+      Standardize<S>::identity(dim));
 }
 
 /// Returns a continuous flow of the dimension of the data (N x D), standardised to them. Throws as above, and as
