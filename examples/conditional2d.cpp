@@ -233,7 +233,7 @@ constexpr FlowChoice flows[] = {
      [](const Run& run) {
        return fit_flow(diffeo::radial(run.x, run.c, with_layers<diffeo::RadialFlowOptions>(run)), run, 8000);
      }},
-    {"cnf", [](const Run& run) { return fit_flow(diffeo::cnf(run.x, run.c, cnf_options(run)), run, 6000); },
+    {"cnf", [](const Run& run) { return fit_flow(diffeo::cnf(run.x, run.c, cnf_options(run)), run, 8000); },
      /*has_layers=*/false},
     {"nice",
      [](const Run& run) {

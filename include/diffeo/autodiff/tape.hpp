@@ -153,7 +153,7 @@ class Tape : public TapeStorage<S> {
 
   /// Returns compute(), a Var that is to depend on x and on constants alone. Where x is the same in all tiles of a
   /// call, it is computed in one of them. The key is an address that tells it apart from all other values of the call:
-  /// that of a parameter it depends on.
+  /// that of a parameter it depends on, which exists until the call ends.
   template <class F>
   Var<S> once(Var<S> x, const void* key, const F& compute) {
     if (!x.same_in_all_tiles() || !shared_values_) return compute();
