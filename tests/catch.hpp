@@ -8,6 +8,7 @@ using Catch::Approx;
 #else
 #include <catch2/catch.hpp>
 #endif
+#include <cstdint>
 #include <string>
 
 // Scalars of the tests of networks, solves, distributions and training: under sanitizers float alone, because these
@@ -17,6 +18,14 @@ using Catch::Approx;
 #define DIFFEO_TEST_SCALARS float
 #else
 #define DIFFEO_TEST_SCALARS float, double
+#endif
+
+/// Number of trainings that a statistical test makes of `many`: under sanitizers a few, because what these look for
+/// does not depend on the seed.
+#ifdef DIFFEO_SANITIZE
+constexpr std::uint64_t trainings_of(std::uint64_t many) { return many < 4 ? many : 4; }
+#else
+constexpr std::uint64_t trainings_of(std::uint64_t many) { return many; }
 #endif
 
 /// Returns the message of the exception of type E that f() throws; fails the test if it throws nothing.

@@ -176,7 +176,7 @@ TEST_CASE("recovery: a loss that turns NaN leaves a model no worse than the best
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 1000, 1);
   const TransformedDistribution start(StandardNormal<float>(2),
                                       diffeo::real_nvp(data, {.layers = 4, .network = {.hidden = {16, 16}}}));
-  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+  for (std::uint64_t seed = 0; seed < trainings_of(100); ++seed) {
     const auto at = static_cast<std::uint64_t>(1 + diffeo::permutation(120, seed)[0]);
     CAPTURE(seed, at);
     FitOptions options{.steps = 120,
@@ -293,7 +293,7 @@ TEST_CASE("recovery: a large loss long ago excuses no divergence", "[training]")
 }
 
 TEST_CASE("recovery: unequal weights do not throw away a training at its end", "[training]") {
-  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+  for (std::uint64_t seed = 0; seed < trainings_of(30); ++seed) {
     CAPTURE(seed);
     Array<double> x(5000, 2), weights(5000, 1);
     diffeo::fill_normal(diffeo::view(x), seed, 1);
