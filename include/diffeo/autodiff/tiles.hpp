@@ -38,15 +38,17 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
 
 namespace detail {
 
-// Lets a tape share values while this object lives.
+// Lets a tape share values while this object exists.
 template <Real S>
-struct SharingTape {
-  SharingTape(Tape<S>& tape, SharedValues<S>* values) : tape(tape) { tape.share(values); }
-  ~SharingTape() { tape.share(nullptr); }
+class SharingTape {
+ public:
+  SharingTape(Tape<S>& tape, SharedValues<S>* values) : tape_(tape) { tape.share(values); }
+  ~SharingTape() { tape_.share(nullptr); }
   SharingTape(const SharingTape&) = delete;
   SharingTape& operator=(const SharingTape&) = delete;
 
-  Tape<S>& tape;
+ private:
+  Tape<S>& tape_;
 };
 
 }  // namespace detail
