@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <deque>
 #include <diffeo/core/array.hpp>
+#include <list>
 #include <mutex>
 #include <utility>
 
@@ -33,7 +33,7 @@ class SharedValues {
   }
 
   mutable std::mutex mutex_;
-  std::deque<std::pair<const void*, Array<S>>> values_;  // few, which stay where they are
+  std::list<std::pair<const void*, Array<S>>> values_;  // few, which stay where they are
 };
 
 }  // namespace diffeo::inline DIFFEO_ISA
