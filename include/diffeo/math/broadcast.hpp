@@ -49,7 +49,7 @@ Index extent(const View<S>& x) {
 }
 
 template <class A, class B>
-bool same_layout(const View<A>& a, const View<B>& b) {
+[[gnu::always_inline]] inline bool same_layout(const View<A>& a, const View<B>& b) {
   return a.rows == b.rows && a.cols == b.cols && (a.stride == b.stride || a.cols == 1);
 }
 
