@@ -28,6 +28,7 @@
 #include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/concat_squash_field.hpp>
+#include <diffeo/continuous/continuous_part.hpp>
 #include <diffeo/continuous/divergence.hpp>
 #include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/hutch_plus_plus.hpp>
@@ -79,6 +80,10 @@
 #include <diffeo/layers/residual.hpp>
 #include <diffeo/layers/residual_inverse.hpp>
 #include <diffeo/layers/standardize.hpp>
+#include <diffeo/matching/flow_matching.hpp>
+#include <diffeo/matching/pairing.hpp>
+#include <diffeo/matching/paths.hpp>
+#include <diffeo/matching/times.hpp>
 #include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>
 #include <diffeo/math/clusters.hpp>
