@@ -174,8 +174,11 @@ struct Cnf {
   }
 
   /// Returns the value of forward() without the log-determinant, at about half the cost.
-  Var<Scalar> generate(const Var<Scalar>& z, const Pass<Scalar>& pass = {}) const {
-    return cols(solve(z, 0, 1, {.divergence = false}, pass), 0, dim());
+  Var<Scalar> generate(const Var<Scalar>& z, const Pass<Scalar>& pass = {}) const { return move(z, 0, 1, pass); }
+
+  /// Returns the positions of transport() without the log-determinant, at about half the cost.
+  Var<Scalar> move(const Var<Scalar>& x, double from, double to, const Pass<Scalar>& pass = {}) const {
+    return cols(solve(x, from, to, {.divergence = false}, pass), 0, dim());
   }
 
   /// Moves points from x (N x D) at time `from` to time `to`. Returns their positions and log|det| of this map. In
