@@ -34,6 +34,7 @@
 #include <diffeo/continuous/hutch_plus_plus.hpp>
 #include <diffeo/continuous/hutchinson.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
+#include <diffeo/continuous/move_points.hpp>
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/continuous/vector_field.hpp>
 #include <diffeo/core/array.hpp>
@@ -80,6 +81,7 @@
 #include <diffeo/layers/residual.hpp>
 #include <diffeo/layers/residual_inverse.hpp>
 #include <diffeo/layers/standardize.hpp>
+#include <diffeo/matching/denoiser.hpp>
 #include <diffeo/matching/flow_matching.hpp>
 #include <diffeo/matching/pairing.hpp>
 #include <diffeo/matching/paths.hpp>

@@ -78,17 +78,17 @@ auto use_continuous_part(const F& flow, Tape<S>& tape, const Var<S>& context, co
   }
 }
 
-/// Returns the velocities at times t (N x 1) and points y (N x D) of the field of a continuous flow, given the context
-/// as use_continuous_part() passes it.
+/// Returns the values of a field at times t (N x 1) and points y (N x D), given the context as use_continuous_part()
+/// passes it.
 template <class Field, Real S>
-Var<S> velocity_of_cnf(const Cnf<Field>& cnf, const Var<S>& t, const Var<S>& y, const Var<S>& context) {
+Var<S> velocity_of_field(const Field& field, const Var<S>& t, const Var<S>& y, const Var<S>& context) {
   if constexpr (TakesContext<Field>) {
-    if (diffeo::context_dim(cnf.field) > 0) {
-      require_context("field", context, y.rows(), diffeo::context_dim(cnf.field));
-      return cnf.field(t, y, TakesContextAsBias<Field> ? context : row_for_each(context, y.rows()));
+    if (const Index dim = diffeo::context_dim(field); dim > 0) {
+      require_context("field", context, y.rows(), dim);
+      return field(t, y, TakesContextAsBias<Field> ? context : row_for_each(context, y.rows()));
     }
   }
-  return cnf.field(t, y);
+  return field(t, y);
 }
 
 /// Returns where the layers behind the continuous flow, which must have no parameters and take no context, put the

@@ -7,6 +7,7 @@
 #include <diffeo/autodiff/ops/row_dot.hpp>
 #include <diffeo/continuous/continuous_part.hpp>
 #include <diffeo/distributions/transformed.hpp>
+#include <diffeo/matching/denoiser.hpp>
 #include <diffeo/matching/pairing.hpp>
 #include <diffeo/matching/paths.hpp>
 #include <diffeo/matching/times.hpp>
@@ -79,6 +80,9 @@ struct MatchingSample {
 /// Weights multiply the losses of target rows, and are the probabilities of source rows. With more than one interval of
 /// time, the rows of each count together as much as it is long.
 ///
+/// A model WithDenoiser has a second field, which learns the mean of the noise of the path and so the score; its loss
+/// is added to that of the velocity.
+///
 /// Contexts belong to target rows; a source point is drawn whatever the context, and a pairing does not look at it.
 ///
 /// Sample i of step k is a function of (seed, k, i). Validation draws its samples by (seed, the first row of a block of
@@ -118,16 +122,22 @@ class FlowMatching {
   double row_weight(Index row) const { return weights_.empty() ? 1 : weights_[static_cast<std::size_t>(row)]; }
 
   /// Throws invalid_argument where the model has another dimension than the data, takes another context, has another
-  /// form, or puts the data elsewhere than the model that the objective was made with.
+  /// form, puts the data elsewhere than the model that the objective was made with, or has a denoiser and the path no
+  /// noise.
   template <class Model>
-  void check(const Model& model, const char* who = "fit") const {
-    detail::require_columns_of_model(model, target_.cols(), context_.cols(), who);
-    using Flow = std::remove_cvref_t<decltype(model.flow)>;
-    detail::require_continuous_part<Flow>(who);
+  void check(const Model& model, const char* caller = "fit") const {
+    detail::require_columns_of_model(model, target_.cols(), context_.cols(), caller);
+    const auto& flow = detail::distribution_of(model).flow;
+    using Flow = std::remove_cvref_t<decltype(flow)>;
+    detail::require_continuous_part<Flow>(caller);
     if constexpr (detail::leads_to_cnf<Flow>())
-      require((detail::data_side(who, model.flow, example_) == target_.topRows(1)).all(), who,
+      require((detail::data_side(caller, flow, example_) == target_.topRows(1)).all(), caller,
               ": the layers behind the continuous flow put the data elsewhere than those of the model that the "
               "objective was made with");
+    if constexpr (detail::has_denoiser<Model>) {
+      model.check();
+      require(path_.noisy(), caller, ": the model has a denoiser, but the path no noise");
+    }
   }
 
   /// What is known of a whole minibatch.
@@ -175,14 +185,23 @@ class FlowMatching {
   }
 
   template <class Model>
-    requires requires(const Model& model) { model.flow; }
+    requires requires(const Model& model) { detail::distribution_of(model).flow; }
   Var<S> loss(const Model& model, Tape<S>& tape, const Minibatch& batch, const StepState& state) const {
-    const MatchingSample<S> at = sample(tape, batch, state);
-    const Var<S> v = velocity(model, tape, at);
-    require(v.rows() == at.point.rows() && v.cols() == at.point.cols(), "flow matching: the field gave ", v.rows(),
-            " x ", v.cols(), " velocities, expected ", at.point.rows(), " x ", at.point.cols());
-    const Var<S> error = v - at.velocity;
-    return row_dot(error, error);
+    const auto& flow = detail::distribution_of(model).flow;
+    if constexpr (detail::leads_to_cnf<std::remove_cvref_t<decltype(flow)>>()) {
+      const MatchingSample<S> at = sample(tape, batch, state);
+      return detail::use_continuous_part(flow, tape, at.context, [&](const auto& cnf, const Var<S>& context) {
+        const Var<S> of_velocity = squared_error("field", cnf.field, at, context, at.velocity);
+        if constexpr (detail::has_denoiser<Model>) {
+          require(static_cast<bool>(at.noise), who, ": the model has a denoiser, but the path no noise");
+          return of_velocity + squared_error("denoiser", model.denoiser, at, context, at.noise);
+        } else {
+          return of_velocity;
+        }
+      });
+    } else {
+      throw invalid_argument("flow matching: the model is no continuous flow");  // as check() says
+    }
   }
 
  private:
@@ -214,7 +233,8 @@ class FlowMatching {
   FlowMatching(const Model& model, const std::vector<const Dataset<S>*>& data, const std::vector<double>& times,
                Path path, PairingPolicy pairing, const FlowMatchingOptions& options)
       : path_(std::move(path)), pairing_(std::move(pairing)), options_(options) {
-    using Flow = std::remove_cvref_t<decltype(model.flow)>;
+    const auto& distribution = detail::distribution_of(model);
+    using Flow = std::remove_cvref_t<decltype(distribution.flow)>;
     detail::require_continuous_part<Flow>(who);
     path_.check();
     pairing_.check();
@@ -222,12 +242,12 @@ class FlowMatching {
     check_snapshots(model.dim(), data, times);
     if constexpr (detail::leads_to_cnf<Flow>()) {
       example_ = data[first_target(times)]->x.topRows(1);
-      add_intervals(data, times, [&](const Array<S>& x) { return detail::data_side(who, model.flow, x); });
+      add_intervals(data, times, [&](const Array<S>& x) { return detail::data_side(who, distribution.flow, x); });
     }
     detail::require_columns_of_model(model, target_.cols(), context_.cols(), who);
-    base_ = [base = model.base](View<S> out, std::uint64_t seed, std::uint64_t stream, Index first,
-                                [[maybe_unused]] const Pass<S>& pass) {
-      if constexpr (detail::BaseTakesPass<decltype(model.base)>)
+    base_ = [base = distribution.base](View<S> out, std::uint64_t seed, std::uint64_t stream, Index first,
+                                       [[maybe_unused]] const Pass<S>& pass) {
+      if constexpr (detail::BaseTakesPass<std::remove_cvref_t<decltype(base)>>)
         base.sample_into(out, seed, stream, first, pass);
       else
         base.sample_into(out, seed, stream, first);
@@ -393,16 +413,15 @@ class FlowMatching {
     return y;
   }
 
-  template <class Model>
-  static Var<S> velocity(const Model& model, Tape<S>& tape, const MatchingSample<S>& at) {
-    using Flow = std::remove_cvref_t<decltype(model.flow)>;
-    if constexpr (detail::leads_to_cnf<Flow>()) {
-      return detail::use_continuous_part(model.flow, tape, at.context, [&](const auto& cnf, const Var<S>& context) {
-        return detail::velocity_of_cnf(cnf, at.time, at.point, context);
-      });
-    } else {
-      throw invalid_argument("flow matching: the model is no continuous flow");  // as check() says
-    }
+  // Returns |field(t, x_t, c) - target|^2 of each row.
+  template <class Field>
+  static Var<S> squared_error(const char* name, const Field& field, const MatchingSample<S>& at, const Var<S>& context,
+                              const Var<S>& target) {
+    const Var<S> v = detail::velocity_of_field(field, at.time, at.point, context);
+    require(v.shape() == target.shape(), who, ": the ", name, " gave ", v.rows(), " x ", v.cols(), " values, expected ",
+            target.rows(), " x ", target.cols());
+    const Var<S> error = v - target;
+    return row_dot(error, error);
   }
 
   // Draws the sources of the whole minibatch and puts them in the order of their targets, interval by interval.
