@@ -9,6 +9,7 @@
 #include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/field_function.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
+#include <diffeo/continuous/recipes.hpp>
 #include <diffeo/distributions/conditional_mixture.hpp>
 #include <diffeo/distributions/conditional_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
@@ -16,6 +17,7 @@
 #include <diffeo/layers/invert.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
+#include <diffeo/matching/flow_matching.hpp>
 #include <diffeo/ode/integrate.hpp>
 #include <diffeo/targets/funnel.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
@@ -420,6 +422,49 @@ TEMPLATE_TEST_CASE("a training step of a continuous flow allocates nothing once 
   check_conditional(make_concat_squash_field<S>(2, {.hidden = {16, 16}}, 1, 0, 3));
   check_conditional(make_field<S>(
       2, [](const auto& t, const auto& x, const auto& c) { return tanh(x * t) * cols(c, 0, 2); }, 3));
+}
+
+namespace {
+
+// Pairs source and target in reverse.
+struct Reversed {
+  static constexpr bool independent = false, takes_weights = false;
+  template <class S>
+  struct State {};
+  template <Real S>
+  void pair(State<S>&, const PairingTask<S>& task) const {
+    for (std::size_t i = 0; i < task.partner.size(); ++i)
+      task.partner[i] = static_cast<Index>(task.partner.size() - 1 - i);
+  }
+  void check() const {}
+};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a training step of flow matching allocates nothing once it is warm", "[allocation]", float,
+                   double) {
+  using S = TestType;
+  const Array<S> data = Array<S>::Random(300, 2), contexts = Array<S>::Random(300, 3), other = Array<S>::Random(200, 2);
+  std::vector<Index> rows(300);
+  std::iota(rows.begin(), rows.end(), Index{0});
+  const auto steps = [&](const auto& model, const auto& objective) {
+    for (const int threads : {1, 2}) {
+      CAPTURE(threads);
+      Trainer trainer(model, objective, rows, FitOptions{.batch = 280, .threads = threads});
+      check_steady(trainer);
+    }
+  };
+  const TransformedDistribution model{StandardNormal<S>(2), cnf(data, {.network = {.hidden = {16, 16, 16}}})};
+  steps(model, FlowMatching(model, data));
+  steps(model,
+        FlowMatching(model, data, BrownianBridge{}, Reversed{}, {.times = LogitNormalTimes{}, .antithetic = true}));
+  steps(model, FlowMatching(model, std::vector<Snapshot<S>>{{0, {other, {}, other.col(0).abs()}}, {1, {data}}},
+                            TrigonometricPath{0.1}));
+  const WithDenoiser with_denoiser{model, make_mlp_field<S>(2, {.hidden = {16}})};
+  steps(with_denoiser, FlowMatching(with_denoiser, data, LinearPath{0.1}));
+  const TransformedDistribution conditional_model{StandardNormal<S>(2),
+                                                  cnf(data, contexts, {.network = {.hidden = {16, 16}}})};
+  steps(conditional_model, FlowMatching(conditional_model, {.x = data, .context = contexts}));
 }
 
 #ifndef DIFFEO_TEST_SANITIZED
