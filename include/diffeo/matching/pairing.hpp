@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <diffeo/core/array.hpp>
 #include <numeric>
@@ -22,15 +23,14 @@ struct PairingTask {
 /// A policy of FlowMatching, called once a step for the whole minibatch, by one thread. What it keeps from step to step
 /// is its State, so that it may use its memory again.
 ///
-/// | expression           | type | meaning                                                                            |
-/// |----------------------|------|------------------------------------------------------------------------------------|
-/// | P::State<S>          | type | default-constructible                                                              |
-/// | p.pair(state, task)  | void | fills task.partner, from 0 to n - 1                                                |
-/// | P::independent       | bool | true for IndependentPairing, which is not called                                   |
-/// | P::takes_weights     | bool | whether the pairing allows for task.weights: otherwise data with weights are       |
-/// |                      |      | refused, because the sources of heavy rows would no longer be distributed as all   |
-/// |                      |      | sources are                                                                        |
-/// | p.check()            | void | throws invalid_argument for options out of range                                   |
+/// | expression          | type | meaning                                                                           |
+/// |---------------------|------|-----------------------------------------------------------------------------------|
+/// | P::State<S>         | type | default-constructible                                                             |
+/// | p.pair(state, task) | void | fills task.partner, from 0 to n - 1                                               |
+/// | P::independent      | bool | true for IndependentPairing, which is not called                                  |
+/// | P::takes_weights    | bool | whether the pairing allows for task.weights; otherwise data with weights are      |
+/// |                     |      | refused, because the sources of heavy rows would not be distributed as all are    |
+/// | p.check()           | void | throws invalid_argument for options out of range                                  |
 template <class P, class S>
 concept Pairing = Real<S> && std::copy_constructible<P> &&
                   requires(const P& p, typename P::template State<S>& state, const PairingTask<S>& task) {

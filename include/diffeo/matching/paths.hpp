@@ -61,9 +61,9 @@ inline void require_path_margin(const char* path, double margin, bool above_zero
 ///
 /// With sigma = 0 it is the path of rectified flow (Liu, Gong & Liu 2023).
 ///
-/// | option | type   | default                                                       |
-/// |--------|--------|---------------------------------------------------------------|
-/// | sigma  | double | 0; in the coordinates of the Cnf, where data are of order 1   |
+/// | option | type   | default                                                     |
+/// |--------|--------|-------------------------------------------------------------|
+/// | sigma  | double | 0; in the coordinates of the Cnf, where data are of order 1 |
 struct LinearPath {
   double sigma = 0;
 
@@ -78,9 +78,9 @@ struct LinearPath {
 ///
 ///     x_t = (1 - (1 - sigma) t) x0 + t x1,  u_t = x1 - (1 - sigma) x0
 ///
-/// | option | type   | default                                                                       |
-/// |--------|--------|-------------------------------------------------------------------------------|
-/// | sigma  | double | 0.0001, below 1; in the coordinates of the Cnf, where data are of order 1     |
+/// | option | type   | default                                                                   |
+/// |--------|--------|---------------------------------------------------------------------------|
+/// | sigma  | double | 0.0001, below 1; in the coordinates of the Cnf, where data are of order 1 |
 struct GaussianPath {
   double sigma = 0.0001;
 
@@ -102,10 +102,10 @@ struct GaussianPath {
 /// those of the Schroedinger bridge between source and target. u_t is infinite at the ends, and times are drawn between
 /// margin and 1 - margin.
 ///
-/// | option        | type   | default                                                          |
-/// |---------------|--------|------------------------------------------------------------------|
-/// | sigma         | double | 1; in the coordinates of the Cnf, where data are of order 1      |
-/// | least_time    | double | 0.001, the margin, above 0 and below 1/2                         |
+/// | option     | type   | default                                                     |
+/// |------------|--------|-------------------------------------------------------------|
+/// | sigma      | double | 1; in the coordinates of the Cnf, where data are of order 1 |
+/// | least_time | double | 0.001, the margin, above 0 and below 1/2                    |
 struct BrownianBridge {
   double sigma = 1;
   double least_time = 0.001;
@@ -127,9 +127,9 @@ struct BrownianBridge {
 ///
 ///     x_t = cos(pi t / 2) x0 + sin(pi t / 2) x1 + sigma e,  u_t = pi / 2 (cos(pi t / 2) x1 - sin(pi t / 2) x0)
 ///
-/// | option | type   | default                                                       |
-/// |--------|--------|---------------------------------------------------------------|
-/// | sigma  | double | 0; in the coordinates of the Cnf, where data are of order 1   |
+/// | option | type   | default                                                     |
+/// |--------|--------|-------------------------------------------------------------|
+/// | sigma  | double | 0; in the coordinates of the Cnf, where data are of order 1 |
 struct TrigonometricPath {
   double sigma = 0;
 
@@ -143,6 +143,9 @@ struct TrigonometricPath {
   void check() const { detail::require_path_sigma("trigonometric path", sigma); }
 };
 
+/// A function of time.
+using PathFunction = std::function<double(double)>;
+
 /// The path x_t = alpha(t) x0 + beta(t) x1 + gamma(t) e of functions of the user's own, with their derivatives:
 ///
 ///     StochasticInterpolant{.alpha = [](double t) { return (1 - t) * (1 - t); },
@@ -152,22 +155,22 @@ struct TrigonometricPath {
 ///
 /// The functions are called from several threads.
 ///
-/// | option      | type                          | default                                                            |
-/// |-------------|-------------------------------|--------------------------------------------------------------------|
-/// | alpha       | std::function<double(double)> | none; 1 at time 0 and less than that at time 1                     |
-/// | alpha_rate  | std::function<double(double)> | none; the derivative of alpha                                      |
-/// | beta        | std::function<double(double)> | none; 0 at time 0, 1 at time 1                                     |
-/// | beta_rate   | std::function<double(double)> | none; the derivative of beta                                       |
-/// | gamma       | std::function<double(double)> | none: 0; otherwise at least 0                                      |
-/// | gamma_rate  | std::function<double(double)> | none: 0; the derivative of gamma                                   |
-/// | least_time  | double                        | 0; times are drawn between this and 1 minus this                   |
+/// | option     | type         | default                                           |
+/// |------------|--------------|---------------------------------------------------|
+/// | alpha      | PathFunction | none; 1 at time 0 and less than that at time 1    |
+/// | alpha_rate | PathFunction | none; the derivative of alpha                     |
+/// | beta       | PathFunction | none; 0 at time 0, 1 at time 1                    |
+/// | beta_rate  | PathFunction | none; the derivative of beta                      |
+/// | gamma      | PathFunction | none: 0; otherwise at least 0                     |
+/// | gamma_rate | PathFunction | none: 0; the derivative of gamma                  |
+/// | least_time | double       | 0; times are drawn between this and 1 minus this  |
 struct StochasticInterpolant {
-  std::function<double(double)> alpha = {};
-  std::function<double(double)> alpha_rate = {};
-  std::function<double(double)> beta = {};
-  std::function<double(double)> beta_rate = {};
-  std::function<double(double)> gamma = {};
-  std::function<double(double)> gamma_rate = {};
+  PathFunction alpha = {};
+  PathFunction alpha_rate = {};
+  PathFunction beta = {};
+  PathFunction beta_rate = {};
+  PathFunction gamma = {};
+  PathFunction gamma_rate = {};
   double least_time = 0;
 
   PathWeights at(double t) const {

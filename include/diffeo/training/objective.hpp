@@ -134,7 +134,7 @@ concept HasValidationLoss =
 /// rate need not follow the weights; validation computes the weighted mean. Rows of weight 0 are left out, and weights
 /// that are all equal are as good as none.
 ///
-/// Models: MaximumLikelihood, FileLikelihood, ReverseKl.
+/// Models: MaximumLikelihood, FileLikelihood, ReverseKl, FlowMatching.
 template <class O, class Model>
 concept Objective = (DrawsSamples<O> || requires(const O& o) {
                       { o.size() } -> std::convertible_to<Index>;

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <iostream>
 
-#include "8.cpp"  // a layer: Stretch
+#include "9.cpp"  // a layer: Stretch
 
 namespace {
 
@@ -42,10 +42,17 @@ void continuous_flow() {
   expect(log_p.rows() == 10 && log_p.allFinite(), "path.log_prob");
 }
 
+void flow_matching() {
+  const auto moons = [](std::uint64_t seed) { return diffeo::toy2d::sample<float>("moons", 1000, seed); };
+  const diffeo::Array<float> data = moons(1), before = moons(2), between = moons(3);
+#include "6_short.cpp"
+  expect(diffeo::parameters(model).allFinite() && predicted.rows() == 1000 && predicted.allFinite(), "move_points");
+}
+
 void conditional_flow() {
   const diffeo::Array<float> x = diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/1),
                              c = x.rowwise().sum() + diffeo::toy2d::sample<float>("moons", 1000, /*seed=*/2).col(0);
-#include "6_short.cpp"
+#include "7_short.cpp"
   expect(log_p.rows() == 1000 && log_p.allFinite() && drawn.rows() == 1000 && many.rows() == 1000, "p(x | c)");
 }
 
@@ -62,6 +69,7 @@ int main() {
   data_on_disk();
   known_density();
   continuous_flow();
+  flow_matching();
   conditional_flow();
   own_layer();
 }
