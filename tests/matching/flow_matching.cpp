@@ -217,7 +217,7 @@ TEST_CASE("flow matching: regressions at one time are the exact velocity and sco
     const double slope = covariance / variance;
     const double left =
         w.alpha_rate * w.alpha_rate + w.beta_rate * w.beta_rate * v1 + w.gamma_rate * w.gamma_rate - slope * covariance;
-    double uu = 0, ux = 0, xx = 0, ex = 0, loss = 0, off = 0;
+    double ux = 0, xx = 0, ex = 0, loss = 0, off = 0;
     const auto exact = flow_along(1, [&](const auto&, const auto& x) { return (x - mean) * slope + mean_velocity; });
     const auto shifted =
         flow_along(1, [&](const auto&, const auto& x) { return (x - mean) * slope + (mean_velocity + 0.5); });
@@ -226,7 +226,6 @@ TEST_CASE("flow matching: regressions at one time are the exact velocity and sco
       const Drawn<double> at = drawn(objective, static_cast<std::uint64_t>(step));
       CHECK((at.t - time).abs().maxCoeff() < 1e-12);
       const Array<double> x = at.x - mean, u = at.u - mean_velocity;
-      uu += mean_square(u) / steps;
       ux += (u * x).mean() / steps;
       xx += mean_square(x) / steps;
       if (at.e.size() > 0) ex += (at.e * x).mean() / steps;

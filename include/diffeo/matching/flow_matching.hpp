@@ -29,13 +29,14 @@ struct Snapshot {
   Dataset<S> data;
 };
 
-/// | option     | type  | default |
-/// |------------|-------|-------------------------------------------------------------------------------------------------|
-/// | times      | Times | UniformTimes | | antithetic | bool  | false; true: rows 2 k and 2 k + 1 of a minibatch have
-/// the times of u and 1 - u                  | | stratified | bool  | true: the uniform number of a time comes from an
-/// interval for each row of a minibatch, all of   | |            |       | the same length; false: from [0, 1) | |
-/// paired     | bool  | false: a source point is drawn from all; true: row i of a snapshot belongs to row i of the next
-/// |
+/// | option     | type  | default                                                                                     |
+/// |------------|-------|---------------------------------------------------------------------------------------------|
+/// | times      | Times | UniformTimes                                                                                |
+/// | antithetic | bool  | false; true: rows 2 k and 2 k + 1 of a minibatch have the times of u and 1 - u              |
+/// | stratified | bool  | true: the uniform number of a time comes from an interval for each row of a minibatch, all  |
+/// |            |       | of them of one length; false: from [0, 1)                                                   |
+/// | paired     | bool  | false: a source point is drawn from all; true: row i of a snapshot belongs to row i of the  |
+/// |            |       | next                                                                                        |
 struct FlowMatchingOptions {
   Times times = UniformTimes{};
   bool antithetic = false;
