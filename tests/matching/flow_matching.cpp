@@ -612,3 +612,15 @@ TEST_CASE("flow matching: models that it cannot train are refused", "[matching]"
                  "takes a context of 1 columns, got none"));
   CHECK(diffeo::fit(model, objective, {.steps = 2, .batch = 8}).steps == 2);
 }
+
+TEST_CASE("flow matching: the rate of a training unless another is chosen", "[matching]") {
+  const Array<double> x = gaussian<double>(20, 2, 1);
+  TransformedDistribution model(StandardNormal<double>(2), diffeo::cnf<double>(2, {.network = {.hidden = {3}}}));
+  const auto rate = [&](const auto& objective) {
+    double first = 0;
+    diffeo::fit(model, objective, {.steps = 1}, [&](const diffeo::FitProgress& p) { first = p.learning_rate; });
+    return first;
+  };
+  CHECK(rate(FlowMatching(model, x)) == 5e-3);
+  CHECK(rate(diffeo::MaximumLikelihood<double>(x)) == 1e-2);
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <diffeo/autodiff/settings.hpp>
@@ -108,7 +109,8 @@ FitReport train(Model& model, Trainer<Model, O>& trainer, const V& validation, s
   const auto elapsed = [start] { return std::chrono::duration<double>(Clock::now() - start).count(); };
 
   LearningRate schedule = options.rate;
-  if (!schedule.learning_rate) schedule.learning_rate = suggested_learning_rate<Model>;
+  if (!schedule.learning_rate)
+    schedule.learning_rate = std::min(suggested_learning_rate<Model>, suggested_rate_bound<O>);
   Plateau plateau(schedule);
   double scale = 1;  // halved in each recovery
 

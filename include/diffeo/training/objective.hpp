@@ -5,6 +5,7 @@
 #include <concepts>
 #include <diffeo/autodiff/lift.hpp>
 #include <diffeo/layers/pass.hpp>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -110,6 +111,7 @@ concept HasValidationLoss =
 /// |                                       |             | is the next minibatch, before begin_step()            |
 /// | o.validation_loss(model, tape, batch) | Var<S>      | optional: what validation computes, batch.count x 1   |
 /// | O::suggested_clip_ratio               | double      | optional: FitOptions::clip_ratio by default, else 1.2 |
+/// | O::suggested_learning_rate            | double      | optional: bound of the rate that the model suggests   |
 /// | o.explain(model, tape, batch)         | std::string | optional: why a loss is not finite; may be empty      |
 /// | o.row_weight(row)                     | double      | optional: weight of the loss of a row of data, >= 0   |
 /// | o.check(model, who)                   | void        | optional: throws invalid_argument, with a message     |
@@ -147,6 +149,15 @@ inline constexpr double suggested_clip_ratio = [] {
     return double{O::suggested_clip_ratio};
   else
     return 1.2;
+}();
+
+/// The learning rate that suits an objective at most: its static member `suggested_learning_rate`, else infinity.
+template <class O>
+inline constexpr double suggested_rate_bound = [] {
+  if constexpr (requires { O::suggested_learning_rate; })
+    return double{O::suggested_learning_rate};
+  else
+    return std::numeric_limits<double>::infinity();
 }();
 
 /// Whether an objective weighs the rows of its data.

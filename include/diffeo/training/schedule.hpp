@@ -35,7 +35,8 @@ inline constexpr double suggested_learning_rate = [] {
 ///
 /// | option         | type     | default                                                                     |
 /// |----------------|----------|-----------------------------------------------------------------------------|
-/// | learning_rate  | double   | none: the model's suggested_learning_rate, in most cases 2e-3; largest rate |
+/// | learning_rate  | double   | none: the model's suggested_learning_rate, in most cases 2e-3, at most that |
+/// |                |          | of the objective; largest rate                                              |
 /// | schedule       | Schedule | cosine: half a cosine wave down to final_fraction * learning_rate           |
 /// |                |          | (Loshchilov & Hutter 2017, eq. 5); constant; plateau: see Plateau           |
 /// | final_fraction | double   | 0: fraction of learning_rate that the cosine reaches after the last step,   |
