@@ -122,3 +122,4 @@
 #include <diffeo/training/schedule.hpp>
 #include <diffeo/training/trainer.hpp>
 #include <diffeo/training/validate.hpp>
+#include <diffeo/transport/assignment.hpp>
