@@ -28,8 +28,9 @@ TEST_CASE("gauss_legendre: polynomials and a smooth function", "[math]") {
             1e-13);
     // One degree more is not exact: the error is n!^4 / ((2 n + 1) (2 n)!^2).
     if (n <= 4) {
-      const double error = std::pow(std::tgamma(n + 1.0), 4) / ((2 * n + 1.0) * std::pow(std::tgamma(2 * n + 1.0), 2));
-      CHECK(1 / (2 * n + 1.0) - integral([&](double x) { return std::pow(x, 2 * n); }) == Approx(error));
+      const auto k = static_cast<double>(n);
+      const double error = std::pow(std::tgamma(k + 1), 4) / ((2 * k + 1) * std::pow(std::tgamma(2 * k + 1), 2));
+      CHECK(1 / (2 * k + 1) - integral([&](double x) { return std::pow(x, 2 * n); }) == Approx(error));
     }
     if (n >= 7) CHECK(integral([](double x) { return std::exp(x); }) == Approx(std::exp(1.0) - 1).epsilon(1e-13));
   }

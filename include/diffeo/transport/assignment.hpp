@@ -27,12 +27,11 @@ namespace diffeo::inline DIFFEO_ISA {
 /// small that the reduction ends at its bound having done nothing. With 256 points in the plane the paths then take
 /// about an eighth of the work.
 ///
-/// The assignment follows from computations in double, whatever the scalar of the costs. It is exact where differences
-/// and sums of costs are, as for integers below 2^53 / N; otherwise its total is the least one up to a rounding error
-/// of the order of N 2^-53 times the largest cost. The work is at most of the order of N^3, whatever the costs: the
-/// passes of the reduction are bounded, and each augmenting path visits a row once, so that ties and rounding errors
-/// cannot make it cycle. The result does not depend on the instruction set. Among several best permutations the choice
-/// is arbitrary.
+/// The assignment follows from computations in double, whatever the scalar of the costs. Its total is the least one up
+/// to a rounding error of the order of N 2^-53 times the largest cost, so that it is exact for integers for which that
+/// is below 1. The work is at most of the order of N^3, whatever the costs: the passes of the reduction are bounded, and
+/// each augmenting path visits a row once, so that ties and rounding errors cannot make it cycle. The result does not
+/// depend on the instruction set. Among several best permutations the choice is arbitrary.
 ///
 /// The result comes with its proof: the potentials u of the rows and v of the columns satisfy u_i + v_j <= cost(i, j),
 /// with equality for the pairs that are assigned, up to rounding. No permutation can cost less than the sum of all
