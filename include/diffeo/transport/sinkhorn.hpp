@@ -57,12 +57,14 @@ struct SinkhornStatistics {
 /// that minimises sum_ij P_ij cost(i, j) + regularisation sum_ij P_ij (log P_ij - 1). It has the form P_ij = exp((f_i +
 /// g_j - cost(i, j)) / regularisation) with the potentials f and g.
 ///
-/// The memory is kept from problem to problem: solving others of at most the same size allocates nothing. All is
-/// computed in double whatever the scalar of the costs, because a regularisation that is small relative to the costs
-/// leaves float few digits. Potentials are updated in the log domain, so that no iteration over- or underflows,
-/// whatever the regularisation. In the first iteration exponents are shifted by their maximum. Later the potentials of
-/// the iteration before serve for that, which saves a pass: between two updates a sum of the plan lies between the
-/// product of two weights and 1.
+/// All is computed in double whatever the scalar of the costs, because a regularisation that is small relative to the
+/// costs leaves float few digits. Potentials are kept in the log domain: no iteration over- or underflows, whatever the
+/// regularisation. The exponentials are computed anew only where the potentials have changed by more than 69 times the
+/// regularisation, a factor of 1e30; between, iterations multiply their rows and columns (Peyre and Cuturi 2019, remark
+/// 4.22), which takes a tenth of the time.
+///
+/// The memory, N M numbers in double, is kept from problem to problem: solving others of at most the same size
+/// allocates nothing.
 template <Real S>
 class SinkhornSolver {
  public:
@@ -80,7 +82,7 @@ class SinkhornSolver {
 
   /// Solves the problem with a weight for each row and for each column; weights that are left empty are equal. The
   /// weights of either kind are divided by their sum. Throws invalid_argument as above, for another number of weights
-  /// than rows or columns, and for weights that are not finite, not positive or less than 1e-100 of their sum.
+  /// than rows or columns, and for weights that are not finite, not positive or less than 1e-30 of their sum.
   const SinkhornStatistics& solve(View<const S> cost, std::span<const double> row_weights,
                                   std::span<const double> column_weights) {
     require(cost.rows > 0 && cost.cols > 0, "sinkhorn: the costs are ", cost.rows, " x ", cost.cols,
@@ -88,20 +90,26 @@ class SinkhornSolver {
     scale_ = 1 / options_.regularisation;
     set_weights("row", row_weights, cost.rows, row_weight_, row_log_weight_);
     set_weights("column", column_weights, cost.cols, column_weight_, column_log_weight_);
-    f_.assign(padded(cost.rows), 0);
-    row_sum_.resize(padded(cost.rows));
-    g_.assign(column_log_weight_.begin(), column_log_weight_.begin() + cost.cols);
     check(cost);
+    f_.resize(padded(cost.rows));
+    u_.resize(padded(cost.rows));
+    row_sum_.resize(padded(cost.rows));
+    kernel_.resize(padded(cost.rows) * at(cost.cols));
+    v_.resize(at(cost.cols));
+    start(cost);
+    compute_kernel(cost);
     statistics_ = {};
-    update_rows(cost, true);
-    update_columns(cost, true);
     for (statistics_.iterations = 1;; ++statistics_.iterations) {
-      sum_rows(cost);
+      update_columns(cost.rows);
       statistics_.converged = statistics_.error <= options_.tolerance;
       if (statistics_.converged || statistics_.iterations == options_.max_iterations) break;
-      update_rows(cost, false);
-      update_columns(cost, false);
+      update_rows(cost.rows);
+      if (!in_range(u_, cost.rows) || !in_range(v_, cost.cols)) {
+        absorb(cost);
+        compute_kernel(cost);
+      }
     }
+    finish(cost);
     potentials_.resize(at(cost.rows) + at(cost.cols));
     for (std::size_t i = 0; i < at(cost.rows); ++i) potentials_[i] = f_[i] * options_.regularisation;
     for (std::size_t j = 0; j < g_.size(); ++j) potentials_[at(cost.rows) + j] = g_[j] * options_.regularisation;
@@ -167,8 +175,10 @@ class SinkhornSolver {
     if (i < n) f(i, n - i);
   }
 
-  // The least part of all weights. A sum of the plan between two updates is at least the product of two weights.
-  static constexpr double least_weight = 1e-100;
+  // Limits of the multipliers. A sum of the plan between two updates is at least the product of two weights, so that
+  // one update changes a multiplier by at most the inverse of the least weight; entries of the kernel that have
+  // underflowed are of no account even so.
+  static constexpr double largest_multiplier = 1e30, least_weight = 1 / largest_multiplier;
 
   static void set_weights(const char* kind, std::span<const double> weights, Index n, std::vector<double>& weight,
                           std::vector<double>& log_weight) {
@@ -185,7 +195,7 @@ class SinkhornSolver {
       for (std::size_t i = 0; i < weights.size(); ++i) {
         weight[i] = weights[i] / sum;
         require(weight[i] >= least_weight, "sinkhorn: ", kind, " weight ", i, " is ", weights[i], " of ", sum,
-                ", expected at least 1e-100 of their sum");
+                ", expected at least 1e-30 of their sum");
       }
     }
     log_weight.assign(padded(n), 0);
@@ -223,60 +233,102 @@ class SinkhornSolver {
     return exponent_without_row(cost, i, j, count...) + simd::load(f_.data() + i);
   }
 
-  // Computes the row sums of the plan, their errors and the cost.
-  void sum_rows(View<const S> cost) {
-    statistics_.error = statistics_.cost = 0;
+  // Sets the potentials by one iteration in which exponents are shifted by their maxima.
+  void start(View<const S> cost) {
+    g_.assign(column_log_weight_.begin(), column_log_weight_.begin() + cost.cols);
     for_each_register(cost.rows, [&](Index i, auto... count) {
-      Doubles sum{}, weighted{};
-      for (Index j = 0; j < cost.cols; ++j) {
-        const Doubles p = simd::exp<double>(exponent(cost, i, j, count...));
-        sum += p;
-        weighted = simd::mul_add<double>(p, simd::load_double<S>(cost.col(j) + i, count...), weighted);
-      }
-      simd::store(row_sum_.data() + i, sum);
-      for (Index l = 0; l < std::min(lanes, cost.rows - i); ++l) {
-        statistics_.error += std::abs(sum[l] - row_weight_[at(i + l)]);
-        statistics_.cost += weighted[l];
-      }
+      Doubles shift = simd::broadcast(-infinity), sum{};
+      for (Index j = 0; j < cost.cols; ++j)
+        shift = simd::max<double>(exponent_without_row(cost, i, j, count...), shift);
+      for (Index j = 0; j < cost.cols; ++j)
+        sum += simd::exp<double>(exponent_without_row(cost, i, j, count...) - shift);
+      simd::store(f_.data() + i, simd::load(row_log_weight_.data() + i) - simd::log<double>(sum) - shift);
     });
-  }
-
-  // Sets the potentials of the rows so that the row sums are right: the first time from the maxima of the exponents,
-  // later from the sums that sum_rows() found.
-  void update_rows(View<const S> cost, bool first) {
-    for_each_register(cost.rows, [&](Index i, auto... count) {
-      Doubles shift = -simd::load(f_.data() + i), sum = simd::load(row_sum_.data() + i);
-      if (first) {
-        shift = simd::broadcast(-infinity);
-        for (Index j = 0; j < cost.cols; ++j)
-          shift = simd::max<double>(exponent_without_row(cost, i, j, count...), shift);
-        sum = Doubles{};
-        for (Index j = 0; j < cost.cols; ++j)
-          sum += simd::exp<double>(exponent_without_row(cost, i, j, count...) - shift);
-      }
-      const Doubles log_weight = simd::load(row_log_weight_.data() + i);
-      simd::store(f_.data() + i, log_weight - simd::log<double>(sum) - shift);
-    });
-  }
-
-  // Sets the potentials of the columns so that the column sums are right.
-  void update_columns(View<const S> cost, bool first) {
     for (Index j = 0; j < cost.cols; ++j) {
-      double& g = g_[at(j)];
-      if (first) {
-        Doubles most = simd::broadcast(-infinity);
-        g = 0;
-        for_each_register(cost.rows, [&](Index i, auto... count) {
-          most = simd::max<double>(in_column(exponent(cost, i, j, count...), -infinity, count...), most);
-        });
-        g = simd::min_lane<double>(-most)[0];
-      }
-      Doubles sum{};
+      g_[at(j)] = 0;
+      Doubles most = simd::broadcast(-infinity), sum{};
+      for_each_register(cost.rows, [&](Index i, auto... count) {
+        most = simd::max<double>(in_column(exponent(cost, i, j, count...), -infinity, count...), most);
+      });
+      g_[at(j)] = simd::min_lane<double>(-most)[0];
       for_each_register(cost.rows, [&](Index i, auto... count) {
         sum += in_column(simd::exp<double>(exponent(cost, i, j, count...)), 0, count...);
       });
-      g += column_log_weight_[at(j)] - std::log(simd::sum<double>(sum));
+      g_[at(j)] += column_log_weight_[at(j)] - std::log(simd::sum<double>(sum));
     }
+  }
+
+  // Computes the plan of the potentials, the kernel, to which the multipliers belong from now on. Rows of padding are
+  // 0.
+  void compute_kernel(View<const S> cost) {
+    for (Index j = 0; j < cost.cols; ++j)
+      for_each_register(cost.rows, [&](Index i, auto... count) {
+        simd::store(kernel_column(cost.rows, j) + i,
+                    in_column(simd::exp<double>(exponent(cost, i, j, count...)), 0, count...));
+      });
+    std::fill(u_.begin(), u_.end(), 1.0);
+    std::fill(v_.begin(), v_.end(), 1.0);
+  }
+
+  double* kernel_column(Index rows, Index j) { return kernel_.data() + padded(rows) * at(j); }
+
+  // Sets the multipliers of the columns so that the column sums of the plan are right, and computes the row sums, still
+  // without the multipliers of the rows, and their errors, in the same pass over the kernel.
+  void update_columns(Index rows) {
+    const Index n = static_cast<Index>(padded(rows));
+    const double* const u = u_.data();
+    double* const row_sum = row_sum_.data();
+    std::fill(row_sum_.begin(), row_sum_.end(), 0.0);
+    for (std::size_t j = 0; j < v_.size(); ++j) {
+      const double* const kernel = kernel_.data() + at(n) * j;
+      Doubles even{}, odd{};
+      Index i = 0;
+      for (; i + 2 * lanes <= n; i += 2 * lanes) {
+        even = simd::mul_add<double>(simd::load(kernel + i), simd::load(u + i), even);
+        odd = simd::mul_add<double>(simd::load(kernel + i + lanes), simd::load(u + i + lanes), odd);
+      }
+      if (i < n) even = simd::mul_add<double>(simd::load(kernel + i), simd::load(u + i), even);
+      v_[j] = column_weight_[j] / simd::sum<double>(even + odd);
+      const Doubles v = simd::broadcast(v_[j]);
+      for (i = 0; i < n; i += lanes)
+        simd::store(row_sum + i, simd::mul_add<double>(simd::load(kernel + i), v, simd::load(row_sum + i)));
+    }
+    statistics_.error = 0;
+    for (std::size_t i = 0; i < row_weight_.size(); ++i)
+      statistics_.error += std::abs(u_[i] * row_sum_[i] - row_weight_[i]);
+  }
+
+  // Sets the multipliers of the rows so that the row sums of the plan are right.
+  void update_rows(Index rows) {
+    for (std::size_t i = 0; i < at(rows); ++i) u_[i] = row_weight_[i] / row_sum_[i];
+  }
+
+  static bool in_range(const std::vector<double>& multipliers, Index count) {
+    double least = 1, largest = 1;
+    for (std::size_t i = 0; i < at(count); ++i) {
+      least = std::min(least, multipliers[i]);
+      largest = std::max(largest, multipliers[i]);
+    }
+    return least >= 1 / largest_multiplier && largest <= largest_multiplier;
+  }
+
+  // Moves the multipliers to the potentials.
+  void absorb(View<const S> cost) {
+    for (std::size_t i = 0; i < at(cost.rows); ++i) f_[i] += std::log(u_[i]);
+    for (std::size_t j = 0; j < at(cost.cols); ++j) g_[j] += std::log(v_[j]);
+  }
+
+  void finish(View<const S> cost) {
+    statistics_.cost = 0;
+    for (Index j = 0; j < cost.cols; ++j) {
+      Doubles sum{};
+      for_each_register(cost.rows, [&](Index i, auto... count) {
+        const Doubles c = simd::load_double<S>(cost.col(j) + i, count...);
+        sum = simd::mul_add<double>(c * simd::load(u_.data() + i), simd::load(kernel_column(cost.rows, j) + i), sum);
+      });
+      statistics_.cost += simd::sum<double>(sum) * v_[at(j)];
+    }
+    absorb(cost);
   }
 
   // Returns v with another value in the lanes that are no rows.
@@ -288,10 +340,12 @@ class SinkhornSolver {
 
   SinkhornOptions options_;
   SinkhornStatistics statistics_;
-  double scale_ = 0;                                        // 1 / regularisation
-  std::vector<double> f_, g_;                               // potentials over the regularisation; f_ is padded
-  std::vector<double> row_sum_;                             // of the plan, padded
-  std::vector<double> row_weight_, column_weight_;          // their sums are 1
+  double scale_ = 0;                                // 1 / regularisation
+  std::vector<double> f_, g_;                       // potentials over the regularisation; f_ is padded
+  std::vector<double> kernel_;                      // plan of the potentials; columns are padded
+  std::vector<double> u_, v_;                       // multipliers of the kernel's rows and columns; u_ is padded
+  std::vector<double> row_sum_;                     // of the kernel times v_, padded
+  std::vector<double> row_weight_, column_weight_;  // their sums are 1
   std::vector<double> row_log_weight_, column_log_weight_;  // padded
   std::vector<double> potentials_;                          // of the rows, then of the columns
   std::vector<double> draw_;
