@@ -132,6 +132,15 @@ TEMPLATE_TEST_CASE("registers: doubles from either scalar", "[simd]", float, dou
   }
 }
 
+TEMPLATE_TEST_CASE("registers: lanes rotated", "[simd]", float, double) {
+  using S = TestType;
+  const auto check = [](auto moved, std::size_t shift) {
+    for (std::size_t i = 0; i < width<S>; ++i) CHECK(moved[i] == number<S>((i + shift) % width<S>));
+  };
+  check(elements<S>(simd::rotate<S, 1>(numbers<S>())), 1);
+  check(elements<S>(simd::rotate<S, simd::lanes<S> / 2>(numbers<S>())), width<S> / 2);
+}
+
 TEMPLATE_TEST_CASE("registers: the smallest lane", "[simd]", float, double) {
   using S = TestType;
   for (std::size_t least = 0; least < width<S>; ++least) {

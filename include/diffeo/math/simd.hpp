@@ -111,8 +111,8 @@ inline void store(S* p, Vec<S> v, Index n) {
 #endif
 }
 
-/// A register of doubles with the elements at p, which are floats or doubles. GCC 12 converts by halves where it is left
-/// to itself.
+/// A register of doubles with the elements at p, which are floats or doubles. GCC 12 converts by halves where it is
+/// left to itself.
 template <class S>
 inline Vec<double> load_double(const S* p) {
   if constexpr (sizeof(S) == 8) {
@@ -344,18 +344,19 @@ inline S sum(Vec<S> v) {
   return part[0];
 }
 
-namespace detail {
-
-// The lanes in another order: each lane has come from Shift lanes further on.
-template <Index Shift, class V, std::size_t... I>
-inline V rotate(V v, std::index_sequence<I...>) {
-  constexpr std::size_t n = sizeof...(I);
-  return __builtin_shufflevector(v, v, static_cast<int>((I + std::size_t{Shift}) % n)...);
+/// The lanes in another order: each comes from Shift lanes further on, the last ones from the first.
+template <class S, Index Shift, class V>
+inline V rotate(V v) {
+  return [v]<std::size_t... I>(std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, static_cast<int>((I + std::size_t{Shift}) % sizeof...(I))...);
+  }(std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>{});
 }
+
+namespace detail {
 
 template <class S, Index Half, class V, class F>
 inline V fold_lanes(V v, const F& f) {
-  v = f(v, rotate<Half>(v, std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>{}));
+  v = f(v, rotate<S, Half>(v));
   if constexpr (Half > 1) v = fold_lanes<S, Half / 2>(v, f);
   return v;
 }

@@ -29,9 +29,9 @@ namespace diffeo::inline DIFFEO_ISA {
 ///
 /// The assignment follows from computations in double, whatever the scalar of the costs. Its total is the least one up
 /// to a rounding error of the order of N 2^-53 times the largest cost, so that it is exact for integers for which that
-/// is below 1. The work is at most of the order of N^3, whatever the costs: the passes of the reduction are bounded, and
-/// each augmenting path visits a row once, so that ties and rounding errors cannot make it cycle. The result does not
-/// depend on the instruction set. Among several best permutations the choice is arbitrary.
+/// is below 1. The work is at most of the order of N^3, whatever the costs: the passes of the reduction are bounded,
+/// and each augmenting path visits a row once, so that ties and rounding errors cannot make it cycle. The result does
+/// not depend on the instruction set. Among several best permutations the choice is arbitrary.
 ///
 /// The result comes with its proof: the potentials u of the rows and v of the columns satisfy u_i + v_j <= cost(i, j),
 /// with equality for the pairs that are assigned, up to rounding. No permutation can cost less than the sum of all
@@ -102,9 +102,12 @@ class AssignmentSolver {
     simd::Vec<T> first = simd::broadcast(std::numeric_limits<T>::infinity()), second = first;
     simd::IntVec<T> row, next_row;
 
-    explicit LaneLeast(Index first_row) : row{} {
-      for (Index l = 0; l < simd::lanes<T>; ++l) row[l] = static_cast<simd::integer_t<T>>(first_row + l);
-      next_row = row;
+    explicit LaneLeast(Index first_row)
+        : row(lane_numbers() + static_cast<simd::integer_t<T>>(first_row)), next_row(row) {}
+    static simd::IntVec<T> lane_numbers() {
+      simd::IntVec<T> number{};
+      for (Index l = 0; l < simd::lanes<T>; ++l) number[l] = static_cast<simd::integer_t<T>>(l);
+      return number;
     }
     void add(simd::Vec<T> x) {
       row = x < first ? next_row : row;
@@ -121,15 +124,25 @@ class AssignmentSolver {
   template <class T>
   static Least<T> least_of(const LaneLeast<T>& a, const LaneLeast<T>& b) {
     using Integers = simd::IntVec<T>;
-    const auto from_b = (b.first < a.first) | ((b.first == a.first) & (b.row < a.row));
-    const simd::Vec<T> least = from_b ? b.first : a.first, other = from_b ? a.first : b.first;
-    const Integers row = from_b ? b.row : a.row;
-    const simd::Vec<T> first = simd::min_lane<T>(least);
+    simd::Vec<T> first = a.first, second = a.second;
+    join<T>(first, second, b.first, b.second);
+    join_lanes<T, simd::lanes<T> / 2>(first, second);
     const Integers last = Integers{} + std::numeric_limits<simd::integer_t<T>>::max();
-    const Integers chosen = simd::min_lane_integer<T>(least == first ? row : last);
-    const simd::Vec<T> rest = simd::min<T>(simd::min<T>(a.second, b.second), other);
-    const simd::Vec<T> second = simd::min_lane<T>(row == chosen ? rest : simd::min<T>(rest, least));
-    return {first[0], second[0], static_cast<Index>(chosen[0])};
+    const Integers row_a = a.first == first ? a.row : last, row_b = b.first == first ? b.row : last;
+    const Integers row = simd::min_lane_integer<T>(row_a < row_b ? row_a : row_b);
+    return {first[0], second[0], static_cast<Index>(row[0])};
+  }
+
+  // The least two of four numbers, each the least two of their set.
+  template <class T>
+  static void join(simd::Vec<T>& first, simd::Vec<T>& second, simd::Vec<T> other_first, simd::Vec<T> other_second) {
+    second = simd::min<T>(simd::min<T>(second, other_second), simd::max<T>(first, other_first));
+    first = simd::min<T>(first, other_first);
+  }
+  template <class T, Index Half>
+  static void join_lanes(simd::Vec<T>& first, simd::Vec<T>& second) {
+    join<T>(first, second, simd::rotate<T, Half>(first), simd::rotate<T, Half>(second));
+    if constexpr (Half > 1) join_lanes<T, Half / 2>(first, second);
   }
 
   // Calls f(i, costs) and g(i, costs) in turn for the registers of a column, with the first row of each.
@@ -193,7 +206,7 @@ class AssignmentSolver {
     Doubles largest{};
     // Count registers at a time, so that whole cache lines are read.
     const auto reduce = [&]<int Count>(std::integral_constant<int, Count>, Index i, Index rows, const auto& load) {
-      Doubles least[Count], total[Count];
+      Doubles least[std::size_t{Count}], total[std::size_t{Count}];
       for (int r = 0; r < Count; ++r) {
         least[r] = simd::broadcast(infinity);
         total[r] = Doubles{};
