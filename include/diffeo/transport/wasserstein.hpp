@@ -8,6 +8,7 @@
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/execution.hpp>
 #include <diffeo/math/random_fill.hpp>
+#include <diffeo/math/simd.hpp>
 #include <diffeo/transport/assignment.hpp>
 #include <diffeo/transport/distances.hpp>
 #include <vector>
@@ -34,7 +35,8 @@ double integrate_quantiles(const std::vector<double>& x, const std::vector<doubl
   return sum / static_cast<double>(n) / static_cast<double>(m);
 }
 
-// Returns the least mean of the costs of pairs, each point of x with one of y; `cost` maps a squared distance.
+// Returns the least mean of the costs of pairs, each point of x with one of y; `cost` maps a register of squared
+// distances to their costs.
 template <class X, class Y, class Cost>
 double least_mean_cost(const char* what, const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y, const Cost& cost) {
   require_point_sets(what, x, y);
@@ -43,7 +45,7 @@ double least_mean_cost(const char* what, const Eigen::DenseBase<X>& x, const Eig
   const Array<double> a = x.derived().template cast<double>().array(), b = y.derived().template cast<double>().array();
   Array<double> costs(a.rows(), a.rows());
   squared_distances_into<double>(view(a), view(b), view(costs));
-  costs = cost(costs);
+  simd::transform<double>(costs.size(), costs.data(), cost, costs.data());
   require(costs.isFinite().all(), what, ": a squared distance overflows");
   AssignmentSolver<double> solver;
   solver.solve(costs);
@@ -58,14 +60,15 @@ double least_mean_cost(const char* what, const Eigen::DenseBase<X>& x, const Eig
 /// sets, sets of different sizes or dimensions, and points so far apart that a squared distance overflows.
 template <class X, class Y>
 double wasserstein1(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y) {
-  return detail::least_mean_cost("wasserstein1", x, y, [](const auto& squares) { return squares.sqrt(); });
+  return detail::least_mean_cost("wasserstein1", x, y,
+                                 [](simd::Vec<double> squares) { return simd::sqrt<double>(squares); });
 }
 
 /// Returns the 2-Wasserstein distance of two equally large sets of points, x and y (N x D), any Eigen expressions: the
 /// root of the least mean squared distance. Otherwise as wasserstein1().
 template <class X, class Y>
 double wasserstein2(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y) {
-  return std::sqrt(detail::least_mean_cost("wasserstein2", x, y, [](const auto& squares) { return squares; }));
+  return std::sqrt(detail::least_mean_cost("wasserstein2", x, y, [](simd::Vec<double> squares) { return squares; }));
 }
 
 /// Returns the Wasserstein distance of the given order of two sets of numbers, x (N x 1) and y (M x 1), any Eigen
