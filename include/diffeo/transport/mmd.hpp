@@ -79,15 +79,14 @@ double squared_mmd(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y, s
   for (const double factor : factors)
     require(factor < 0 && std::isfinite(factor), "squared_mmd: a bandwidth is out of the range of double");
   const Array<double> a = x.derived().template cast<double>().array(), b = y.derived().template cast<double>().array();
-  const auto kernel = [&factors](simd::Vec<double> square) {
-    simd::Vec<double> sum{};
-    for (const double factor : factors) sum += simd::exp<double>(square * factor);
-    return sum;
-  };
   const auto n = static_cast<double>(a.rows()), m = static_cast<double>(b.rows());
-  const double total = detail::sum_within(view(a), execution, kernel) / (n * (n - 1)) +
-                       detail::sum_within(view(b), execution, kernel) / (m * (m - 1)) -
-                       2 * detail::sum_between(view(a), view(b), execution, kernel) / (n * m);
+  double total = 0;
+  for (const double factor : factors) {
+    const auto kernel = [factor](simd::Vec<double> square) { return simd::exp<double>(square * factor); };
+    total += detail::sum_within(view(a), execution, kernel) / (n * (n - 1)) +
+             detail::sum_within(view(b), execution, kernel) / (m * (m - 1)) -
+             2 * detail::sum_between(view(a), view(b), execution, kernel) / (n * m);
+  }
   return total / static_cast<double>(factors.size());
 }
 
