@@ -25,7 +25,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// pass, as in Bertsekas' auction ("The auction algorithm", Annals of Operations Research 14, 1988). It only provides
 /// the prices from which the last two phases start: for costs that are distances of points, the paper's amounts are so
 /// small that the reduction ends at its bound having done nothing. With 256 points in the plane the paths then take
-/// about an eighth of the work.
+/// about an eighth of the work. The paper's reduction transfer is left out, because the reduction begins without pairs.
 ///
 /// The assignment follows from computations in double, whatever the scalar of the costs. Its total is the least one up
 /// to a rounding error of the order of N 2^-53 times the largest cost, so that it is exact for integers for which that
