@@ -300,13 +300,12 @@ class AssignmentSolver {
   // Finds the shortest path by reduced costs from a free column to a free row (Dijkstra's algorithm), assigns along it
   // and lowers the prices of the rows that it reached before.
   void augment(View<const S> cost, Index start) {
-    std::copy(price_.begin(), price_.end(), scan_price_.begin());
-    std::fill(distance_.begin(), distance_.end(), infinity);
     visits_.clear();
     Index column = start, row;
     double shift = 0, last = infinity;
     for (;;) {
-      const Least<double> nearest = scan(cost.col(column), cost.rows, shift);
+      const Least<double> nearest = column == start ? scan<true>(cost.col(column), cost.rows, shift)
+                                                    : scan<false>(cost.col(column), cost.rows, shift);
       row = nearest.row;
       // Among rows at the same distance a free one ends the search.
       if (nearest.first <= last)
@@ -326,12 +325,20 @@ class AssignmentSolver {
     for (const Visit& visit : visits_) price_[at(visit.row)] -= std::max(0.0, last - visit.distance);
   }
 
-  // Shortens the distances of the rows by way of a column. Returns the nearest row that was not visited.
+  // Shortens the distances of the rows by way of a column, or sets them, the first time. Returns the nearest row that
+  // was not visited.
+  template <bool First>
   Least<double> scan(const S* column, Index n, double shift) {
     LaneLeast<double> even(0), odd(simd::lanes<double>);
-    const auto shorten = [shift, price = scan_price_.data(), distance = distance_.data()](auto& least) {
+    const auto shorten = [shift, price = price_.data(), scan_price = scan_price_.data(),
+                          distance = distance_.data()](auto& least) {
       return [=, &least](Index i, simd::Vec<double> c) {
-        const simd::Vec<double> d = simd::min<double>((c - simd::load(price + i)) - shift, simd::load(distance + i));
+        const simd::Vec<double> p = simd::load(First ? price + i : scan_price + i);
+        simd::Vec<double> d = (c - p) - shift;
+        if constexpr (First)
+          simd::store(scan_price + i, p);
+        else
+          d = simd::min<double>(d, simd::load(distance + i));
         simd::store(distance + i, d);
         least.add(d);
       };
