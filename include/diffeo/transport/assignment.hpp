@@ -181,9 +181,8 @@ class AssignmentSolver {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
   void resize(Index n) {
-    // Padding has the price -infinity: its reduced costs are infinite, so that no scan ever chooses it.
     const std::size_t size = at(n), padded = at((n + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
-    price_.assign(padded, -infinity);
+    price_.resize(padded);
     bid_price_.assign(padded, -std::numeric_limits<S>::infinity());
     scan_price_.resize(padded);
     distance_.resize(padded);
@@ -200,39 +199,40 @@ class AssignmentSolver {
   // The paper's column reduction: the price of a row is its least cost. Returns the mean of the reduced costs.
   double reduce_rows(View<const S> cost) {
     const Index n = cost.rows;
-    constexpr Index lanes = simd::lanes<double>;
     using Doubles = simd::Vec<double>;
-    double sum = 0;
+    std::vector<double>& total = distance_;  // of each row
+    std::fill(price_.begin(), price_.end(), infinity);
+    std::fill(total.begin(), total.end(), 0.0);
     Doubles largest{};
-    // Count registers at a time, so that whole cache lines are read.
-    const auto reduce = [&]<int Count>(std::integral_constant<int, Count>, Index i, Index rows, const auto& load) {
-      Doubles least[std::size_t{Count}], total[std::size_t{Count}];
-      for (int r = 0; r < Count; ++r) {
-        least[r] = simd::broadcast(infinity);
-        total[r] = Doubles{};
-      }
-      for (Index j = 0; j < n; ++j)
+    // Count columns at a time.
+    const auto reduce = [&]<int Count>(std::integral_constant<int, Count>, Index j) {
+      const auto add = [&](Index i, auto... part) {
+        Doubles least = simd::load(price_.data() + i), sum = simd::load(total.data() + i);
 #pragma GCC unroll 4
-        for (int r = 0; r < Count; ++r) {
-          const Doubles c = load(cost.col(j) + i + r * lanes);
-          least[r] = simd::min<double>(c, least[r]);
-          total[r] += c;
+        for (int k = 0; k < Count; ++k) {
+          const Doubles c = simd::load_double<S>(cost.col(j + k) + i, part...);
+          least = simd::min<double>(c, least);
+          sum += c;
           largest = simd::max<double>(simd::abs<double>(c), largest);
         }
-      for (Index l = 0; l < rows; ++l) {
-        const double row_sum = total[l / lanes][l % lanes], row_least = least[l / lanes][l % lanes];
-        price_[at(i + l)] = row_least;
-        // NaN and infinities leave their mark in the sums alone.
-        sum += row_sum - row_sum == 0 ? row_sum / static_cast<double>(n) - row_least : infinity;
-      }
+        simd::store(price_.data() + i, least);
+        simd::store(total.data() + i, sum);
+      };
+      Index i = 0;
+      for (; i + simd::lanes<double> <= n; i += simd::lanes<double>) add(i);
+      if (i < n) add(i, n - i);
     };
-    const auto load = [](const S* p) { return simd::load_double<S>(p); };
-    Index i = 0;
-    for (; i + 4 * lanes <= n; i += 4 * lanes) reduce(std::integral_constant<int, 4>{}, i, 4 * lanes, load);
-    for (; i + lanes <= n; i += lanes) reduce(std::integral_constant<int, 1>{}, i, lanes, load);
-    if (i < n)
-      reduce(std::integral_constant<int, 1>{}, i, n - i,
-             [rest = n - i](const S* p) { return simd::load_double<S>(p, rest); });
+    Index j = 0;
+    for (; j + 4 <= n; j += 4) reduce(std::integral_constant<int, 4>{}, j);
+    for (; j < n; ++j) reduce(std::integral_constant<int, 1>{}, j);
+    // Reduced costs of padding are infinite, so that no scan ever chooses it.
+    std::fill(price_.begin() + n, price_.end(), -infinity);
+    double sum = 0;
+    for (Index i = 0; i < n; ++i) {
+      // NaN and infinities leave their mark in the sums alone.
+      const double row = total[at(i)];
+      sum += row - row == 0 ? row / static_cast<double>(n) - price_[at(i)] : infinity;
+    }
     const double most = -simd::min_lane<double>(-largest)[0];
     if (!(sum < infinity && most <= 0x1p1000)) refuse(cost, most);
     // Beyond this the reduction, which is in S, might overflow. The prices are good enough without it.
