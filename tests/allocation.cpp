@@ -23,6 +23,8 @@
 #include <diffeo/training/maximum_likelihood.hpp>
 #include <diffeo/training/reverse_kl.hpp>
 #include <diffeo/training/trainer.hpp>
+#include <diffeo/transport/assignment.hpp>
+#include <diffeo/transport/sinkhorn.hpp>
 #include <new>
 #include <numeric>
 #include <optional>
@@ -344,6 +346,34 @@ TEMPLATE_TEST_CASE("a solve in a warm workspace does not allocate", "[allocation
     CHECK(statistics[199].status == ode::Status::finished);
   }
 }
+
+#ifndef DIFFEO_TEST_SANITIZED
+TEMPLATE_TEST_CASE("transport problems of at most the size before do not allocate", "[allocation]", float, double) {
+  using S = TestType;
+  const Array<S> large = Array<S>::Random(70, 70).abs(), small = Array<S>::Random(33, 33).abs();
+  const Array<S> equal = Array<S>::Ones(70, 70);  // as many augmenting paths as there can be
+  AssignmentSolver<S> assignment;
+  assignment.solve(large);
+  const std::vector<double> weights(33, 2.0);
+  SinkhornSolver<S> sinkhorn({.regularisation = 0.1});
+  std::vector<Index> columns(70);
+  Array<S> plan(70, 70);
+  sinkhorn.solve(large);
+  sinkhorn.sample_columns(view(large), 1, columns);
+  for (int round = 0; round < 3; ++round)
+    for (const Array<S>* cost : {&small, &equal, &large})
+      CHECK(allocations_in([&] {
+              assignment.solve(*cost);
+              sinkhorn.solve(*cost);
+              if (cost == &small) {
+                sinkhorn.solve(view(small), weights, weights);
+              } else {
+                sinkhorn.plan_into(view(*cost), view(plan));
+                sinkhorn.sample_columns(view(*cost), 2, columns);
+              }
+            }) == 0);
+}
+#endif
 
 TEMPLATE_TEST_CASE("a training step of a continuous flow allocates nothing once it is warm", "[allocation]", float,
                    double) {

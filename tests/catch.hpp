@@ -11,9 +11,9 @@ using Catch::Approx;
 #include <cstdint>
 #include <string>
 
-// Scalars of the tests of networks, solves, distributions and training: under sanitizers float alone, because these
-// look for mistakes that do not depend on the scalar. The tests of core, math, autodiff, layers, continuous flows and
-// data are for both everywhere.
+// Scalars of the tests of networks, solves, transport, distributions and training: under sanitizers float alone,
+// because these look for mistakes that do not depend on the scalar. The tests of core, math, autodiff, layers,
+// continuous flows and data are for both everywhere.
 #ifdef DIFFEO_SANITIZE
 #define DIFFEO_TEST_SCALARS float
 #else

@@ -92,6 +92,7 @@
 #include <diffeo/math/column_moments.hpp>
 #include <diffeo/math/elementwise.hpp>
 #include <diffeo/math/fixed_point.hpp>
+#include <diffeo/math/gauss_legendre.hpp>
 #include <diffeo/math/linear_solve.hpp>
 #include <diffeo/math/matmul.hpp>
 #include <diffeo/math/random_fill.hpp>
@@ -129,3 +130,11 @@
 #include <diffeo/training/schedule.hpp>
 #include <diffeo/training/trainer.hpp>
 #include <diffeo/training/validate.hpp>
+#include <diffeo/transport/assignment.hpp>
+#include <diffeo/transport/distances.hpp>
+#include <diffeo/transport/energy_distance.hpp>
+#include <diffeo/transport/mmd.hpp>
+#include <diffeo/transport/pair_sums.hpp>
+#include <diffeo/transport/path_energy.hpp>
+#include <diffeo/transport/sinkhorn.hpp>
+#include <diffeo/transport/wasserstein.hpp>

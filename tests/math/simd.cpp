@@ -119,3 +119,40 @@ TEMPLATE_TEST_CASE("registers: transform maps runs of any length", "[simd]", flo
     for (std::size_t i = 0; i < n; ++i) REQUIRE(z[i] == x[i] - y[i]);
   }
 }
+
+TEMPLATE_TEST_CASE("registers: doubles from either scalar", "[simd]", float, double) {
+  using S = TestType;
+  constexpr std::size_t n = width<double>;
+  for (std::size_t count = 0; count <= n; ++count) {
+    std::vector<S> few;
+    for (std::size_t i = 0; i < count; ++i) few.push_back(number<S>(i) / S(3));
+    const auto v = elements<double>(count == n ? simd::load_double<S>(few.data())
+                                               : simd::load_double<S>(few.data(), static_cast<Index>(count)));
+    for (std::size_t i = 0; i < n; ++i) CHECK(v[i] == (i < count ? static_cast<double>(few[i]) : 0));
+  }
+}
+
+TEMPLATE_TEST_CASE("registers: lanes rotated", "[simd]", float, double) {
+  using S = TestType;
+  const auto check = [](auto moved, std::size_t shift) {
+    for (std::size_t i = 0; i < width<S>; ++i) CHECK(moved[i] == number<S>((i + shift) % width<S>));
+  };
+  check(elements<S>(simd::rotate<S, 1>(numbers<S>())), 1);
+  check(elements<S>(simd::rotate<S, simd::lanes<S> / 2>(numbers<S>())), width<S> / 2);
+}
+
+TEMPLATE_TEST_CASE("registers: the smallest lane", "[simd]", float, double) {
+  using S = TestType;
+  for (std::size_t least = 0; least < width<S>; ++least) {
+    std::array<S, width<S>> a;
+    simd::IntVec<S> integers{};
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      const std::size_t rank = (i + width<S> - least) % width<S>;
+      a[i] = static_cast<S>(rank) - S(2.5);
+      integers[static_cast<int>(i)] = static_cast<simd::integer_t<S>>(rank) - 3;
+    }
+    for (const S lane : elements<S>(simd::min_lane<S>(simd::load<S>(a.data())))) CHECK(lane == S(-2.5));
+    const simd::IntVec<S> smallest = simd::min_lane_integer<S>(integers);
+    for (std::size_t i = 0; i < a.size(); ++i) CHECK(smallest[static_cast<int>(i)] == -3);
+  }
+}

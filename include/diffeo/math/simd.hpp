@@ -111,6 +111,33 @@ inline void store(S* p, Vec<S> v, Index n) {
 #endif
 }
 
+/// A register of doubles with the elements at p, which are floats or doubles. GCC 12 converts by halves where it is
+/// left to itself.
+template <class S>
+inline Vec<double> load_double(const S* p) {
+  if constexpr (sizeof(S) == 8) {
+    return load<S>(p);
+  } else {
+#if defined(__AVX512F__)
+    return Vec<double>(_mm512_maskz_cvtps_pd(__mmask8(-1), _mm256_loadu_ps(p)));
+#elif defined(__AVX__)
+    return Vec<double>(_mm256_cvtps_pd(_mm_loadu_ps(p)));
+#else
+    typedef S Half __attribute__((vector_size(register_bytes / 2)));
+    Half half;
+    std::memcpy(&half, p, sizeof half);
+    return __builtin_convertvector(half, Vec<double>);
+#endif
+  }
+}
+/// The same with the first n < lanes<double> elements; the other lanes are 0.
+template <class S>
+inline Vec<double> load_double(const S* p, Index n) {
+  Vec<double> v{};
+  for (Index i = 0; i < n; ++i) v[i] = static_cast<double>(p[i]);
+  return v;
+}
+
 template <class S>
 inline IntVec<S> bits(Vec<S> v) {
   IntVec<S> i;
@@ -315,6 +342,35 @@ inline S sum(Vec<S> v) {
   for (Index width = lanes<S> / 2; width > 0; width /= 2)
     for (Index i = 0; i < width; ++i) part[i] += part[i + width];
   return part[0];
+}
+
+/// The lanes in another order: each comes from Shift lanes further on, the last ones from the first.
+template <class S, Index Shift, class V>
+inline V rotate(V v) {
+  return [v]<std::size_t... I>(std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, static_cast<int>((I + std::size_t{Shift}) % sizeof...(I))...);
+  }(std::make_index_sequence<static_cast<std::size_t>(lanes<S>)>{});
+}
+
+namespace detail {
+
+template <class S, Index Half, class V, class F>
+inline V fold_lanes(V v, const F& f) {
+  v = f(v, rotate<S, Half>(v));
+  if constexpr (Half > 1) v = fold_lanes<S, Half / 2>(v, f);
+  return v;
+}
+
+}  // namespace detail
+
+/// Smallest of the lanes, in every lane, for numbers and for integers.
+template <class S>
+inline Vec<S> min_lane(Vec<S> v) {
+  return detail::fold_lanes<S, lanes<S> / 2>(v, [](Vec<S> a, Vec<S> b) { return min<S>(a, b); });
+}
+template <class S>
+inline IntVec<S> min_lane_integer(IntVec<S> v) {
+  return detail::fold_lanes<S, lanes<S> / 2>(v, [](IntVec<S> a, IntVec<S> b) { return a < b ? a : b; });
 }
 
 /// Assigns y[i] = f(x[i]...) for i < n, a register at a time. f maps registers to a register.
