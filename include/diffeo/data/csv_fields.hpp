@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <diffeo/core/array.hpp>
+#include <diffeo/core/error.hpp>
 #include <diffeo/data/text.hpp>
 #include <iterator>
 #include <limits>
@@ -120,9 +121,9 @@ bool is_rounded_away(std::string_view field, S value) {
 /// Returns the ways out for numbers that S does not resolve, for messages.
 template <Real S>
 std::string rounding_remedy() {
-  return std::string(sizeof(S) == 4 ? "; read the file as double and subtract an offset before a conversion to float"
-                                    : "; subtract an offset in the file") +
-         ", leave the column out by CsvOptions::columns, or accept it by CsvOptions::allow_rounding";
+  return concat_message(sizeof(S) == 4 ? "; read the file as double and subtract an offset before a conversion to float"
+                                       : "; subtract an offset in the file",
+                        ", leave the column out by CsvOptions::columns, or accept it by CsvOptions::allow_rounding");
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA::detail
