@@ -4,6 +4,9 @@ include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/diffeo)
 install(TARGETS diffeo EXPORT diffeoTargets FILE_SET HEADERS)
+if(DIFFEO_BUILD_COMPILED)
+  install(TARGETS diffeo_compiled EXPORT diffeoTargets)
+endif()
 install(
   EXPORT diffeoTargets
   NAMESPACE diffeo::

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# diffeo_internal: what tests, examples and benchmarks link. Warnings, sanitizers and CPU flags live here and nowhere
+# diffeo_internal: how tests, examples and benchmarks are compiled. Warnings, sanitizers and CPU flags live here and nowhere
 # else, so that none of them reaches a user.
 include(CheckCXXCompilerFlag)
 
@@ -52,4 +52,17 @@ if(DIFFEO_SANITIZE)
   endif()
   target_compile_options(diffeo_internal INTERFACE ${sanitizers} -fno-omit-frame-pointer -g1) # lines for the reports
   target_link_options(diffeo_internal INTERFACE ${sanitizers})
+endif()
+
+# diffeo_linked: what tests, examples and benchmarks link.
+add_library(diffeo_linked INTERFACE)
+target_link_libraries(diffeo_linked INTERFACE diffeo_internal)
+if(DIFFEO_LINK_COMPILED)
+  diffeo_add_compiled(diffeo_compiled_internal)
+  target_link_libraries(diffeo_compiled_internal PRIVATE diffeo_internal)
+  target_link_libraries(diffeo_linked INTERFACE diffeo_compiled_internal)
+  target_precompile_headers(diffeo_compiled_internal PRIVATE <diffeo/diffeo.hpp>)
+  if(DIFFEO_BUILD_TESTS) # whose asserts are on
+    target_compile_options(diffeo_compiled_internal PRIVATE -UNDEBUG $<$<NOT:$<CONFIG:Debug>>:-O1>)
+  endif()
 endif()

@@ -138,3 +138,7 @@
 #include <diffeo/transport/path_energy.hpp>
 #include <diffeo/transport/sinkhorn.hpp>
 #include <diffeo/transport/wasserstein.hpp>
+
+#ifdef DIFFEO_COMPILED
+#include <diffeo/compiled.hpp>
+#endif
