@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# What find_package(diffeo) reads; it gives the target diffeo::diffeo.
+# What find_package(diffeo) reads; it gives the target diffeo::diffeo, and diffeo::compiled where that was built.
 include(CMakeFindDependencyMacro)
 
 if(NOT TARGET Eigen3::Eigen)

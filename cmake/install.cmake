@@ -4,17 +4,21 @@ include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/diffeo)
 install(TARGETS diffeo EXPORT diffeoTargets FILE_SET HEADERS)
-if(DIFFEO_BUILD_COMPILED)
+if(DIFFEO_COMPILED)
   install(TARGETS diffeo_compiled EXPORT diffeoTargets)
 endif()
 install(
   EXPORT diffeoTargets
   NAMESPACE diffeo::
   DESTINATION ${package_dir})
+set(independent ARCH_INDEPENDENT)
+if(DIFFEO_COMPILED)
+  set(independent "")
+endif()
 write_basic_package_version_file(
   ${PROJECT_BINARY_DIR}/diffeoConfigVersion.cmake
   COMPATIBILITY SameMinorVersion # until 1.0 a new minor version may break its users
-  ARCH_INDEPENDENT)
+  ${independent})
 install(FILES ${PROJECT_SOURCE_DIR}/cmake/diffeoConfig.cmake ${PROJECT_BINARY_DIR}/diffeoConfigVersion.cmake
         DESTINATION ${package_dir})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 # diffeo_internal: how tests, examples and benchmarks are compiled. Warnings, sanitizers and CPU flags live here and nowhere
 # else, so that none of them reaches a user.
-include(CheckCXXCompilerFlag)
-
 add_library(diffeo_internal INTERFACE)
 target_link_libraries(diffeo_internal INTERFACE diffeo::diffeo)
 target_compile_options(diffeo_internal INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)
@@ -17,28 +15,7 @@ if(DIFFEO_WERROR)
   target_compile_options(diffeo_internal INTERFACE -Werror)
 endif()
 
-set(DIFFEO_ARCH "" CACHE STRING
-    "CPU to compile for, as -march names it (x86-64, x86-64-v3, ...); empty: this machine's own where DIFFEO_NATIVE is on")
-set(arch "${DIFFEO_ARCH}")
-if(NOT arch AND DIFFEO_NATIVE)
-  set(arch native)
-endif()
-if(arch)
-  string(MAKE_C_IDENTIFIER "DIFFEO_HAS_MARCH_${arch}" knows_arch)
-  check_cxx_compiler_flag(-march=${arch} ${knows_arch})
-  if(${knows_arch})
-    target_compile_options(diffeo_internal INTERFACE -march=${arch})
-    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND arch STREQUAL "native")
-      # GCC 12's own tuning for AVX-512 machines costs Eigen's 64 x 64 products a fifth of their speed (162 instead of
-      # 208 GFLOP/s in float, 81 instead of 104 in double), and nothing else in the library gains by it.
-      target_compile_options(diffeo_internal INTERFACE -mtune=generic)
-    endif()
-  elseif(DIFFEO_ARCH)
-    message(FATAL_ERROR "diffeo: the compiler does not know -march=${arch}, which DIFFEO_ARCH asks for")
-  else()
-    message(STATUS "diffeo: the compiler does not know -march=native, building for its default CPU")
-  endif()
-endif()
+target_compile_options(diffeo_internal INTERFACE ${DIFFEO_ARCH_FLAGS})
 
 if(DIFFEO_SANITIZE)
   set(sanitizers -fsanitize=${DIFFEO_SANITIZE} -fno-sanitize-recover=all)
@@ -57,12 +34,10 @@ endif()
 # diffeo_linked: what tests, examples and benchmarks link.
 add_library(diffeo_linked INTERFACE)
 target_link_libraries(diffeo_linked INTERFACE diffeo_internal)
-if(DIFFEO_LINK_COMPILED)
-  diffeo_add_compiled(diffeo_compiled_internal)
-  target_link_libraries(diffeo_compiled_internal PRIVATE diffeo_internal)
-  target_link_libraries(diffeo_linked INTERFACE diffeo_compiled_internal)
-  target_precompile_headers(diffeo_compiled_internal PRIVATE <diffeo/diffeo.hpp>)
+if(DIFFEO_COMPILED)
+  target_link_libraries(diffeo_linked INTERFACE diffeo_compiled)
+  target_compile_options(diffeo_compiled PRIVATE $<TARGET_PROPERTY:diffeo_internal,INTERFACE_COMPILE_OPTIONS>)
   if(DIFFEO_BUILD_TESTS) # whose asserts are on
-    target_compile_options(diffeo_compiled_internal PRIVATE -UNDEBUG $<$<NOT:$<CONFIG:Debug>>:-O1>)
+    target_compile_options(diffeo_compiled PRIVATE -UNDEBUG $<$<NOT:$<CONFIG:Debug>>:-O1>)
   endif()
 endif()

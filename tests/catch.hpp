@@ -11,13 +11,16 @@ using Catch::Approx;
 #include <cstdint>
 #include <string>
 
-// Scalars of the tests of networks, solves, transport, distributions and training: under sanitizers float alone,
-// because these look for mistakes that do not depend on the scalar. The tests of core, math, autodiff, layers,
-// continuous flows and data are for both everywhere.
+// Scalars of the tests of networks, solves, transport, distributions and training, and of those that check the laws of
+// layers and continuous flows. Under sanitizers there is one of each kind, because these look for mistakes that do not
+// depend on the scalar, and a law of a float compiles for double too. The tests of core, math, autodiff and data are
+// for both everywhere.
 #ifdef DIFFEO_SANITIZE
 #define DIFFEO_TEST_SCALARS float
+#define DIFFEO_LAW_SCALARS double
 #else
 #define DIFFEO_TEST_SCALARS float, double
+#define DIFFEO_LAW_SCALARS float, double
 #endif
 
 /// Number of trainings that a statistical test makes of `many`: under sanitizers a few, because what these look for

@@ -77,7 +77,7 @@ auto swirl() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("continuous flows: laws of fields that are networks", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous flows: laws of fields that are networks", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CnfOptions options = options_for(S());
   require_laws("tanh, one hidden layer", Cnf(random_mlp_field<S>(2, {12}, Activation::tanh, 1), options),
@@ -91,7 +91,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields that are networks", "[conti
 // is sometimes invisible to the error estimate, so that now and then one of 150 rows has an error of some thousand
 // tolerances, and the derivative in such a step is uncertain by the root of that. With equal steps the derivative jumps
 // by at most one step's share where a unit's zero crosses a stage, which differences over short steps seldom meet.
-TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   FlowLawOptions<S> options = law_options<S>();
   options.log_det = options.round_trip = std::max(options.log_det, 1e-6);
@@ -103,7 +103,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]"
                options);
 }
 
-TEMPLATE_TEST_CASE("continuous flows: laws of gated fields", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous flows: laws of gated fields", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const bool gate_output : {false, true})
     require_laws(
@@ -113,12 +113,12 @@ TEMPLATE_TEST_CASE("continuous flows: laws of gated fields", "[continuous]", flo
         law_options<S>());
 }
 
-TEMPLATE_TEST_CASE("continuous flows: laws of functions", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous flows: laws of functions", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   require_laws("a swirl", Cnf(swirl<S>(), options_for(S())), law_options<S>());
 }
 
-TEMPLATE_TEST_CASE("continuous flows: laws in sequences", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous flows: laws in sequences", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   Array<S> mean(1, 2), scale(1, 2);
   mean << S(1), S(-2);
@@ -134,7 +134,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws in sequences", "[continuous]", float,
 // As they come: a round trip misses by some times the default tolerances of 1e-5 and 1e-6. Gradients are those of the
 // steps that were made, differences those of solves that may make others, where the results jump by about the
 // tolerance: by 1e-5 / 1e-3.
-TEMPLATE_TEST_CASE("continuous flows: laws at the default tolerances", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous flows: laws at the default tolerances", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   FlowLawOptions<S> options = law_options<S>();
   options.round_trip = options.log_det = 2e-4;

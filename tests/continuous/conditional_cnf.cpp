@@ -349,7 +349,7 @@ TEST_CASE("conditional fields: fresh ones", "[continuous]") {
 
 // ---- flows ----
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   require_conditional_cnf_laws("one hidden layer", Cnf(conditional_mlp<S>(2, {10}, 1, 1), options));
@@ -357,21 +357,21 @@ TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[contin
   require_conditional_cnf_laws("D = 1", Cnf(conditional_mlp<S>(1, {7, 7}, 2, 3), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of gated fields", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of gated fields", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   for (const bool gate_output : {false, true})
     require_conditional_cnf_laws("gated", Cnf(conditional_squash<S>(2, {7, 6}, gate_output, 2, 4), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of fields of your own", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of fields of your own", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   require_conditional_cnf_laws("function", Cnf(conditional_function<S>(2), options));
   require_conditional_cnf_laws("structure", Cnf(conditional_network<S>(2, 1, 5), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   CnfFlowOptions options{.network = {.hidden = {8, 7}, .first_scale = 1}, .cnf = conditional_law_solver(S())};
   const Array<S> contexts = gaussian<S>(50, 2, 5) * S(2), data = gaussian<S>(50, 2, 6) * S(1.5) + S(1);
@@ -667,7 +667,7 @@ TEST_CASE("conditional continuous flows: what does not fit is refused", "[contin
 
 // x = m(c) + s(c) e with m = (sin 2 c, c), s = (0.3, 0.3 + 0.2 c^2), e standard normal.
 TEMPLATE_TEST_CASE("conditional continuous flows: learn a normal distribution that depends on the context",
-                   "[continuous][training]", float, double) {
+                   "[continuous][training]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const Index rows = 2000;
   Array<S> c(rows, 1);

@@ -13,7 +13,7 @@ using diffeo::ode::Method;
 static_assert(diffeo::Flow<diffeo::CnfFlow<float>>);
 static_assert(diffeo::Flow<diffeo::CnfFlow<double>>);
 
-TEMPLATE_TEST_CASE("continuous recipe: laws", "[continuous]", float, double) {
+TEMPLATE_TEST_CASE("continuous recipe: laws", "[continuous]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   CnfFlowOptions options{.network = {.hidden = {10, 9, 8}, .first_scale = 1}};
   auto& solver = options.cnf.training.solver;

@@ -64,7 +64,7 @@ auto conditional_model(Index context = 3) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   require_conditional_laws("even, tanh", conditional_coupling<S>(Mask::keep_even(2), Activation::tanh, 1, 1));
   require_conditional_laws("odd, relu", conditional_coupling<S>(Mask::keep_odd(3), Activation::relu, 2, 2));
@@ -74,7 +74,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of couplings", "[layers]", float, do
       randomised(make_coupling<S>(Mask::keep_odd(2), {.hidden = {}}, 0, 0, AffineTransform{}, 2), 15));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const auto layer = [](Index dim, ResidualOptions options, std::uint64_t seed) {
     options.coefficient = 0.8;
@@ -105,7 +105,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of residual layers", "[layers]", flo
       "recipe", randomised(residual<S>(2, {.layers = 2, .block = {.hidden = {8}, .context_dim = 2}}), 4, 0.4), few);
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   testing::FlowLawOptions<S> few;
   few.rows = 70;
@@ -125,7 +125,7 @@ TEMPLATE_TEST_CASE("conditional flows: laws of planar layers", "[layers]", float
   require_conditional_laws("mixed", flow, few);
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of radial layers", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of radial layers", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   testing::FlowLawOptions<S> few;
   few.rows = 70;
@@ -188,7 +188,7 @@ TEMPLATE_TEST_CASE("conditional flows: trained planar and radial flows at contex
   check("radial", radial(x, contexts, {.layers = 8, .network = network}));
 }
 
-TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("conditional flows: laws of sequences", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const auto flow = real_nvp<S>(2, {.layers = 3, .network = {.hidden = {8}}, .context_dim = 2});
   require_conditional_laws("standardised contexts",

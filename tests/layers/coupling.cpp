@@ -19,7 +19,7 @@ static_assert(diffeo::Flow<Coupling<double, AdditiveTransform>>);
 static_assert(diffeo::HasForward<Coupling<float>, diffeo::Dual<diffeo::Var<float>>>);
 static_assert(diffeo::HasInverse<Coupling<float>, diffeo::Dual<diffeo::Var<float>>>);
 
-TEMPLATE_TEST_CASE("affine coupling: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("affine coupling: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   require_laws("D = 2, even, tanh", random_coupling<S>(Mask::keep_even(2), Activation::tanh, 1));
   require_laws("D = 2, odd, relu", random_coupling<S>(Mask::keep_odd(2), Activation::relu, 2));
@@ -44,7 +44,7 @@ TEMPLATE_TEST_CASE("affine coupling: laws", "[layers]", float, double) {
   require_laws("no hidden layer", randomised(diffeo::make_coupling<S>(Mask::keep_odd(4), {.hidden = {}}, 0), 15));
 }
 
-TEMPLATE_TEST_CASE("additive coupling: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("additive coupling: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const AdditiveTransform add;
   require_laws("D = 2, odd, tanh", random_coupling<S>(Mask::keep_odd(2), Activation::tanh, 1, add));

@@ -10,7 +10,7 @@ using diffeo::Index;
 static_assert(diffeo::Flow<DiagonalScale<float>>);
 static_assert(diffeo::Flow<DiagonalScale<double>>);
 
-TEMPLATE_TEST_CASE("diagonal scale: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("diagonal scale: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   for (const Index dim : {1, 2, 3, 5})
     require_laws("D = " + std::to_string(dim),
                  randomised(DiagonalScale<TestType>{Array<TestType>::Zero(1, dim)}, std::uint64_t(dim), 1.0));

@@ -232,7 +232,7 @@ TEST_CASE("sequences: values alone, where log-determinants cost extra", "[layers
   check(FlowSequence(shift, Invert{shift}), 0);
 }
 
-TEMPLATE_TEST_CASE("sequences: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("sequences: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const Index dim : {2, 3, 5}) {
     const std::string name = "D = " + std::to_string(dim);

@@ -19,7 +19,7 @@ static_assert(diffeo::Flow<Invert<Invert<diffeo::Coupling<double>>>>);
 static_assert(diffeo::HasForward<Generator, Var<float>> && !diffeo::HasInverse<Generator, Var<float>>);
 static_assert(!diffeo::HasForward<Invert<Generator>, Var<float>> && diffeo::HasInverse<Invert<Generator>, Var<float>>);
 
-TEMPLATE_TEST_CASE("invert: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("invert: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const auto coupling = random_coupling<S>(Mask::keep_even(3), Activation::tanh, 1);
   require_laws("an inverted coupling", Invert{coupling});

@@ -11,7 +11,7 @@ using diffeo::Permutation;
 static_assert(diffeo::Flow<Permutation<float>>);
 static_assert(diffeo::Flow<Permutation<double>>);
 
-TEMPLATE_TEST_CASE("permutation: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("permutation: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using P = Permutation<TestType>;
   for (const Index dim : {1, 2, 3, 5}) require_laws("reverse, D = " + std::to_string(dim), P::reverse(dim));
   for (const Index dim : {3, 5, 12}) require_laws("random, D = " + std::to_string(dim), P::random(dim, 4));

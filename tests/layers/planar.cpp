@@ -45,7 +45,7 @@ Planar<S> with_product(double a, Activation activation = Activation::tanh, doubl
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("planar: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("planar: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const Activation activation : {Activation::tanh, Activation::leaky_relu})
     for (const Index dim : {1, 2, 5}) {

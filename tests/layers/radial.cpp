@@ -13,7 +13,7 @@ static_assert(diffeo::Flow<Radial<double>>);
 static_assert(diffeo::HasForward<Radial<double>, diffeo::Dual<diffeo::Var<double>>>);
 static_assert(diffeo::HasInverse<Radial<double>, diffeo::Dual<diffeo::Var<double>>>);
 
-TEMPLATE_TEST_CASE("radial: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("radial: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const Index dim : {1, 2, 5}) {
     require_laws("D = " + std::to_string(dim), randomised(diffeo::make_radial<S>(dim), std::uint64_t(dim), 1.0));

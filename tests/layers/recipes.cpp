@@ -15,7 +15,7 @@ static_assert(diffeo::Flow<diffeo::RealNvp<double>>);
 static_assert(diffeo::Flow<diffeo::Nice<float>>);
 static_assert(diffeo::Flow<diffeo::Nice<double>>);
 
-TEMPLATE_TEST_CASE("recipes: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("recipes: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CouplingFlowOptions small = {.layers = 4, .network = {.hidden = {12, 12}}};
   Array<S> data = diffeo::testing::detail::normal_array<S>(50, 5, 1, 1);
@@ -109,7 +109,7 @@ TEST_CASE("recipes have the structure of their options", "[layers]") {
   CHECK((layers[0].conditioner.layers[0].weight != layers[2].conditioner.layers[0].weight).any());
 }
 
-TEMPLATE_TEST_CASE("planar and radial recipes", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("planar and radial recipes", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   static_assert(diffeo::Flow<diffeo::PlanarFlow<S>>);
   static_assert(diffeo::Flow<diffeo::RadialFlow<S>>);

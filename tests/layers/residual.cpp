@@ -46,7 +46,7 @@ std::string message_of(const F& f) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("residual layers obey the laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("residual layers obey the laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const Activation activation : {Activation::lip_swish, Activation::tanh, Activation::elu, Activation::sin}) {
     const auto layer = random_residual<S>(2, {.hidden = {16, 9}, .activation = activation, .coefficient = 0.9}, 7);
@@ -60,7 +60,7 @@ TEMPLATE_TEST_CASE("residual layers obey the laws", "[layers]", float, double) {
                    2, {.hidden = {16, 9}, .coefficient = 0.8, .inverse = {.method = InverseMethod::fixed_point}}, 5));
 }
 
-TEMPLATE_TEST_CASE("stacks of residual layers obey the laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("stacks of residual layers obey the laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const auto stack = diffeo::repeat(8, [](Index i) {
     return random_residual<S>(2, {.hidden = {10, 10}, .coefficient = 0.7}, static_cast<std::uint64_t>(i));

@@ -12,7 +12,7 @@ using diffeo::Standardize;
 static_assert(diffeo::Flow<Standardize<float>>);
 static_assert(diffeo::Flow<Standardize<double>>);
 
-TEMPLATE_TEST_CASE("standardize: laws", "[layers]", float, double) {
+TEMPLATE_TEST_CASE("standardize: laws", "[layers]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const Index dim : {1, 2, 3, 5}) {
     const Array<S> mean = diffeo::testing::detail::normal_array<S>(1, dim, 1, 1) * S(3),
