@@ -86,7 +86,9 @@
 #include <diffeo/matching/optimal_transport_pairing.hpp>
 #include <diffeo/matching/pairing.hpp>
 #include <diffeo/matching/paths.hpp>
+#include <diffeo/matching/reflow.hpp>
 #include <diffeo/matching/schroedinger_bridge.hpp>
+#include <diffeo/matching/sde_sampler.hpp>
 #include <diffeo/matching/times.hpp>
 #include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>
