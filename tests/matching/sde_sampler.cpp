@@ -100,7 +100,7 @@ TEST_CASE("sde: order of convergence of the distribution", "[matching]") {
     return std::log2(coarse / fine);
   };
   CHECK(order(SdeMethod::euler_maruyama, 16) == Approx(1).margin(0.2));
-  CHECK(order(SdeMethod::heun, 8) == Approx(2).margin(0.5));
+  CHECK(order(SdeMethod::heun, 4) == Approx(2).margin(0.5));
 }
 
 TEST_CASE("sde: without diffusion the methods are those of the ordinary equation", "[matching]") {
