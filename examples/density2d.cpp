@@ -49,6 +49,8 @@ constexpr Index toy_test_points = 20'000;
 Settings toy_settings(std::string_view flow) {
   Settings settings;
   if (flow == "cnf") settings.fit.steps = 4000;
+  if (flow == "fm") settings.fit.steps = 30'000;
+  if (flow == "otcfm") settings.fit.steps = 15'000;
   return settings;
 }
 
@@ -249,10 +251,28 @@ std::optional<Evaluations> evaluations(const diffeo::CnfFlow<float>& flow, const
   return evaluations;
 }
 
+// How the parameters of a flow are found.
 template <class Flow>
-Outcome fit_flow(Flow flow, const Run& run) {
+using Model = diffeo::TransformedDistribution<diffeo::StandardNormal<float>, Flow>;
+template <class Flow>
+using Training = diffeo::FitReport (*)(Model<Flow>&, const Problem&, const diffeo::FitOptions&);
+
+template <class Flow>
+diffeo::FitReport by_likelihood(Model<Flow>& model, const Problem& problem, const diffeo::FitOptions& options) {
+  return problem.context ? diffeo::fit(model, problem.train, problem.train_context, options)
+                         : diffeo::fit(model, problem.train, options);
+}
+
+template <class PairingPolicy, class Flow>
+diffeo::FitReport by_matching(Model<Flow>& model, const Problem& problem, const diffeo::FitOptions& options) {
+  const diffeo::Dataset<float> data{.x = problem.train, .context = problem.train_context};
+  return diffeo::fit(model, diffeo::FlowMatching(model, data, diffeo::LinearPath{}, PairingPolicy{}), options);
+}
+
+template <class Flow>
+Outcome fit_flow(Flow flow, const Run& run, Training<Flow> train = by_likelihood<Flow>) {
   const Problem& problem = run.problem;
-  diffeo::TransformedDistribution model(diffeo::StandardNormal<float>(2), std::move(flow));
+  Model<Flow> model(diffeo::StandardNormal<float>(2), std::move(flow));
 
   Outcome outcome;
   outcome.parameters = diffeo::parameter_count(model);
@@ -263,8 +283,7 @@ Outcome fit_flow(Flow flow, const Run& run) {
   options.progress = true;
   const auto& c = problem.train_context;
   const int threads = run.threads;
-  outcome.report =
-      problem.context ? diffeo::fit(model, problem.train, c, options) : diffeo::fit(model, problem.train, options);
+  outcome.report = train(model, problem, options);
 
   const Array<float> log_p = problem.context ? model.log_prob(problem.test, problem.test_context, threads)
                                              : model.log_prob(problem.test, threads);
@@ -336,11 +355,23 @@ diffeo::CnfFlowOptions cnf_options(const Run& run) {
   return options;
 }
 
+// Fits a continuous flow by flow matching.
+template <class PairingPolicy>
+Outcome fit_matching(const Run& run) {
+  const Problem& problem = run.problem;
+  const auto fit = [&]<class Flow>(Flow flow) {
+    return fit_flow(std::move(flow), run, by_matching<PairingPolicy, Flow>);
+  };
+  return problem.context ? fit(diffeo::cnf(problem.train, problem.train_context, cnf_options(run)))
+                         : fit(diffeo::cnf(problem.train, cnf_options(run)));
+}
+
 // The flows of --flow.
 struct FlowChoice {
   const char* name;
   Outcome (*fit)(const Run&);
   bool has_layers = true;
+  bool likelihood = true;  // whether the loss is minus log p
 };
 constexpr FlowChoice flows[] = {
     {"realnvp",
@@ -366,6 +397,8 @@ constexpr FlowChoice flows[] = {
        return fit_recipe([&](const auto&... data) { return diffeo::cnf(data..., cnf_options(run)); }, run);
      },
      /*has_layers=*/false},
+    {"fm", fit_matching<diffeo::IndependentPairing>, /*has_layers=*/false, /*likelihood=*/false},
+    {"otcfm", fit_matching<diffeo::OptimalTransportPairing>, /*has_layers=*/false, /*likelihood=*/false},
     {"nice",
      [](const Run& run) {
        return fit_recipe([&](const auto&... data) { return diffeo::nice(data..., coupling_options(run)); }, run);
@@ -401,7 +434,9 @@ support::PictureStyle picture_style(const Problem& problem, const Options& optio
   style.same_units = problem.geographic || problem.best;
   style.log_colour = options.log_colour || problem.geographic;
   if (problem.geographic) style.panel = 500, style.cell = 1;
-  if (problem.best) style.goal = -*problem.best;
+  const FlowChoice& flow = choice(options.flow);
+  if (problem.best && flow.likelihood) style.goal = -*problem.best;
+  if (!flow.likelihood) style.loss = "flow matching loss";
   return style;
 }
 
@@ -540,7 +575,11 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--context", options.context,
                  "column of a file of three, by its name or counted from 0: the flow is one of the other two given it")
       ->needs(data);
-  app.add_option("--flow", options.flow, "flow, " + options.flow + " by default")->check(CLI::IsMember(names));
+  app.add_option("--flow", options.flow,
+                 "flow, " + options.flow +
+                     " by default; fm and otcfm: a continuous flow (cnf) trained by flow matching, with independent "
+                     "pairs or those of optimal transport")
+      ->check(CLI::IsMember(names));
   app.add_option("--layers", options.layers, "layers of the flow; by default what suits the data")->check(at_least(1));
   app.final_callback([&options] {
     if (options.layers && !choice(options.flow).has_layers)

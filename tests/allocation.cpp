@@ -18,6 +18,7 @@
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/layers/residual.hpp>
 #include <diffeo/matching/flow_matching.hpp>
+#include <diffeo/matching/optimal_transport_pairing.hpp>
 #include <diffeo/ode/integrate.hpp>
 #include <diffeo/targets/funnel.hpp>
 #include <diffeo/training/maximum_likelihood.hpp>
@@ -477,6 +478,18 @@ TEMPLATE_TEST_CASE("a training step of flow matching allocates nothing once it i
   const TransformedDistribution conditional_model{StandardNormal<S>(2),
                                                   cnf(data, contexts, {.network = {.hidden = {16, 16}}})};
   steps(conditional_model, FlowMatching(conditional_model, {.x = data, .context = contexts}));
+  if constexpr (std::is_same_v<S, float>) {
+    // Intervals of which a minibatch has different numbers of rows from step to step.
+    const std::vector<Snapshot<S>> snapshots = {{0.3, {other}}, {1, {data}}};
+    std::vector<Index> all(500);
+    std::iota(all.begin(), all.end(), Index{0});
+    Trainer trainer(model, FlowMatching(model, snapshots, LinearPath{}, OptimalTransportPairing{}), all,
+                    FitOptions{.batch = 280});
+    for (int step = 0; step < 200; ++step) trainer.step(1e-3);
+    CHECK(allocations_in([&] { trainer.step(1e-3); }) == 0);
+    steps(conditional_model, FlowMatching(conditional_model, {.x = data, .context = contexts}, LinearPath{},
+                                          EntropicPairing{.max_iterations = 20}));
+  }
 }
 
 TEST_CASE("what a gradient takes: the adjoint's memory does not grow with the number of steps", "[allocation]") {

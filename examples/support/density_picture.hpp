@@ -44,12 +44,13 @@ struct Range {
 
 /// Options of a picture.
 struct PictureStyle {
-  bool same_units = false;     ///< whether both axes have the same scale
-  bool log_colour = false;     ///< whether colours show log p instead of p, for faint structure
-  double panel = 400;          ///< width of a square panel in pixels
-  double cell = 2;             ///< width of a cell of the heat map in pixels
-  std::optional<double> goal;  ///< best possible loss, drawn into the training curve
-  bool elbo = false;           ///< whether the curve shows minus the loss, a lower bound of log Z
+  bool same_units = false;           ///< whether both axes have the same scale
+  bool log_colour = false;           ///< whether colours show log p instead of p, for faint structure
+  double panel = 400;                ///< width of a square panel in pixels
+  double cell = 2;                   ///< width of a cell of the heat map in pixels
+  std::optional<double> goal;        ///< best possible loss, drawn into the training curve
+  bool elbo = false;                 ///< whether the curve shows minus the loss, a lower bound of log Z
+  std::string loss = "loss (nats)";  ///< label of the curve unless it shows the ELBO
 };
 
 /// Layout of a picture in pixels, and resolution of its heat map.
@@ -277,7 +278,7 @@ inline void write_picture(const std::filesystem::path& folder, const std::string
     if (elbo) std::tie(low, high) = std::pair(-high, -low);
     const double extra = 0.08 * std::max(high - low, 1e-3), tic = detail::round_step((high - low) / 4);
     script << frame.curve() << "unset title; set xlabel 'training step' offset 0,0.3; set ylabel '"
-           << (elbo ? "ELBO" : "loss") << " (nats)'\nset key " << (elbo ? "bottom" : "top")
+           << (elbo ? "ELBO (nats)" : picture.style.loss) << "'\nset key " << (elbo ? "bottom" : "top")
            << " right horizontal; set grid ytics lc rgb '#dddddd'\n"
            << "set ytics " << number(tic) << "\n"
            << "set xrange [0:" << curve.rows() << "]; set yrange " << detail::range({low - extra, high + extra}) << "\n"

@@ -83,8 +83,12 @@
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/matching/denoiser.hpp>
 #include <diffeo/matching/flow_matching.hpp>
+#include <diffeo/matching/optimal_transport_pairing.hpp>
 #include <diffeo/matching/pairing.hpp>
 #include <diffeo/matching/paths.hpp>
+#include <diffeo/matching/reflow.hpp>
+#include <diffeo/matching/schroedinger_bridge.hpp>
+#include <diffeo/matching/sde_sampler.hpp>
 #include <diffeo/matching/times.hpp>
 #include <diffeo/math/activation.hpp>
 #include <diffeo/math/broadcast.hpp>

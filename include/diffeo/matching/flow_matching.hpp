@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <diffeo/autodiff/ops/row_dot.hpp>
 #include <diffeo/continuous/continuous_part.hpp>
@@ -84,7 +85,8 @@ struct MatchingSample {
 /// A model WithDenoiser has a second field, which learns the mean of the noise of the path and so the score; its loss
 /// is added to that of the velocity.
 ///
-/// Contexts belong to target rows; a source point is drawn whatever the context, and a pairing does not look at it.
+/// The field learns from the contexts of target rows. A source point of a data set is drawn whatever its context; a
+/// pairing may look at the contexts of both, as OptimalTransportPairing does and IndependentPairing does not.
 ///
 /// Sample i of step k is a function of (seed, k, i). Validation draws its samples by (seed, the first row of a block of
 /// 512), the same in each validation, and pairs them within these blocks.
@@ -149,7 +151,7 @@ class FlowMatching {
     Index count = 0;
     std::uint64_t step = 0;  ///< number that random numbers depend on
     // Of pairings: the points of the minibatch, and memory.
-    Array<S> source, target, group_source, group_target;
+    Array<S> source;
     std::vector<Index> rows, partner;
     std::vector<double> weights;
     typename PairingPolicy::template State<S> pairing;
@@ -219,6 +221,7 @@ class FlowMatching {
     double from = 0, duration = 1;
     Index first = 0, count = 0;      // rows of the target
     Array<S> source;                 // empty: the base
+    Array<S> source_context;         // empty where the source has none, or the pairing does not ask for it
     std::vector<double> cumulative;  // weights of the source, added up; empty: all count the same
   };
 
@@ -299,14 +302,20 @@ class FlowMatching {
       const Dataset<S>& to = *data[k];
       const Index count = to.x.rows();
       const double from = k == 0 ? 0 : times[k - 1];
-      Interval interval{from, times[k] - from, at, count, {}, {}};
+      Interval interval{from, times[k] - from, at, count, {}, {}, {}};
       if (k > 0) {
         interval.source = data_side(data[k - 1]->x);
+        if (!PairingPolicy::independent && data[k - 1]->context.size() > 0) {
+          require(data[k - 1]->context.cols() == context_dim, who, ": the source has a context of ",
+                  data[k - 1]->context.cols(), " columns, the target one of ", context_dim);
+          interval.source_context = data[k - 1]->context;
+        }
         double sum = 0;
         for (const S weight : data[k - 1]->weights.reshaped())
           interval.cumulative.push_back(sum += static_cast<double>(weight));
       }
       if (options_.paired) {
+        require(PairingPolicy::independent, who, ": paired, but the pairing chooses partners itself");
         require(k > 0, who, ": paired, but the first source is the base");
         require(interval.source.rows() == count, who, ": paired, but the source of snapshot ", k, " has ",
                 interval.source.rows(), " rows, the target ", count);
@@ -324,6 +333,16 @@ class FlowMatching {
       at += count;
       intervals_.push_back(std::move(interval));
     }
+    if constexpr (!PairingPolicy::independent) scale_contexts();
+  }
+
+  // Finds what makes contexts comparable: 1 over the standard deviation of each column, 1 where that is 0.
+  void scale_contexts() {
+    for (Index j = 0; j < context_.cols(); ++j) {
+      const Eigen::ArrayXd column = context_.col(j).template cast<double>();
+      const double deviation = std::sqrt((column - column.mean()).square().mean());
+      context_scale_.push_back(static_cast<S>(deviation > 0 ? 1 / deviation : 1));
+    }
   }
 
   std::size_t interval_of(Index row) const {
@@ -334,18 +353,20 @@ class FlowMatching {
 
   static Var<S> chosen(Tape<S>& tape, const Array<S>& from, std::span<const Index> rows) {
     const Var<S> x = tape.make(static_cast<Index>(rows.size()), from.cols(), false);
-    gather(tape.mutable_value(x), from, rows);
+    gather(tape.mutable_value(x), view(from), rows);
     return x;
   }
-  static void gather(View<S> to, const Array<S>& from, std::span<const Index> rows) {
+  static void gather(View<S> to, View<const S> from, std::span<const Index> rows) {
     for (Index j = 0; j < to.cols; ++j) {
-      const S* column = from.data() + j * from.rows();
+      const S* column = from.col(j);
       for (std::size_t i = 0; i < rows.size(); ++i) to.col(j)[i] = column[rows[i]];
     }
   }
 
-  // Draws a source point for each row, before they are paired.
-  Var<S> draw_source(Tape<S>& tape, const Minibatch& batch, std::uint64_t step, const Var<S>& context) const {
+  // Draws a source point for each row, before they are paired. If the source has contexts, writes those of the points,
+  // scaled, to `source_context` unless that is empty.
+  Var<S> draw_source(Tape<S>& tape, const Minibatch& batch, std::uint64_t step, const Var<S>& context,
+                     [[maybe_unused]] View<S> source_context = {}) const {
     const Var<S> x = tape.make(static_cast<Index>(batch.rows.size()), target_.cols(), false);
     const View<S> out = tape.mutable_value(x);
     if (intervals_.front().source.rows() == 0)  // for all rows, so that each is a function of its place
@@ -357,6 +378,9 @@ class FlowMatching {
       if (interval.source.rows() == 0) continue;
       const Index from = options_.paired ? row - interval.first : source_row(interval, batch, step, batch.first + i);
       for (Index j = 0; j < out.cols; ++j) out.col(j)[i] = interval.source(from, j);
+      if (interval.source_context.rows() > 0)
+        for (Index j = 0; j < source_context.cols; ++j)
+          source_context.col(j)[i] = context_scale_[static_cast<std::size_t>(j)] * interval.source_context(from, j);
     }
     return x;
   }
@@ -433,8 +457,19 @@ class FlowMatching {
     const auto n = static_cast<Index>(whole.rows.size());
     Tape<S>& tape = state.tape;
     tape.reset();
-    const Var<S> context = context_.cols() > 0 ? chosen(tape, context_, whole.rows) : Var<S>();
-    const Var<S> x0 = draw_source(tape, whole, state.step, context), x1 = chosen(tape, target_, whole.rows);
+    Var<S> context, target_context, source_context;
+    View<S> of_source;
+    if (context_.cols() > 0) {
+      context = chosen(tape, context_, whole.rows);
+      target_context = tape.make(n, context_.cols(), false);
+      const View<S> scaled = tape.mutable_value(target_context);
+      for (Index j = 0; j < scaled.cols; ++j)
+        for (Index i = 0; i < n; ++i)
+          scaled.col(j)[i] = context_scale_[static_cast<std::size_t>(j)] * context.value().col(j)[i];
+      source_context = tape.copy(as_eigen(target_context.value()));
+      of_source = tape.mutable_value(source_context);
+    }
+    const Var<S> x0 = draw_source(tape, whole, state.step, context, of_source), x1 = chosen(tape, target_, whole.rows);
     state.source.resize(n, target_.cols());
     for (std::size_t k = 0; k < intervals_.size(); ++k) {
       state.rows.clear();  // places in the minibatch
@@ -442,20 +477,21 @@ class FlowMatching {
         if (interval_of(whole.rows[static_cast<std::size_t>(i)]) == k) state.rows.push_back(i);
       if (state.rows.empty()) continue;
       const auto count = static_cast<Index>(state.rows.size());
-      const Var<S> source = tape.make(count, x0.cols(), false), target = tape.make(count, x0.cols(), false);
-      const View<S> from = tape.mutable_value(source), to = tape.mutable_value(target);
+      const auto of_interval = [&](const Var<S>& all) -> View<const S> {
+        if (!all) return {};
+        const Var<S> part = tape.make(count, all.cols(), false);
+        gather(tape.mutable_value(part), all.value(), state.rows);
+        return part.value();
+      };
+      const View<const S> from = of_interval(x0), to = of_interval(x1);
       state.weights.clear();
-      for (Index i = 0; i < count; ++i) {
-        const Index place = state.rows[static_cast<std::size_t>(i)];
-        for (Index j = 0; j < from.cols; ++j) {
-          from.col(j)[i] = x0.value().col(j)[place];
-          to.col(j)[i] = x1.value().col(j)[place];
-        }
-        if (!weights_.empty()) state.weights.push_back(row_weight(whole.rows[static_cast<std::size_t>(place)]));
-      }
+      if (!weights_.empty())
+        for (const Index place : state.rows)
+          state.weights.push_back(row_weight(whole.rows[static_cast<std::size_t>(place)]));
       state.partner.assign(state.rows.size(), Index{-1});
       pairing_.pair(state.pairing, PairingTask<S>{from, to, state.weights, whole.seed,
-                                                  detail::mix_bits(pairing_stream + state.step) + k, state.partner});
+                                                  detail::mix_bits(pairing_stream + state.step) + k, state.partner,
+                                                  of_interval(source_context), of_interval(target_context)});
       for (Index i = 0; i < count; ++i) {
         const Index partner = state.partner[static_cast<std::size_t>(i)];
         require(partner >= 0 && partner < count, who, ": the pairing gave row ", partner, " of ", count);
@@ -471,7 +507,8 @@ class FlowMatching {
   std::function<void(View<S>, std::uint64_t, std::uint64_t, Index, const Pass<S>&)> base_;
   std::vector<Interval> intervals_;
   Array<S> target_, context_;
-  Array<S> example_;  // the first row of the data as it was given
+  Array<S> example_;              // the first row of the data as it was given
+  std::vector<S> context_scale_;  // of each column, where the pairing may ask for contexts
   std::vector<double> weights_;
 };
 

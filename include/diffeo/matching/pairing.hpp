@@ -18,6 +18,9 @@ struct PairingTask {
   std::span<const double> weights = {};  ///< of the rows of the target; empty where all count the same
   std::uint64_t seed = 0, stream = 0;    ///< of random numbers, others in each step
   std::span<Index> partner = {};         ///< to be filled: the row of the source that goes with each row of the target
+  View<const S> source_context = {};     ///< n x C, in units of the standard deviations of the columns of the data's
+                                      ///< contexts; of a source without contexts those that its points were drawn for
+  View<const S> target_context = {};  ///< n x C likewise; both are empty where the model takes no context
 };
 
 /// A policy of FlowMatching, called once a step for the whole minibatch, by one thread. What it keeps from step to step

@@ -72,6 +72,11 @@ class SinkhornSolver {
   explicit SinkhornSolver(const SinkhornOptions& options = {}) : options_(options) { options_.check(); }
 
   const SinkhornOptions& options() const { return options_; }
+  /// Sets the options of the problems to come and keeps the memory. Throws invalid_argument for an option out of range.
+  void set_options(const SinkhornOptions& options) {
+    options.check();
+    options_ = options;
+  }
 
   /// Solves the problem of a matrix of costs, N x M, with equal weights of the rows, 1 / N, and of the columns, 1 / M.
   /// A problem that is not solved after max_iterations is no error: see SinkhornStatistics::converged. Throws
