@@ -26,6 +26,7 @@
 #include <diffeo/autodiff/tape.hpp>
 #include <diffeo/autodiff/tape_storage.hpp>
 #include <diffeo/autodiff/tiles.hpp>
+#include <diffeo/continuous/average_field.hpp>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/continuous_part.hpp>
@@ -83,6 +84,7 @@
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/matching/denoiser.hpp>
 #include <diffeo/matching/flow_matching.hpp>
+#include <diffeo/matching/mean_flow.hpp>
 #include <diffeo/matching/optimal_transport_pairing.hpp>
 #include <diffeo/matching/pairing.hpp>
 #include <diffeo/matching/paths.hpp>

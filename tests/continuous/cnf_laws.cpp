@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/continuous/average_field.hpp>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/field_function.hpp>
@@ -81,6 +82,8 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields that are networks", "[conti
   using S = TestType;
   const CnfOptions options = options_for(S());
   require_laws("tanh, one hidden layer", Cnf(random_mlp_field<S>(2, {12}, Activation::tanh, 1), options),
+               law_options<S>());
+  require_laws("average velocities", Cnf(randomised(diffeo::make_average_field<S>(2, {.hidden = {8, 8}}), 2), options),
                law_options<S>());
   require_laws("D = 1", Cnf(random_mlp_field<S>(1, {8, 8}, Activation::tanh, 3), options), law_options<S>());
   require_laws("D = 5, three hidden layers", Cnf(random_mlp_field<S>(5, {6, 6, 6}, Activation::softplus, 4), options),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <diffeo/continuous/average_field.hpp>
@@ -8,6 +9,7 @@
 #include <diffeo/distributions/conditional_distribution.hpp>
 #include <diffeo/matching/flow_matching.hpp>
 #include <utility>
+#include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -81,15 +83,18 @@ class MeanFlowMatching {
 
   static constexpr double suggested_learning_rate = Matching::suggested_learning_rate;
 
-  template <class Model, class Data>
+  template <class Model>
+  MeanFlowMatching(const Model& model, const Dataset<S>& data, Path path = {}, PairingPolicy pairing = {},
+                   const MeanFlowOptions& options = {})
+      : MeanFlowMatching(Matching(model, data, std::move(path), std::move(pairing), options.matching), options) {}
+  template <class Model, DenseExpression Data>
   MeanFlowMatching(const Model& model, const Data& data, Path path = {}, PairingPolicy pairing = {},
                    const MeanFlowOptions& options = {})
-      : matching_(model, data, std::move(path), std::move(pairing), options.matching), options_(options) {
-    require(options.instantaneous >= 0 && options.instantaneous <= 1, who, ": instantaneous is ", options.instantaneous,
-            ", expected a share between 0 and 1");
-    require(options.weight_power >= 0 && std::isfinite(options.weight_power), who, ": weight_power is ",
-            options.weight_power, ", expected finite and at least 0");
-  }
+      : MeanFlowMatching(Matching(model, data, std::move(path), std::move(pairing), options.matching), options) {}
+  template <class Model>
+  MeanFlowMatching(const Model& model, const std::vector<Snapshot<S>>& snapshots, Path path = {},
+                   PairingPolicy pairing = {}, const MeanFlowOptions& options = {})
+      : MeanFlowMatching(Matching(model, snapshots, std::move(path), std::move(pairing), options.matching), options) {}
 
   Index size() const { return matching_.size(); }
   const Matching& matching() const { return matching_; }
@@ -124,6 +129,14 @@ class MeanFlowMatching {
   }
 
  private:
+  MeanFlowMatching(Matching matching, const MeanFlowOptions& options)
+      : matching_(std::move(matching)), options_(options) {
+    require(options.instantaneous >= 0 && options.instantaneous <= 1, who, ": instantaneous is ", options.instantaneous,
+            ", expected a share between 0 and 1");
+    require(options.weight_power >= 0 && std::isfinite(options.weight_power), who, ": weight_power is ",
+            options.weight_power, ", expected finite and at least 0");
+  }
+
   static constexpr const char* who = "mean flow";
   static constexpr std::uint64_t span_stream = 0x6d665f7370610000;  // apart from all other uses of a seed
 
@@ -161,9 +174,15 @@ class MeanFlowMatching {
   MeanFlowOptions options_;
 };
 
-template <class Model, class Data, class P = LinearPath, class Q = IndependentPairing>
+template <class Model, class P = LinearPath, class Q = IndependentPairing>
+MeanFlowMatching(const Model&, const Dataset<typename Model::Scalar>&, P = {}, Q = {}, const MeanFlowOptions& = {})
+    -> MeanFlowMatching<typename Model::Scalar, P, Q>;
+template <class Model, DenseExpression Data, class P = LinearPath, class Q = IndependentPairing>
 MeanFlowMatching(const Model&, const Data&, P = {}, Q = {}, const MeanFlowOptions& = {})
     -> MeanFlowMatching<typename Model::Scalar, P, Q>;
+template <class Model, class P = LinearPath, class Q = IndependentPairing>
+MeanFlowMatching(const Model&, const std::vector<Snapshot<typename Model::Scalar>>&, P = {}, Q = {},
+                 const MeanFlowOptions& = {}) -> MeanFlowMatching<typename Model::Scalar, P, Q>;
 
 namespace detail {
 
