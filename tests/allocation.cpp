@@ -483,8 +483,8 @@ TEMPLATE_TEST_CASE("a training step of flow matching allocates nothing once it i
     const std::vector<Snapshot<S>> snapshots = {{0.3, {other}}, {1, {data}}};
     std::vector<Index> all(500);
     std::iota(all.begin(), all.end(), Index{0});
-    Trainer trainer(model, FlowMatching(model, snapshots, LinearPath{}, OptimalTransportPairing{}), all,
-                    FitOptions{.batch = 280});
+    const FlowMatching objective(model, snapshots, LinearPath{}, OptimalTransportPairing{});
+    Trainer trainer(model, objective, all, FitOptions{.batch = 280});
     for (int step = 0; step < 200; ++step) trainer.step(1e-3);
     CHECK(allocations_in([&] { trainer.step(1e-3); }) == 0);
     steps(conditional_model, FlowMatching(conditional_model, {.x = data, .context = contexts}, LinearPath{},
