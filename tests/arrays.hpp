@@ -18,6 +18,9 @@ diffeo::Array<S> gaussian(diffeo::Index rows, diffeo::Index cols, std::uint64_t 
   return x;
 }
 
+/// The mean of the squares.
+inline double mean_square(const diffeo::Array<double>& x) { return x.square().mean(); }
+
 /// A copy of what a view or a traced array holds.
 template <class S>
 diffeo::Array<S> to_array(diffeo::View<const S> x) {

@@ -4,7 +4,11 @@
 #include "../arrays.hpp"
 #include "../catch.hpp"
 
-using namespace diffeo;
+using diffeo::Array;
+using diffeo::invalid_argument;
+using diffeo::make_average_field;
+using diffeo::Tape;
+using diffeo::Var;
 
 TEST_CASE("average field: between equal times it is the velocity", "[continuous]") {
   const auto field = make_average_field<double>(2, {.hidden = {8}}, 1, 0, 3);

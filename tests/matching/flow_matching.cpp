@@ -91,8 +91,6 @@ FlowMatchingOptions at_time(double t) {
   return {.times = diffeo::TimeFunction([t](double) { return t; })};
 }
 
-double mean_square(const Array<double>& x) { return x.square().mean(); }
-
 // In one dimension, optimal transport joins the points in their order.
 struct InOrder {
   static constexpr bool independent = false, takes_weights = false;

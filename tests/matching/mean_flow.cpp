@@ -115,7 +115,8 @@ TEST_CASE("mean flow: learns a normal distribution that one evaluation samples",
   const diffeo::DiagonalNormal<float> truth{(Array<float>(1, 2) << 3, -1).finished(),
                                             (Array<float>(1, 2) << 0.7f, -0.7f).finished()};
   const Array<float> x = truth.sample(4000, 1);
-  TransformedDistribution model(StandardNormal<float>(2), mean_flow(x, {.network = {.hidden = {32, 32}, .first_scale = 1}}));
+  TransformedDistribution model(StandardNormal<float>(2),
+                                mean_flow(x, {.network = {.hidden = {32, 32}, .first_scale = 1}}));
   diffeo::fit(model, MeanFlowMatching(model, x), {.steps = 1500, .batch = 256, .seed = 1});
   const Array<float> fresh = truth.sample(2000, 2);
   // Against the distribution itself, by both ways to samples, and the density.

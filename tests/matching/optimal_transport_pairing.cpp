@@ -75,13 +75,13 @@ double least_cost(const Points& of, const Allowed& allowed) {
 }
 
 // A model with a field without parameters that takes a context of C columns, or none.
-auto resting(Index context_dim) {
+auto resting_given(Index context_dim) {
   return TransformedDistribution(
       StandardNormal<double>(1),
       diffeo::Cnf(diffeo::make_field<double>(
           1, [](const auto&, const auto& x, const auto&... c) { return ((x * 0.0) + ... + (c * 0.0)); }, context_dim)));
 }
-auto resting() {
+auto resting_on_a_line() {
   return TransformedDistribution(
       StandardNormal<double>(1),
       diffeo::Cnf(diffeo::make_field<double>(1, [](const auto&, const auto& x) { return x * 0.0; })));
@@ -207,7 +207,7 @@ TEST_CASE("optimal transport pairing: sources given a context are the base, on s
   const Array<double> c = gaussian<double>(n, 1, 1) * 30.0 + 100.0,
                       x = (c - 100.0) / 15.0 + gaussian<double>(n, 1, 2) * 0.5;
   const Dataset<double> data{.x = x, .context = c};
-  const auto model = resting(1);
+  const auto model = resting_given(1);
   double correlated = 0, ignored = 0, cost_paired = 0, cost_independent = 0;
   const int steps = 8;
   for (int step = 0; step < steps; ++step) {
@@ -236,7 +236,7 @@ TEST_CASE("optimal transport pairing: sources that are data have their own conte
   for (Index i = 0; i < n; ++i) from_class(i, 0) = i % 3 == 0 ? -1 : 1, to_class(i, 0) = i % 4 == 0 ? -1 : 1;
   const Array<double> from = gaussian<double>(n, 1, 1) + 100.0 * from_class,
                       to = gaussian<double>(n, 1, 2) - 20.0 * to_class;
-  const auto model = resting(1);
+  const auto model = resting_given(1);
   const auto same = [&](const Dataset<double>& source, double weight) {
     const FlowMatching objective(model, std::vector<Snapshot<double>>{{0, source}, {1, {.x = to, .context = to_class}}},
                                  LinearPath{}, OptimalTransportPairing{.context_weight = weight});
@@ -264,8 +264,8 @@ TEST_CASE("entropic pairing: weighted targets leave the distribution of the sour
   double mean = 0, square = 0, unweighted = 0;
   const int steps = 10;
   for (int step = 0; step < steps; ++step) {
-    const auto [x0, x1] =
-        ends(FlowMatching(resting(), data, LinearPath{}, EntropicPairing{}), static_cast<std::uint64_t>(step));
+    const auto [x0, x1] = ends(FlowMatching(resting_on_a_line(), data, LinearPath{}, EntropicPairing{}),
+                               static_cast<std::uint64_t>(step));
     mean += (weights * x0).mean() / weights.mean() / steps;
     square += (weights * x0.square()).mean() / weights.mean() / steps;
     unweighted += x0.mean() / steps;
@@ -301,16 +301,17 @@ TEST_CASE("optimal transport pairing: bad input", "[matching]") {
   refused(EntropicPairing{.max_iterations = 0}, "entropic pairing: max_iterations is 0");
   const Array<double> x = gaussian<double>(10, 1, 1), far = x * 1e200;
   const auto with = [&](const auto& data, const auto& pairing, const diffeo::FlowMatchingOptions& options = {}) {
-    return thrown_message<invalid_argument>([&] { FlowMatching(resting(), data, LinearPath{}, pairing, options); });
+    return thrown_message<invalid_argument>(
+        [&] { FlowMatching(resting_on_a_line(), data, LinearPath{}, pairing, options); });
   };
   CHECK(contains(with(x, EntropicPairing{.regularisation = 0}), "regularisation is 0"));
   CHECK(contains(with(Dataset<double>{.x = x, .weights = x.abs()}, OptimalTransportPairing{}),
                  "does not allow for weights of the data"));
   CHECK(contains(with(std::vector<Snapshot<double>>{{0, {x}}, {1, {x}}}, OptimalTransportPairing{}, {.paired = true}),
                  "the pairing chooses partners itself"));
-  const FlowMatching overflows(resting(), far, LinearPath{}, OptimalTransportPairing{});
+  const FlowMatching overflows(resting_on_a_line(), far, LinearPath{}, OptimalTransportPairing{});
   CHECK(contains(thrown_message<invalid_argument>([&] { ends(overflows); }), "assignment: the cost"));
-  const auto conditional = resting(2);
+  const auto conditional = resting_given(2);
   const Array<double> c = gaussian<double>(10, 2, 2);
   const std::string message = thrown_message<invalid_argument>([&] {
     FlowMatching(conditional, std::vector<Snapshot<double>>{{0, {.x = x, .context = x}}, {1, {.x = x, .context = c}}},

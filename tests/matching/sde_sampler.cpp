@@ -53,8 +53,6 @@ struct Gaussians {
   }
 };
 
-double mean_square(const Array<double>& x) { return x.square().mean(); }
-
 }  // namespace
 
 TEST_CASE("sde: exact mean and covariance between normal distributions, whatever the diffusion", "[matching]") {
