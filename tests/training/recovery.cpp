@@ -119,6 +119,7 @@ double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
 
 }  // namespace
 
+#ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
 TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]") {
   const Array<float> data = student(10000, 19);
   TransformedDistribution model(StandardNormal<float>(19),
@@ -171,6 +172,7 @@ TEST_CASE("recovery: a continuous flow at a rate of 0.5", "[training]") {
   CHECK_FALSE(report.recoveries.empty());
   CHECK(loss_over(model, data) < before + 0.1);  // 1024 of the 2000 rows are compared
 }
+#endif
 
 TEST_CASE("recovery: a loss that turns NaN leaves a model no worse than the best smoothed loss", "[training]") {
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 1000, 1);
@@ -391,6 +393,7 @@ TEST_CASE("recovery: at the end an objective that chooses its rows is not asked 
   }
 }
 
+#ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
 TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") {
   // So are those without clipping, with small minibatches, with the rate of continuous flows, and of reverse KL while
   // its target is annealed.
@@ -418,6 +421,7 @@ TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") 
   CAPTURE(report);
   CHECK(report.recoveries.empty());
 }
+#endif
 
 TEST_CASE("recovery: a few steps from the optimum are no divergence", "[training]") {
   const Array<double> data = gaussian<double>(2000, 2, 3);
