@@ -42,16 +42,6 @@ double loss_over(const Model& model, const Array<S>& data) {
   return -model.log_prob(data).template cast<double>().mean();
 }
 
-// Samples of Student's t with three degrees of freedom in every direction.
-Array<float> student(Index rows, Index dim) {
-  Array<double> x(rows, dim), u(rows, 3);
-  diffeo::fill_normal(diffeo::view(x), 1, 1);
-  diffeo::fill_normal(diffeo::view(u), 1, 2);
-  const Array<double> scale = (u.square().rowwise().sum() / 3).sqrt();
-  for (Index j = 0; j < dim; ++j) x.col(j) /= scale.col(0);
-  return x.cast<float>();
-}
-
 // Maximum likelihood that is NaN in one step, or from that step on.
 template <diffeo::Real S>
 struct TurnsNan {
@@ -120,6 +110,20 @@ double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
 }  // namespace
 
 #ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
+namespace {
+
+// Samples of Student's t with three degrees of freedom in every direction.
+Array<float> student(Index rows, Index dim) {
+  Array<double> x(rows, dim), u(rows, 3);
+  diffeo::fill_normal(diffeo::view(x), 1, 1);
+  diffeo::fill_normal(diffeo::view(u), 1, 2);
+  const Array<double> scale = (u.square().rowwise().sum() / 3).sqrt();
+  for (Index j = 0; j < dim; ++j) x.col(j) /= scale.col(0);
+  return x.cast<float>();
+}
+
+}  // namespace
+
 TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]") {
   const Array<float> data = student(10000, 19);
   TransformedDistribution model(StandardNormal<float>(19),
