@@ -10,6 +10,7 @@
 #include <diffeo/math/broadcast.hpp>
 #include <initializer_list>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 /// Reverse-mode differentiation of whole blocks: a tape of matrix-level operations, eager and without global state.
@@ -140,8 +141,9 @@ class Tape : public TapeStorage<S> {
   /// Returns a constant with a copy of a temporary array.
   Var<S> constant(const Array<S>&& x) { return copy(x); }
 
-  /// Sets the values that this tape shares with the tapes of other tiles of a call; null for none.
-  void share(SharedValues<S>* values) { shared_values_ = values; }
+  /// Sets the values that this tape shares with the tapes of other tiles of a call; null for none. Returns those
+  /// before.
+  SharedValues<S>* share(SharedValues<S>* values) { return std::exchange(shared_values_, values); }
 
   /// Returns a constant that refers to the array, which must outlive it, and is the same in all tiles of the call that
   /// this tape serves.
