@@ -3,12 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <diffeo/continuous/cnf.hpp>
+#include <concepts>
+#include <diffeo/continuous/continuous_part.hpp>
 #include <diffeo/distributions/transformed.hpp>
-#include <diffeo/layers/conditional.hpp>
-#include <diffeo/layers/flow_sequence.hpp>
 #include <diffeo/layers/standardize.hpp>
 #include <diffeo/ode/trajectory.hpp>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
@@ -27,29 +28,43 @@ struct ContinuousParts {
   Array<Scalar> context;
 };
 
-template <class Field>
-auto continuous_parts(const Cnf<Field>& cnf, const Array<typename Field::Scalar>& context = {}) {
-  return ContinuousParts<Field>{cnf, Standardize<typename Field::Scalar>::identity(cnf.dim()), context};
+// Whether at most a Standardize follows the continuous flow.
+template <class F>
+constexpr bool at_most_standardised() {
+  if constexpr (is_flow_sequence<F>) {
+    using Layers = decltype(F::layers);
+    if constexpr (std::tuple_size_v<Layers> == 2)
+      return leads_to_cnf<F>() && std::same_as<std::tuple_element_t<1, Layers>, Standardize<typename F::Scalar>>;
+    else
+      return false;
+  } else if constexpr (is_conditional<F> || is_given<F>) {
+    return at_most_standardised<decltype(F::flow)>();
+  } else {
+    return is_cnf<F>;
+  }
 }
-template <class Field>
-auto continuous_parts(const FlowSequence<Cnf<Field>, Standardize<typename Field::Scalar>>& flow,
-                      const Array<typename Field::Scalar>& context = {}) {
-  return ContinuousParts<Field>{std::get<0>(flow.layers), std::get<1>(flow.layers), context};
+
+// The Standardize that follows the continuous flow, or one that changes nothing.
+template <class F>
+Standardize<typename F::Scalar> standardize_behind(const F& flow) {
+  if constexpr (is_cnf<F>)
+    return Standardize<typename F::Scalar>::identity(flow.dim());
+  else if constexpr (is_flow_sequence<F>)
+    return std::get<1>(flow.layers);
+  else
+    return standardize_behind(flow.flow);
 }
-template <class S, class F, class Embedding>
-auto continuous_parts(const Conditional<S, F, Embedding>& flow, const Array<S>& context = {})
-  requires requires { continuous_parts(flow.flow, context); }
-{
-  Tape<S> tape;
-  return continuous_parts(flow.flow, Array<S>(as_eigen(flow.embedded(tape.constant(context)).value())));
-}
-template <class S, class F>
-auto continuous_parts(const Given<S, F>& flow)
-  requires requires { continuous_parts(flow.flow, flow.context.value); }
-{
-  // A flow that takes no context ignores the one that it is given.
-  return diffeo::context_dim(flow.flow) > 0 ? continuous_parts(flow.flow, flow.context.value)
-                                            : continuous_parts(flow.flow);
+
+template <class F>
+  requires(at_most_standardised<F>())
+auto continuous_parts(const F& flow) {
+  Tape<typename F::Scalar> tape;
+  return use_continuous_part(flow, tape, {}, [&]<class Field>(const Cnf<Field>& cnf, const auto& context) {
+    ContinuousParts<Field> parts{cnf, standardize_behind(flow), {}};
+    // A flow that takes no context ignores the one that it is given.
+    if (diffeo::context_dim(cnf) > 0) parts.context = as_eigen(context.value());
+    return parts;
+  });
 }
 
 template <class F>
@@ -197,13 +212,8 @@ class ProbabilityPath {
   }
 
   Var<Scalar> field_at(const Var<Scalar>& t, const Var<Scalar>& y) const {
-    if constexpr (TakesContext<Field>) {
-      if (context_.size() > 0) {
-        const Var<Scalar> c = y.tape().constant(context_);
-        return cnf_.field(t, y, TakesContextAsBias<Field> ? c : detail::row_for_each(c, y.rows()));
-      }
-    }
-    return cnf_.field(t, y);
+    const Var<Scalar> context = context_.size() > 0 ? y.tape().constant(context_) : Var<Scalar>();
+    return detail::velocity_of_field(cnf_.field, t, y, context);
   }
 
   static void check(const char* what, double t) {
