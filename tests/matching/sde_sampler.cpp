@@ -59,7 +59,11 @@ TEST_CASE("sde: exact mean and covariance between normal distributions, whatever
   const Gaussians of;
   const auto model = of.model();
   const LinearPath path{of.sigma};
+#ifdef DIFFEO_SANITIZE
+  const Index n = 2000;
+#else
   const Index n = 40000;
+#endif
   const auto check = [&](const char* name, const SdeOptions& options) {
     CAPTURE(name, options.end);
     const Array<double> x = diffeo::sample_sde(model, path, n, 1, options);
@@ -78,6 +82,8 @@ TEST_CASE("sde: exact mean and covariance between normal distributions, whatever
   check("diffusion that varies", {.diffusion = [](double t) { return 2 * t * (1 - t); }, .steps = 150});
   check("euler", {.diffusion = [](double t) { return 0.3 * t; }, .steps = 1500, .method = SdeMethod::euler_maruyama});
 }
+
+#ifndef DIFFEO_SANITIZE  // a million paths
 
 TEST_CASE("sde: order of convergence of the distribution", "[matching]") {
   const Gaussians of;
@@ -100,6 +106,8 @@ TEST_CASE("sde: order of convergence of the distribution", "[matching]") {
   CHECK(order(SdeMethod::euler_maruyama, 16) == Approx(1).margin(0.2));
   CHECK(order(SdeMethod::heun, 4) == Approx(2).margin(0.5));
 }
+
+#endif
 
 TEST_CASE("sde: without diffusion the methods are those of the ordinary equation", "[matching]") {
   const Gaussians of;
