@@ -240,9 +240,7 @@ TEST_CASE("continuous flows: a rotation keeps volume, and time is that of the fi
   CHECK(largest(to_array(y.log_det) - 1.5) < 1e-9);
 }
 
-#ifndef DIFFEO_SANITIZE  // many solves of the same kind
-
-TEST_CASE("continuous flows: densities integrate to 1", "[continuous]") {
+TEST_CASE("continuous flows: densities integrate to 1", "[continuous][long]") {
   for (const Index dim : {1, 2}) {
     const TransformedDistribution model(StandardNormal<double>(dim),
                                         Cnf(random_field<double>(dim, 3), both(solved_by(Method::dopri5, 1e-8))));
@@ -261,7 +259,7 @@ TEST_CASE("continuous flows: densities integrate to 1", "[continuous]") {
   }
 }
 
-TEST_CASE("continuous flows: there and back within ten tolerances", "[continuous]") {
+TEST_CASE("continuous flows: there and back within ten tolerances", "[continuous][long]") {
   const Array<double> z = normal<double>(200, 2, 6);
   for (const std::uint64_t seed : {1u, 2u, 3u})
     for (const Method method : {Method::bosh3, Method::dopri5, Method::tsit5, Method::dopri8})
@@ -274,8 +272,6 @@ TEST_CASE("continuous flows: there and back within ten tolerances", "[continuous
         CHECK(largest((back.log_det + x.log_det) / (1 + x.log_det.abs())) < 10 * tolerance);
       }
 }
-
-#endif
 
 // ---- rows ----
 

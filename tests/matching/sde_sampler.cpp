@@ -83,9 +83,7 @@ TEST_CASE("sde: exact mean and covariance between normal distributions, whatever
   check("euler", {.diffusion = [](double t) { return 0.3 * t; }, .steps = 1500, .method = SdeMethod::euler_maruyama});
 }
 
-#ifndef DIFFEO_SANITIZE  // a million paths
-
-TEST_CASE("sde: order of convergence of the distribution", "[matching]") {
+TEST_CASE("sde: order of convergence of the distribution", "[matching][long]") {
   const Gaussians of;
   const auto model = of.model();
   const LinearPath path{of.sigma};
@@ -106,8 +104,6 @@ TEST_CASE("sde: order of convergence of the distribution", "[matching]") {
   CHECK(order(SdeMethod::euler_maruyama, 16) == Approx(1).margin(0.2));
   CHECK(order(SdeMethod::heun, 4) == Approx(2).margin(0.5));
 }
-
-#endif
 
 TEST_CASE("sde: without diffusion the methods are those of the ordinary equation", "[matching]") {
   const Gaussians of;
