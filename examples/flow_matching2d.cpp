@@ -53,15 +53,15 @@ enum class Distribution { normal, moons, eight_gaussians };
 // How the angles and centres of a set of points are chosen: evenly, as those generators do, or independently.
 enum class Choice { even, random };
 
-// Two half circles; all points are moved by one number below 0.2, the same in both coordinates, then 3 x - 1.
-Points moons(Index n, Choice choice, std::uint64_t seed, std::uint64_t shift_seed) {
-  Points shift(1, 1), numbers(n, 1), points(n, 2);
-  diffeo::fill_uniform(view(shift), shift_seed, 1);
+// Two half circles; each point is moved by a number below 0.2, the same in both coordinates, then 3 x - 1.
+Points moons(Index n, Choice choice, std::uint64_t seed) {
+  Points shift(n, 1), numbers(n, 1), points(n, 2);
+  diffeo::fill_uniform(view(shift), seed, 1);
   diffeo::fill_uniform(view(numbers), seed, 2);
   for (Index i = 0; i < n; ++i) {
     const double place = choice == Choice::even ? static_cast<double>(i / 2) / static_cast<double>((n - 1) / 2)
                                                 : static_cast<double>(numbers(i, 0));
-    const double a = std::numbers::pi * place, moved = 0.2 * static_cast<double>(shift(0, 0));
+    const double a = std::numbers::pi * place, moved = 0.2 * static_cast<double>(shift(i, 0));
     const bool outer = i % 2 == 0;
     points(i, 0) = static_cast<float>(3 * ((outer ? std::cos(a) : 1 - std::cos(a)) + moved) - 1);
     points(i, 1) = static_cast<float>(3 * ((outer ? std::sin(a) : 0.5 - std::sin(a)) + moved) - 1);
@@ -86,7 +86,7 @@ Points eight_gaussians(Index n, Choice choice, std::uint64_t seed) {
 // `seed` is that of the run, `use` tells training from test points.
 Points sample(Distribution distribution, Index n, std::uint64_t seed, std::uint64_t use, Choice choice = Choice::even) {
   const std::uint64_t own = seed * 16 + use;
-  if (distribution == Distribution::moons) return moons(n, choice, own, seed);
+  if (distribution == Distribution::moons) return moons(n, choice, own);
   if (distribution == Distribution::eight_gaussians) return eight_gaussians(n, choice, own);
   Points points(n, 2);
   diffeo::fill_normal(view(points), own, 5);
