@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 # diffeo::compiled, the compiled form of the library: the templates that compiled.hpp lists, for float and double,
 # compiled once and not in each source that uses them.
-file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/*.cpp)
-add_library(diffeo_compiled STATIC ${sources})
+file(GLOB compiled_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/*.cpp)
+add_library(diffeo_compiled STATIC ${compiled_sources})
 add_library(diffeo::compiled ALIAS diffeo_compiled)
 target_link_libraries(diffeo_compiled PUBLIC diffeo)
 target_compile_definitions(diffeo_compiled PUBLIC DIFFEO_COMPILED)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# diffeo_internal: how tests, examples and benchmarks are compiled. Warnings, sanitizers and CPU flags live here and nowhere
-# else, so that none of them reaches a user.
+# diffeo_internal: how tests, examples and benchmarks are compiled. Warnings and sanitizers live here and nowhere else, so
+# that none of them reaches a user.
 add_library(diffeo_internal INTERFACE)
 target_link_libraries(diffeo_internal INTERFACE diffeo::diffeo)
 target_compile_options(diffeo_internal INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow)

@@ -167,7 +167,8 @@
   TEMPLATE PlanarFlow<S> planar(Index, const PlanarFlowOptions&);                                                     \
   TEMPLATE RadialFlow<S> radial(Index, const RadialFlowOptions&);                                                     \
   TEMPLATE ResidualFlow<S> residual(Index, const ResidualFlowOptions&);                                               \
-  TEMPLATE CnfFlow<S> cnf(Index, const CnfFlowOptions&);
+  TEMPLATE CnfFlow<S> cnf(Index, const CnfFlowOptions&);                                                              \
+  TEMPLATE MeanFlow<S> mean_flow(Index, const CnfFlowOptions&);
 
 #define DIFFEO_COMPILED_ODE(TEMPLATE, S)                                                                           \
   TEMPLATE void ode::detail::advance(Index, Index, S*, const S*, const S*, const ode::detail::Combination<S>&,     \

@@ -73,6 +73,59 @@ TEMPLATE_TEST_CASE("tiles: what is the same in all tiles is computed once", "[ti
   CHECK(count == 1);
 }
 
+TEMPLATE_TEST_CASE("tiles: what one parameter gives for several values that are the same in all tiles", "[tiles]",
+                   float, double) {
+  using S = TestType;
+  constexpr Index tile = tile_rows<S>, operands = 5;
+  const Array<S> rows = Array<S>::Random(operands, 3), weight = Array<S>::Random(1, 3);
+  std::vector<Array<S>> separate;
+  for (Index k = 0; k < operands; ++k) separate.push_back(rows.row(k));
+  // One array that is overwritten, as an object that is made anew in each round of a loop, and one for each.
+  const auto in_one_array = [&](Array<S>& memory, Index k) -> const Array<S>& { return memory = rows.row(k); };
+  const auto in_separate = [&](Array<S>&, Index k) -> const Array<S>& { return separate[static_cast<std::size_t>(k)]; };
+  const auto check = [&](int threads, const auto& operand) {
+    constexpr Index tiles = 6;
+    int computed = 0;
+    std::mutex guard;
+    Array<S> largest_error = Array<S>::Zero(tiles, 1);
+    for_each_tile<S>(tiles * tile, threads, [&](Tape<S>& tape, Index first, Index) {
+      Array<S> memory;
+      for (Index k = 0; k < operands; ++k) {
+        const Var<S> x = tape.constant_of_all_tiles(operand(memory, k));
+        const Var<S> v = tape.once(x, &weight, [&] {
+          const std::lock_guard lock(guard);
+          ++computed;
+          return x * weight;
+        });
+        S& error = largest_error(first / tile, 0);
+        error = std::max(error, (as_eigen(v.value()) - rows.row(k) * weight).abs().maxCoeff());
+      }
+    });
+    CHECK((largest_error == 0).all());
+    return computed;
+  };
+  CHECK(check(1, in_one_array) == operands);
+  CHECK(check(1, in_separate) == operands);
+  CHECK(check(3, in_one_array) >= operands);
+  CHECK(check(3, in_separate) >= operands);
+}
+
+TEST_CASE("tiles: more values than are kept are computed again", "[tiles]") {
+  constexpr Index tile = tile_rows<double>, many = 2000;
+  std::vector<double> keys(many);
+  const Array<double> x = Array<double>::Ones(1, 1);
+  int wrong = 0;
+  for_each_tile<double>(3 * tile, 1, [&](Tape<double>& tape, Index, Index) {
+    for (Index k = 0; k < many; ++k) {
+      const Var<double> one = tape.constant_of_all_tiles(x);
+      const auto value = static_cast<double>(k);
+      const Var<double> v = tape.once(one, &keys[static_cast<std::size_t>(k)], [&] { return one * value; });
+      wrong += v.value().data[0] != value || !v.same_in_all_tiles();
+    }
+  });
+  CHECK(wrong == 0);
+}
+
 TEMPLATE_TEST_CASE("tiles: the number of threads does not change a bit", "[tiles]", float, double) {
   using S = TestType;
   const Array<S> x = Array<S>::Random(1000, 3);

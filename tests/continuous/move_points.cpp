@@ -64,6 +64,8 @@ TEST_CASE("move points: bad input", "[continuous]") {
   const auto message = [](const auto& call) { return thrown_message<invalid_argument>(call); };
   CHECK(contains(message([&] { diffeo::move_points(flow, x, -0.1, 1); }), "from is -0.1"));
   CHECK(contains(message([&] { diffeo::move_points(flow, x, 0, 1.5); }), "to is 1.5"));
+  CHECK(diffeo::move_points(flow, x.topRows(0), 0, 1).rows() == 0);
+  CHECK(contains(message([&] { diffeo::move_points(flow, x.topRows(0), 0, 1.5); }), "to is 1.5"));
   CHECK(contains(message([&] { diffeo::move_points(flow, c, 0, 1); }), "move_points: x has 1 columns"));
   CHECK(contains(message([&] { diffeo::move_points(flow, x, c, 0, 1); }), "takes none"));
   CHECK(contains(message([&] { diffeo::move_points(std::get<1>(flow.layers), x, 0, 1); }), "0 continuous flows"));

@@ -50,6 +50,11 @@ TEST_CASE("continuous recipe: the structure of its options", "[continuous]") {
   CHECK(std::get<0>(other.layers).options.kinetic == 0.5);
   CHECK(diffeo::parameter_count(other) == 3 * 7 + 7 + 7 * 2 + 2);
 
+  // A field of average velocities has one input more.
+  const auto average = diffeo::mean_flow<float>(2, options);
+  CHECK(std::get<0>(average.layers).options.kinetic == 0.5);
+  CHECK(diffeo::parameter_count(average) == 4 * 7 + 7 + 7 * 2 + 2);
+
   const auto values = [](std::uint64_t seed) { return diffeo::parameters(diffeo::cnf<double>(2, {.seed = seed})); };
   CHECK((values(1) == values(1)).all());
   CHECK((values(1) != values(2)).any());
@@ -73,6 +78,7 @@ TEMPLATE_TEST_CASE("continuous recipe: bad input", "[continuous]", float, double
   const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
   CHECK(message([] { diffeo::cnf<S>(0); }) == "cnf: dimension 0, expected at least 1");
   CHECK(message([] { diffeo::cnf<S>(-2); }) == "cnf: dimension -2, expected at least 1");
+  CHECK(message([] { diffeo::mean_flow<S>(0); }) == "mean_flow: dimension 0, expected at least 1");
   CHECK(contains(message([] { diffeo::cnf<S>(2, {.network = {.hidden = {64, 0}}}); }), "width 0"));
   CnfFlowOptions options;
   options.cnf.evaluation.solver.relative_tolerance = 0;

@@ -7,6 +7,7 @@
 #include <diffeo/distributions/multivariate_normal.hpp>
 #include <diffeo/distributions/normal.hpp>
 #include <diffeo/distributions/uniform.hpp>
+#include <diffeo/layers/conditional.hpp>
 #include <diffeo/layers/diagonal_scale.hpp>
 #include <diffeo/layers/recipes.hpp>
 #include <diffeo/targets/rezende_mohamed.hpp>
@@ -14,6 +15,7 @@
 #include <diffeo/training/reverse_kl.hpp>
 #include <limits>
 #include <sstream>
+#include <vector>
 
 #include "../catch.hpp"
 
@@ -282,4 +284,52 @@ TEST_CASE("importance: any distribution is a proposal", "[distributions]") {
   check(diffeo::conditional_normal(x, c).given(c.row(0)));
   CHECK(thrown_message<invalid_argument>([&] { diffeo::estimate_log_z(mixture, target, 10, 1); }) ==
         "importance_sample: this distribution takes a context of 1 column, got none: use given(c)");
+}
+
+TEST_CASE("importance: a target may make its models and contexts anew for each call", "[importance]") {
+  Array<double> contexts(20, 2);
+  diffeo::fill_normal(diffeo::view(contexts), 3, 4);
+  const auto conditional_model = [&](std::uint64_t seed) {
+    const auto flow = diffeo::real_nvp<double>(
+        2, {.layers = 2, .network = {.hidden = {5}, .last_scale = 0.5}, .seed = seed, .context_dim = 2});
+    return TransformedDistribution(diffeo::StandardNormal<double>(2), diffeo::conditional(flow, contexts));
+  };
+  const std::vector models = {conditional_model(1), conditional_model(2), conditional_model(3)};
+  const auto proposal = normal_model(2, 1.5);
+  const auto check = [&](const auto& target, const auto& density) {
+    const auto drawn = importance_sample(proposal, target, 400, 5, 1, {.wide_share = 0});
+    const Array<double> expected = density(drawn.sample).log() - proposal.log_prob(drawn.sample);
+    CHECK((drawn.log_ratio - expected).abs().maxCoeff() < 1e-9);
+    // Of any distribution as well.
+    const auto of_any = importance_sample(diffeo::StandardNormal<double>(2), target, 400, 5, 1);
+    const Array<double> expected_of_any =
+        density(of_any.sample).log() - diffeo::StandardNormal<double>(2).log_prob(of_any.sample);
+    CHECK((of_any.log_ratio - expected_of_any).abs().maxCoeff() < 1e-9);
+  };
+  SECTION("one model given several contexts") {
+    check(
+        [&](const auto& x) {
+          auto sum = sum_cols(x) * 0.0;
+          for (Index k = 0; k < 3; ++k) sum = sum + exp(models[0].given(contexts.row(k)).log_prob(x));
+          return log(sum);
+        },
+        [&](const Array<double>& x) {
+          Array<double> sum = Array<double>::Zero(x.rows(), 1);
+          for (Index k = 0; k < 3; ++k) sum += models[0].log_prob(x, contexts.row(k)).exp();
+          return sum;
+        });
+  }
+  SECTION("several models given one context") {
+    check(
+        [&](const auto& x) {
+          auto sum = sum_cols(x) * 0.0;
+          for (const auto& model : models) sum = sum + exp(model.given(contexts.row(0)).log_prob(x));
+          return log(sum);
+        },
+        [&](const Array<double>& x) {
+          Array<double> sum = Array<double>::Zero(x.rows(), 1);
+          for (const auto& model : models) sum += model.log_prob(x, contexts.row(0)).exp();
+          return sum;
+        });
+  }
 }

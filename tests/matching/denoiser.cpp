@@ -90,6 +90,7 @@ TEST_CASE("denoiser: bad input", "[matching]") {
   const auto message = [](const auto& call) { return thrown_message<invalid_argument>(call); };
   CHECK(contains(message([&] { diffeo::fit(model, FlowMatching(model, x), {.steps = 1}); }), "but the path no noise"));
   CHECK(contains(message([&] { model.score(LinearPath{}, 0.5, x); }), "the path has no noise at t = 0.5"));
+  CHECK(contains(message([&] { model.score(LinearPath{1e-320}, 0.5, x); }), "too little for a score that is finite"));
   CHECK(contains(message([&] { model.score(LinearPath{1}, 1.5, x); }), "t is 1.5"));
   CHECK(contains(message([&] { model.score(LinearPath{1}, 0.5, x.leftCols(1)); }), "score: y has 1 columns"));
   CHECK(contains(message([&] { model.score(LinearPath{1}, 0.5, x, x); }), "takes none"));

@@ -511,6 +511,31 @@ TEST_CASE("flow matching: weights of targets and sources", "[matching]") {
   CHECK(all == some);
 }
 
+TEST_CASE("flow matching: weights count by their ratios, however large or small they are", "[matching]") {
+  const Array<double> a = gaussian<double>(400, 1, 1), b = gaussian<double>(300, 1, 2);
+  Array<double> weights(400, 1);
+  for (Index i = 0; i < 400; ++i) weights(i, 0) = static_cast<double>(i % 3);
+  const auto of = [&](double unit) {
+    const Array<double> scaled = weights * unit;
+    return FlowMatching(resting(1),
+                        std::vector<Snapshot<double>>{
+                            {0, {.x = a, .weights = scaled}}, {0.5, {.x = a, .weights = scaled}}, {1, {.x = b}}});
+  };
+  const auto ones = of(1);
+  const Drawn<double> expected = drawn(ones);
+  // Powers of two, so that no product is rounded; the sum of the large ones is beyond double.
+  for (const double unit : {0x1p1022, 0x1p-1022}) {
+    const auto objective = of(unit);
+    for (Index i = 0; i < objective.size(); ++i) {
+      CAPTURE(unit, i);
+      REQUIRE(objective.row_weight(i) == ones.row_weight(i));
+    }
+    const Drawn<double> at = drawn(objective);
+    CHECK(same_bits(at.x, expected.x));
+    CHECK(same_bits(at.u, expected.u));
+  }
+}
+
 TEST_CASE("flow matching: validation draws the same noise each time, and other noise for other rows", "[matching]") {
   Array<double> data = Array<double>::Constant(2000, 1, 1.0);
   data(0, 0) = 1 + 1e-9;

@@ -18,7 +18,7 @@ using diffeo::Index;
 // measures has a closed form", with another name), and its marginal at time t has the variance v = (1 - t)^2 a + t^2 b
 // + 2 t (1 - t) c + s^2 t (1 - t). The velocity of the marginals is m + v' / (2 v) (x - t m).
 TEST_CASE("schroedinger bridge: marginals and velocity between normal distributions", "[matching]") {
-  const Index n = 1000;
+  const Index n = 250;
   const double a = 1, m = 2, deviation = 0.5;
   Array<double> data = gaussian<double>(n, 1, 3) * deviation;
   data += m - data.mean();
@@ -37,7 +37,7 @@ TEST_CASE("schroedinger bridge: marginals and velocity between normal distributi
       const double v = (1 - t) * (1 - t) * a + t * t * b + 2 * t * (1 - t) * c + s2 * t * (1 - t);
       const double rate = -2 * (1 - t) * a + 2 * t * b + 2 * (1 - 2 * t) * c + s2 * (1 - 2 * t);
       double variance = 0, covariance = 0;
-      const int steps = 40;
+      const int steps = 100;
       for (int step = 0; step < steps; ++step) {
         typename std::remove_cvref_t<decltype(objective)>::StepState state;
         const diffeo::Minibatch whole{
@@ -50,7 +50,7 @@ TEST_CASE("schroedinger bridge: marginals and velocity between normal distributi
         covariance += (x * u).mean() / steps;
       }
       CAPTURE(sigma, t, v, rate);
-      // 40,000 draws, but of one set of targets.
+      // 25,000 draws, but of one set of targets.
       const double error = std::sqrt(2.0 / (n * steps));
       CHECK(variance == Approx(v).epsilon(5 * error));
       CHECK(covariance / variance == Approx(rate / (2 * v)).margin(0.03));

@@ -42,16 +42,6 @@ double loss_over(const Model& model, const Array<S>& data) {
   return -model.log_prob(data).template cast<double>().mean();
 }
 
-// Samples of Student's t with three degrees of freedom in every direction.
-Array<float> student(Index rows, Index dim) {
-  Array<double> x(rows, dim), u(rows, 3);
-  diffeo::fill_normal(diffeo::view(x), 1, 1);
-  diffeo::fill_normal(diffeo::view(u), 1, 2);
-  const Array<double> scale = (u.square().rowwise().sum() / 3).sqrt();
-  for (Index j = 0; j < dim; ++j) x.col(j) /= scale.col(0);
-  return x.cast<float>();
-}
-
 // Maximum likelihood that is NaN in one step, or from that step on.
 template <diffeo::Real S>
 struct TurnsNan {
@@ -119,6 +109,21 @@ double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
 
 }  // namespace
 
+#ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
+namespace {
+
+// Samples of Student's t with three degrees of freedom in every direction.
+Array<float> student(Index rows, Index dim) {
+  Array<double> x(rows, dim), u(rows, 3);
+  diffeo::fill_normal(diffeo::view(x), 1, 1);
+  diffeo::fill_normal(diffeo::view(u), 1, 2);
+  const Array<double> scale = (u.square().rowwise().sum() / 3).sqrt();
+  for (Index j = 0; j < dim; ++j) x.col(j) /= scale.col(0);
+  return x.cast<float>();
+}
+
+}  // namespace
+
 TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]") {
   const Array<float> data = student(10000, 19);
   TransformedDistribution model(StandardNormal<float>(19),
@@ -171,6 +176,7 @@ TEST_CASE("recovery: a continuous flow at a rate of 0.5", "[training]") {
   CHECK_FALSE(report.recoveries.empty());
   CHECK(loss_over(model, data) < before + 0.1);  // 1024 of the 2000 rows are compared
 }
+#endif
 
 TEST_CASE("recovery: a loss that turns NaN leaves a model no worse than the best smoothed loss", "[training]") {
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 1000, 1);
@@ -391,6 +397,7 @@ TEST_CASE("recovery: at the end an objective that chooses its rows is not asked 
   }
 }
 
+#ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
 TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") {
   // So are those without clipping, with small minibatches, with the rate of continuous flows, and of reverse KL while
   // its target is annealed.
@@ -418,6 +425,7 @@ TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") 
   CAPTURE(report);
   CHECK(report.recoveries.empty());
 }
+#endif
 
 TEST_CASE("recovery: a few steps from the optimum are no divergence", "[training]") {
   const Array<double> data = gaussian<double>(2000, 2, 3);

@@ -87,6 +87,8 @@ TEST_CASE("mmd: bad input", "[transport]") {
   CHECK(message([&] { squared_mmd(x, x, zero); }) ==
         "squared_mmd: bandwidth 1 is 0, expected finite and greater than 0");
   CHECK(contains(message([&] { squared_mmd(x, x, tiny); }), "a bandwidth is out of the range of double"));
+  CHECK(message([&] { median_distance(x, x * 1e200); }) == "median_distance: a squared distance overflows");
+  CHECK(message([&] { squared_mmd(x, x * 1e200); }) == "median_distance: a squared distance overflows");
   const Array<double> same = Array<double>::Ones(4, 2);
   CHECK(message([&] { squared_mmd(same, same); }) == "squared_mmd: the median distance is 0, choose a bandwidth");
 }

@@ -105,6 +105,7 @@ TEST_CASE("path energy: bad input", "[transport]") {
         "path_energy: time 2 is 0.5 after 0.5, expected times that ascend");
   const std::vector<double> endless = {0, 1, std::numeric_limits<double>::infinity()};
   CHECK(contains(message([&] { path_energy(speeds, endless); }), "path_energy: time 2 is inf"));
+  CHECK(message([&] { path_energy(speeds * 1e200, times); }) == "path_energy: the energy overflows");
   speeds(1, 2) = -1;
   CHECK(message([&] { path_energy(speeds, times); }) == "path_energy: a speed is -1, expected at least 0");
   speeds(1, 2) = std::numeric_limits<double>::quiet_NaN();

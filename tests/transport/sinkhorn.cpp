@@ -5,6 +5,7 @@
 #include <diffeo/transport/distances.hpp>
 #include <diffeo/transport/sinkhorn.hpp>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "../arrays.hpp"
@@ -266,6 +267,31 @@ TEST_CASE("sinkhorn: one solver for many problems", "[transport]") {
   const Array<double> copied = large.block(2, 0, 9, 7);
   CHECK(solver.solve(block).cost == sinkhorn(copied, {.regularisation = 0.2}).cost);
   CHECK(sinkhorn((large + 0).matrix(), {.regularisation = 0.2}).cost == first);
+}
+
+TEST_CASE("sinkhorn: a problem that was refused leaves no plan", "[transport]") {
+  SinkhornSolver<double> solver;
+  const Array<double> small = Array<double>::Ones(2, 3), large = Array<double>::Ones(500, 400);
+  Array<double> with_nan = large, plan(500, 400), small_plan(2, 3);
+  with_nan(3, 1) = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> negative = {1, -1};
+  std::vector<Index> columns(500);
+  const auto message = [](const auto& f) { return thrown_message<invalid_argument>(f); };
+  solver.solve(small);
+  CHECK_THROWS_AS(solver.solve(with_nan), invalid_argument);
+  CHECK(contains(message([&] { solver.plan_into(view(large), view(plan)); }), "the last problem was 0 x 0"));
+  CHECK(contains(message([&] { solver.sample_columns(view(large), 1, columns); }), "the last problem was 0 x 0"));
+  solver.solve(small);
+  CHECK_THROWS_AS(solver.solve(view(small), negative, {}), invalid_argument);
+  CHECK(contains(message([&] { solver.plan_into(view(small), view(small_plan)); }), "the last problem was 0 x 0"));
+  solver.solve(small);
+  solver.plan_into(view(small), view(small_plan));
+  CHECK(small_plan.sum() == Approx(1));
+  // Nor does a solver that was moved.
+  const SinkhornSolver<double> moved = std::move(solver);
+  CHECK(moved.row_potentials().size() == 2);
+  CHECK(contains(message([&] { solver.plan_into(view(small), view(small_plan)); }), "the last problem was 0 x 0"));
+  CHECK(solver.solve(small).converged);
 }
 
 TEST_CASE("sinkhorn: bad input", "[transport]") {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <diffeo/transport/wasserstein.hpp>
+#include <initializer_list>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -108,6 +109,23 @@ TEMPLATE_TEST_CASE("wasserstein: slices", "[transport]", DIFFEO_TEST_SCALARS) {
   CHECK(sliced_wasserstein2(x, z, 50, 1) < wasserstein2(x, z));
 }
 
+TEST_CASE("wasserstein: numbers at high orders and of any size", "[transport]") {
+  const auto numbers = [](std::initializer_list<double> values) {
+    Array<double> x(static_cast<Index>(values.size()), 1);
+    std::copy(values.begin(), values.end(), x.data());
+    return x;
+  };
+  for (const double distance : {1e-300, 1e-3, 0.1, 10.0, 1e5, 1e300})
+    for (const double order : {1.0, 2.0, 50.0, 400.0, 1e5}) {
+      INFO(distance << ", order " << order);
+      CHECK(wasserstein_1d(numbers({0}), numbers({distance}), order) == Approx(distance).epsilon(1e-12).margin(0));
+      // Half of the mass moves.
+      CHECK(wasserstein_1d(numbers({0, 0}), numbers({0, distance}), order) ==
+            Approx(distance * std::pow(0.5, 1 / order)).epsilon(1e-12).margin(0));
+    }
+  CHECK(wasserstein_1d(numbers({3, -2}), numbers({-2, 3}), 400) == 0);
+}
+
 TEST_CASE("wasserstein: bad input", "[transport]") {
   check_refusals("wasserstein1", [](const auto& x, const auto& y) { wasserstein1(x, y); });
   check_refusals("wasserstein2", [](const auto& x, const auto& y) { wasserstein2(x, y); });
@@ -120,6 +138,10 @@ TEST_CASE("wasserstein: bad input", "[transport]") {
   CHECK(contains(message([&] { wasserstein1(x.topRows(1), x); }), "wasserstein1: x has 1 rows, y 5"));
   CHECK(message([&] { wasserstein2(x, x * 1e200); }) == "wasserstein2: a squared distance overflows");
   CHECK(message([&] { wasserstein_1d(x, x); }) == "wasserstein_1d: x and y have 2 columns, expected 1");
+  CHECK(message([&] { wasserstein_1d(line * 0 + 1e308, line * 0 - 1e308, 1); }) ==
+        "wasserstein_1d: a difference overflows");
+  CHECK(message([&] { sliced_wasserstein2(x, x * 1e200, 5, 1); }) ==
+        "sliced_wasserstein2: a squared distance overflows");
   for (const double order : {0.5, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
     CHECK(contains(message([&] { wasserstein_1d(line, line, order); }), "wasserstein_1d: order is "));
   CHECK(message([&] { sliced_wasserstein2(x, x, 0, 1); }) ==

@@ -10,6 +10,7 @@
 #include <diffeo/math/broadcast.hpp>
 #include <initializer_list>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 /// Reverse-mode differentiation of whole blocks: a tape of matrix-level operations, eager and without global state.
@@ -140,8 +141,9 @@ class Tape : public TapeStorage<S> {
   /// Returns a constant with a copy of a temporary array.
   Var<S> constant(const Array<S>&& x) { return copy(x); }
 
-  /// Sets the values that this tape shares with the tapes of other tiles of a call; null for none.
-  void share(SharedValues<S>* values) { shared_values_ = values; }
+  /// Sets the values that this tape shares with the tapes of other tiles of a call; null for none. Returns those
+  /// before.
+  SharedValues<S>* share(SharedValues<S>* values) { return std::exchange(shared_values_, values); }
 
   /// Returns a constant that refers to the array, which must outlive it, and is the same in all tiles of the call that
   /// this tape serves.
@@ -152,15 +154,15 @@ class Tape : public TapeStorage<S> {
   }
 
   /// Returns compute(), a Var that is to depend on x and on constants alone. Where x is the same in all tiles of a
-  /// call, it is computed in one of them. The key is an address that tells it apart from all other values of the call:
-  /// that of a parameter it depends on, which exists until the call ends.
+  /// call, it is computed in one of them. The key is an address that tells it apart from what else is computed from the
+  /// values of x: that of a parameter it depends on, which must exist unchanged until the call ends.
   template <class F>
   Var<S> once(Var<S> x, const void* key, const F& compute) {
     if (!x.same_in_all_tiles() || !shared_values_) return compute();
-    if (const Array<S>* known = shared_values_->find(key)) return constant_of_all_tiles(*known);
+    if (const Array<S>* known = shared_values_->find(key, x.value())) return constant_of_all_tiles(*known);
     const Var<S> v = compute();
     if (v.requires_grad()) return v;
-    shared_values_->keep(key, as_eigen(v.value()));
+    shared_values_->keep(key, x.value(), as_eigen(v.value()));
     v.node_->same_in_all_tiles = true;
     return v;
   }

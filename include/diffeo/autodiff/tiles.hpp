@@ -38,17 +38,18 @@ Index tile_rows_for(Index bytes_per_row, Index most) {
 
 namespace detail {
 
-// Lets a tape share values while this object exists.
+// Lets a tape share other values, or none, while this object exists.
 template <Real S>
 class SharingTape {
  public:
-  SharingTape(Tape<S>& tape, SharedValues<S>* values) : tape_(tape) { tape.share(values); }
-  ~SharingTape() { tape_.share(nullptr); }
+  SharingTape(Tape<S>& tape, SharedValues<S>* values) : tape_(tape), before_(tape.share(values)) {}
+  ~SharingTape() { tape_.share(before_); }
   SharingTape(const SharingTape&) = delete;
   SharingTape& operator=(const SharingTape&) = delete;
 
  private:
   Tape<S>& tape_;
+  SharedValues<S>* before_;
 };
 
 }  // namespace detail

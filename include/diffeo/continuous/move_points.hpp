@@ -2,6 +2,7 @@
 #pragma once
 
 #include <diffeo/continuous/continuous_part.hpp>
+#include <utility>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -15,6 +16,8 @@ Array<typename F::Scalar> moved_points(const F& flow, const Eigen::DenseBase<Der
   using S = typename F::Scalar;
   const char* const who = "move_points";
   require_continuous_part<F>(who);
+  for (const auto& [name, time] : {std::pair("from", from), std::pair("to", to)})
+    require(time >= 0 && time <= 1, who, ": ", name, " is ", time, ", expected a time between 0 and 1");
   const auto& points = evaluate_once(x);
   require_batch<S>("move_points: x", points, flow.dim(), "flow");
   Array<S> y = points.template cast<S>().array();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <diffeo/continuous/average_field.hpp>
 #include <diffeo/continuous/cnf.hpp>
 #include <diffeo/continuous/mlp_field.hpp>
 #include <diffeo/layers/conditional.hpp>
@@ -31,17 +32,31 @@ struct CnfFlowOptions {
 template <class T>
 using CnfFlow = FlowSequence<Cnf<MlpField<T>>, Standardize<T>>;
 
+/// A continuous flow over T whose field knows average velocities, then a standardisation.
+template <class T>
+using MeanFlow = FlowSequence<Cnf<AverageField<T>>, Standardize<T>>;
+
+namespace detail {
+
+// Returns a continuous flow without standardisation, along the field that make_field(network options) returns.
+template <Real S, class MakeField>
+auto continuous_flow(const char* recipe, Index dim, const CnfFlowOptions& options, const MakeField& make_field) {
+  require(dim >= 1, recipe, ": dimension ", dim, ", expected at least 1");
+  options.cnf.check();
+  return FlowSequence(
+      Cnf{make_field(options.network.with_scales(1, first_scale_for(dim + options.context_dim, 8))), options.cnf},
+      Standardize<S>::identity(dim));
+}
+
+}  // namespace detail
+
 /// A continuous flow of dimension dim, without standardisation: for data of order 1. Throws invalid_argument for
 /// dim < 1, an empty layer or options of the solves that are out of range.
 template <Real S>
 CnfFlow<S> cnf(Index dim, const CnfFlowOptions& options = {}) {
-  require(dim >= 1, "cnf: dimension ", dim, ", expected at least 1");
-  options.cnf.check();
-  return CnfFlow<S>(
-      Cnf{make_mlp_field<S>(dim, options.network.with_scales(1, detail::first_scale_for(dim + options.context_dim, 8)),
-                            options.seed, 0, options.context_dim),
-          options.cnf},
-      Standardize<S>::identity(dim));
+  return detail::continuous_flow<S>("cnf", dim, options, [&](const MlpOptions& network) {
+    return make_mlp_field<S>(dim, network, options.seed, 0, options.context_dim);
+  });
 }
 
 /// Returns a continuous flow of the dimension of the data (N x D), standardised to them. Throws as above, and as
@@ -60,6 +75,30 @@ template <DenseExpression Data, DenseExpression Context>
 auto cnf(const Data& x, const Context& c, CnfFlowOptions options = {}) {
   options.context_dim = detail::context_dim_for("cnf", options.context_dim, x.rows(), c);
   return conditional(cnf(x, options), c);
+}
+
+/// Returns a continuous flow as cnf() does, whose field is an AverageField: it is trained by MeanFlowMatching, and its
+/// samples may be drawn by average_samples(). Throws as cnf() does.
+template <Real S>
+MeanFlow<S> mean_flow(Index dim, const CnfFlowOptions& options = {}) {
+  return detail::continuous_flow<S>("mean_flow", dim, options, [&](const MlpOptions& network) {
+    return make_average_field<S>(dim, network, options.seed, 0, options.context_dim);
+  });
+}
+
+/// Returns such a flow of the dimension of the data (N x D), standardised to them. Throws as cnf() does.
+template <DenseExpression Data>
+  requires Real<typename Data::Scalar>
+auto mean_flow(const Data& data, const CnfFlowOptions& options = {}) {
+  return standardized(mean_flow<typename Data::Scalar>(data.cols(), options), data);
+}
+
+/// Returns such a flow of x (N x D) given a context c (N x C), both standardised. Throws as cnf() does.
+template <DenseExpression Data, DenseExpression Context>
+  requires Real<typename Data::Scalar>
+auto mean_flow(const Data& x, const Context& c, CnfFlowOptions options = {}) {
+  options.context_dim = detail::context_dim_for("mean_flow", options.context_dim, x.rows(), c);
+  return conditional(mean_flow(x, options), c);
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

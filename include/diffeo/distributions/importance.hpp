@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <diffeo/autodiff/tiles.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/targets/target.hpp>
 #include <limits>
@@ -57,11 +58,15 @@ struct WeightedSample {
 
 namespace detail {
 
-// Throws invalid_argument unless a target returned one value for each sample.
-template <Real S>
-void require_target_values(const Var<S>& log_p, Index samples) {
-  require(log_p.rows() == samples && log_p.cols() == 1, "importance_sample: the target returned ", log_p.rows(), " x ",
-          log_p.cols(), " values for ", samples, " samples, expected ", samples, " x 1");
+// Returns the log-densities of a target. Throws invalid_argument unless there is one value for each sample.
+template <class T, Real S>
+Var<S> target_values(const T& target, const Var<S>& x) {
+  // A target may make models for this call alone, and others at the same addresses in the next.
+  const SharingTape<S> sharing_nothing(x.tape(), nullptr);
+  const Var<S> log_p = target(x);
+  require(log_p.rows() == x.rows() && log_p.cols() == 1, "importance_sample: the target returned ", log_p.rows(), " x ",
+          log_p.cols(), " values for ", x.rows(), " samples, expected ", x.rows(), " x 1");
+  return log_p;
 }
 
 }  // namespace detail
@@ -99,8 +104,7 @@ auto importance_sample(const TransformedDistribution<Base, FlowType>& model, con
     const Transformed<Var<S>> x = call_forward(model.flow, z);
     require(static_cast<bool>(x.log_det), "importance_sample: the flow gave no log-determinants");
     detail::require_shapes(x, z.rows(), z.cols(), "importance_sample: the flow");
-    const Var<S> log_p = target(x.value);
-    detail::require_target_values(log_p, count);
+    const Var<S> log_p = detail::target_values(target, x.value);
     const auto sample = as_eigen(x.value.value());
     result.sample.middleRows(first, count) = sample;
     for (Index i = 0; i < count; ++i) {
@@ -149,8 +153,7 @@ auto importance_sample(const D& distribution, const T& target, Index n, std::uin
   Array<double> log_ratio(n, 1);
   for_each_tile<S>(n, execution, [&](Tape<S>& tape, Index first, Index count) {
     const auto sample = drawn.sample.middleRows(first, count);
-    const Var<S> log_p = target(tape.copy(sample));
-    detail::require_target_values(log_p, count);
+    const Var<S> log_p = detail::target_values(target, tape.copy(sample));
     for (Index i = 0; i < count; ++i) {
       const double log_q = static_cast<double>(drawn.log_prob(first + i, 0)),
                    at = static_cast<double>(log_p.value().data[i]);

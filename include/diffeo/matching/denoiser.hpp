@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <diffeo/continuous/continuous_part.hpp>
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/matching/paths.hpp>
@@ -48,8 +49,8 @@ struct WithDenoiser {
 
   /// Returns the gradient of log p_t at the points y (N x D) for the path that the denoiser was trained on: N x D.
   /// Points and scores are in the coordinates of the Cnf, before the layers behind it. Throws invalid_argument for a
-  /// time outside [0, 1] or where the path has no noise, the wrong number of columns, NaN or infinity, and for a model
-  /// that takes a context.
+  /// time nearer to 0 or 1 than path.margin(), or where the path has no noise or so little that 1 / gamma overflows,
+  /// the wrong number of columns, NaN or infinity, and for a model that takes a context.
   template <MatchingPath Path, class Derived>
   Array<Scalar> score(const Path& path, double t, const Eigen::DenseBase<Derived>& y,
                       const Execution& execution = {}) const {
@@ -76,6 +77,9 @@ struct WithDenoiser {
             path.margin(), " and ", 1 - path.margin());
     const double gamma = path.at(t).gamma;
     require(gamma > 0, "score: the path has no noise at t = ", t);
+    const auto factor = static_cast<S>(-1 / gamma);
+    require(std::isfinite(factor), "score: the noise of the path at t = ", t, " is ", gamma,
+            ", too little for a score that is finite");
     const auto& points = evaluate_once(y);
     detail::require_batch<S>("score: y", points, dim(), "model");
     Array<S> result(y.rows(), dim());
@@ -86,7 +90,7 @@ struct WithDenoiser {
           detail::use_continuous_part(distribution.flow, tape, pass.context, [&](const auto&, const Var<S>& context) {
             return detail::velocity_of_field(denoiser, zeros(at, 1) + static_cast<S>(t), at, context);
           });
-      result.middleRows(first, count) = as_eigen(eta.value()) * static_cast<S>(-1 / gamma);
+      result.middleRows(first, count) = as_eigen(eta.value()) * factor;
     });
     return result;
   }

@@ -311,8 +311,8 @@ class FlowMatching {
           interval.source_context = data[k - 1]->context;
         }
         double sum = 0;
-        for (const S weight : data[k - 1]->weights.reshaped())
-          interval.cumulative.push_back(sum += static_cast<double>(weight));
+        if (data[k - 1]->has_weights())
+          for (const double weight : scaled_weights(*data[k - 1])) interval.cumulative.push_back(sum += weight);
       }
       if (options_.paired) {
         require(PairingPolicy::independent, who, ": paired, but the pairing chooses partners itself");
@@ -324,16 +324,27 @@ class FlowMatching {
       target_.middleRows(at, count) = data_side(to.x);
       if (context_dim > 0) context_.middleRows(at, count) = to.context;
       if (weighted) {
-        const double sum = to.has_weights() ? to.weights.template cast<double>().sum() : static_cast<double>(count);
         // As long as the interval, whatever the rows; one interval leaves the weights as they are.
-        const double factor = data.size() > first + 1 ? interval.duration * static_cast<double>(rows) / sum : 1;
-        for (Index i = 0; i < count; ++i)
-          weights_.push_back(factor * (to.has_weights() ? static_cast<double>(to.weights(i, 0)) : 1));
+        const Eigen::ArrayXd given = data.size() > first + 1 ? scaled_weights(to) : unscaled_weights(to);
+        const double factor = data.size() > first + 1 ? interval.duration * static_cast<double>(rows) / given.sum() : 1;
+        for (const double weight : given) weights_.push_back(factor * weight);
       }
       at += count;
       intervals_.push_back(std::move(interval));
     }
     if constexpr (!PairingPolicy::independent) scale_contexts();
+  }
+
+  // Returns the weights of the rows of the data, 1 where there are none.
+  static Eigen::ArrayXd unscaled_weights(const Dataset<S>& data) {
+    if (!data.has_weights()) return Eigen::ArrayXd::Ones(data.x.rows());
+    return data.weights.col(0).template cast<double>();
+  }
+  // Returns them times a power of two, so that they are below 2 and their sum does not overflow.
+  static Eigen::ArrayXd scaled_weights(const Dataset<S>& data) {
+    const Eigen::ArrayXd weights = unscaled_weights(data);
+    const int exponent = std::ilogb(weights.maxCoeff());
+    return weights.unaryExpr([exponent](double weight) { return std::ldexp(weight, -exponent); });
   }
 
   // Finds what makes contexts comparable: 1 over the standard deviation of each column, 1 where that is 0.

@@ -4,48 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <diffeo/continuous/average_field.hpp>
-#include <diffeo/continuous/recipes.hpp>
+#include <diffeo/continuous/continuous_part.hpp>
 #include <diffeo/distributions/conditional_distribution.hpp>
 #include <diffeo/matching/flow_matching.hpp>
 #include <utility>
 #include <vector>
 
 namespace diffeo::inline DIFFEO_ISA {
-
-/// A continuous flow over T whose field knows average velocities, then a standardisation.
-template <class T>
-using MeanFlow = FlowSequence<Cnf<AverageField<T>>, Standardize<T>>;
-
-/// Returns a flow as cnf() does, whose field is an AverageField: it is trained by MeanFlowMatching, and its samples may
-/// be drawn by average_samples(). Throws as cnf() does.
-template <Real S>
-MeanFlow<S> mean_flow(Index dim, const CnfFlowOptions& options = {}) {
-  require(dim >= 1, "mean_flow: dimension ", dim, ", expected at least 1");
-  options.cnf.check();
-  return MeanFlow<S>(Cnf{make_average_field<S>(
-                             dim, options.network.with_scales(1, detail::first_scale_for(dim + options.context_dim, 8)),
-                             options.seed, 0, options.context_dim),
-                         options.cnf},
-                     Standardize<S>::identity(dim));
-}
-
-/// Returns a flow of the dimension of the data (N x D), standardised to them. Throws as above, and as standardized()
-/// does.
-template <DenseExpression Data>
-  requires Real<typename Data::Scalar>
-auto mean_flow(const Data& data, const CnfFlowOptions& options = {}) {
-  return standardized(mean_flow<typename Data::Scalar>(data.cols(), options), data);
-}
-
-/// Returns a flow of x (N x D) given a context c (N x C), both standardised. Throws as above, and invalid_argument
-/// where c has another number of rows or a constant column, and where options.context_dim is neither 0 nor C.
-template <DenseExpression Data, DenseExpression Context>
-  requires Real<typename Data::Scalar>
-auto mean_flow(const Data& x, const Context& c, CnfFlowOptions options = {}) {
-  options.context_dim = detail::context_dim_for("mean_flow", options.context_dim, x.rows(), c);
-  return conditional(mean_flow(x, options), c);
-}
 
 /// | option        | type                | default                                                                  |
 /// |---------------|---------------------|--------------------------------------------------------------------------|

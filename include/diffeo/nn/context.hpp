@@ -38,7 +38,7 @@ void require_context(const char* who, const Var<S>& context, Index rows, Index d
 
 /// Returns compute(), a Var that is to depend on the context and on parameters of type P alone. Evaluations compute it
 /// once for all tiles of a call where the context is one row for all samples. The key is the address of one of the
-/// parameters, which must exist until the call ends, see Tape::once().
+/// parameters, which must exist unchanged until the call ends, see Tape::once().
 template <class P, Real S, class F>
 Var<S> once_for_context(const Var<S>& context, const P* key, const F& compute) {
   if constexpr (!detail::is_var<P>)

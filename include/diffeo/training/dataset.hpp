@@ -13,10 +13,13 @@ namespace diffeo::inline DIFFEO_ISA {
 /// Data for maximum likelihood, of the scalar of the model: `fit(model, {.x = x, .weights = w})`.
 template <Real S>
 struct Dataset {
-  Array<S> x;             ///< N x D, one sample in each row
-  Array<S> context = {};  ///< N x C for a model of p(x | c), else empty
-  Array<S> weights = {};  ///< N x 1, finite and not negative, but not all 0; empty: all rows count the same
-  std::vector<std::string> names = {};  ///< D names of the columns of x, for messages; may be empty
+  Array<S> x;  ///< N x D, one sample in each row
+  // Not {}: in a list of several data sets GCC 12 would end with an internal error.
+  Array<S> context = Array<S>(0, 0);  ///< N x C for a model of p(x | c), else empty
+  /// N x 1, finite and not negative, but not all 0; empty: all rows count the same
+  Array<S> weights = Array<S>(0, 0);
+  /// D names of the columns of x, for messages; may be empty
+  std::vector<std::string> names = std::vector<std::string>(0);
 
   bool has_context() const { return context.cols() > 0; }
   bool has_weights() const { return weights.rows() > 0 || weights.cols() > 0; }

@@ -21,7 +21,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// expressions: the usual bandwidth of a Gaussian kernel (Gretton et al. 2012, section 8). Of an even number of
 /// distances it is the larger one of the two in the middle. Of more than 1024 points as many are taken, at equal
 /// spacings of the rows, which makes the median uncertain by a few percent. Throws invalid_argument for NaN, infinity,
-/// an empty set and different numbers of columns.
+/// an empty set, different numbers of columns, and points so far apart that the squared median overflows.
 template <class X, class Y>
 double median_distance(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y) {
   detail::require_point_sets("median_distance", x, y);
@@ -45,6 +45,7 @@ double median_distance(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& 
   }
   const auto middle = squares.begin() + static_cast<std::ptrdiff_t>(squares.size() / 2);
   std::nth_element(squares.begin(), middle, squares.end());
+  require(std::isfinite(*middle), "median_distance: a squared distance overflows");
   return std::sqrt(*middle);
 }
 
@@ -57,8 +58,8 @@ double median_distance(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& 
 ///
 /// The work is of the order of (N + M)^2 D, in double; the memory is that of the points. The result has the same bits
 /// on any number of threads. Throws invalid_argument for NaN, infinity, fewer than two points in a set, different
-/// numbers of columns, bandwidths that are not finite and positive, and where most points are equal so that the median
-/// is 0.
+/// numbers of columns, bandwidths that are not finite and positive, and without bandwidths as median_distance() does
+/// and where most points are equal so that the median is 0.
 template <class X, class Y>
 double squared_mmd(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y, std::span<const double> bandwidths = {},
                    const Execution& execution = {}) {

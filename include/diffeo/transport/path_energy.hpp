@@ -19,7 +19,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// Returns the path energy E int |v|^2 dt from the speeds |v| of points along their trajectories (N x T, any Eigen
 /// expression) at T times that ascend: the mean over the rows of the integral of the squared speeds by the trapezoidal
 /// rule. Throws invalid_argument for no rows, fewer than two times, another number of columns than times, times that do
-/// not ascend, negative speeds, NaN and infinity.
+/// not ascend, negative speeds, NaN and infinity, and speeds so large that the energy overflows.
 template <class Derived>
 double path_energy(const Eigen::DenseBase<Derived>& speeds, std::span<const double> times) {
   require(speeds.rows() > 0, "path_energy: the speeds have no rows");
@@ -41,6 +41,7 @@ double path_energy(const Eigen::DenseBase<Derived>& speeds, std::span<const doub
     energy += 0.5 * (times[k] - times[k - 1]) * (before + next);
     before = next;
   }
+  require(std::isfinite(energy), "path_energy: the energy overflows");
   return energy;
 }
 
@@ -56,7 +57,8 @@ concept PointPath = requires(const P& path, const Array<typename P::Scalar>& x, 
 /// rows of z, for instance path.latent(n, seed). The integral is by the rule of Gauss and Legendre with `places` times,
 /// with the velocities at the points of path.trajectories(). The work is that of one solve and `places` evaluations of
 /// the field. A model's flow becomes a path by ProbabilityPath(model), a Cnf by ProbabilityPath(base, cnf). Throws
-/// invalid_argument for no rows and for places out of the range of math::gauss_legendre(), and what the path throws.
+/// invalid_argument for no rows, for places out of the range of math::gauss_legendre() and where the energy overflows,
+/// and what the path throws.
 template <PointPath P, class Derived>
 double path_energy(const P& path, const Eigen::DenseBase<Derived>& z, Index places = 16,
                    const Execution& execution = {}) {
@@ -68,6 +70,7 @@ double path_energy(const P& path, const Eigen::DenseBase<Derived>& z, Index plac
     const Array<typename P::Scalar> v = path.velocity(rule.places[k], x[k], execution);
     energy += rule.weights[k] * v.template cast<double>().square().sum() / static_cast<double>(z.rows());
   }
+  require(std::isfinite(energy), "path_energy: the energy overflows");
   return energy;
 }
 

@@ -92,6 +92,8 @@ class SinkhornSolver {
                                   std::span<const double> column_weights) {
     require(cost.rows > 0 && cost.cols > 0, "sinkhorn: the costs are ", cost.rows, " x ", cost.cols,
             ", expected at least one row and column");
+    g_.clear();  // until this problem is solved there is none
+    potentials_.clear();
     scale_ = 1 / options_.regularisation;
     set_weights("row", row_weights, cost.rows, row_weight_, row_log_weight_);
     set_weights("column", column_weights, cost.cols, column_weight_, column_log_weight_);
@@ -222,9 +224,9 @@ class SinkhornSolver {
   }
 
   void require_solved(const char* what, View<const S> cost) const {
-    require(cost.rows > 0 && at(cost.rows) == row_weight_.size() && at(cost.cols) == column_weight_.size(),
-            "sinkhorn: ", what, " got costs of ", cost.rows, " x ", cost.cols, ", the last problem was ",
-            row_weight_.size(), " x ", column_weight_.size());
+    const auto rows = static_cast<Index>(row_potentials().size()), cols = static_cast<Index>(g_.size());
+    require(cost.rows > 0 && cost.rows == rows && cost.cols == cols, "sinkhorn: ", what, " got costs of ", cost.rows,
+            " x ", cost.cols, ", the last problem was ", rows, " x ", cols);
   }
 
   // (g_j - cost) / regularisation, and the same with f_i, of the rows of a register.

@@ -74,8 +74,8 @@ double wasserstein2(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y) 
 /// Returns the Wasserstein distance of the given order of two sets of numbers, x (N x 1) and y (M x 1), any Eigen
 /// expressions: the order-th root of the integral of |F^-1(u) - G^-1(u)|^order over u from 0 to 1, with the quantile
 /// functions F^-1 and G^-1 (Peyre and Cuturi 2019, remark 2.30). It is exact for sets of any sizes, and takes the time
-/// of sorting them. Throws invalid_argument for NaN, infinity, an empty set, more than one column, and an order that is
-/// not finite or below 1.
+/// of sorting them. Throws invalid_argument for NaN, infinity, an empty set, more than one column, an order that is not
+/// finite or below 1, and numbers so far apart that their difference overflows.
 template <class X, class Y>
 double wasserstein_1d(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y, double order = 2) {
   detail::require_point_sets("wasserstein_1d", x, y);
@@ -89,9 +89,17 @@ double wasserstein_1d(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y
     return numbers;
   };
   const std::vector<double> a = sorted(x), b = sorted(y);
-  const double integral =
-      detail::integrate_quantiles(a, b, [order](double u, double v) { return std::pow(std::abs(u - v), order); });
-  return std::pow(integral, 1 / order);
+  double largest = 0;
+  detail::integrate_quantiles(a, b, [&largest](double u, double v) {
+    largest = std::max(largest, std::abs(u - v));
+    return 0.0;
+  });
+  require(std::isfinite(largest), "wasserstein_1d: a difference overflows");
+  if (largest == 0) return 0;
+  // In units of the largest difference, so that no power over- or underflows to another result.
+  const double integral = detail::integrate_quantiles(
+      a, b, [order, largest](double u, double v) { return std::pow(std::abs(u - v) / largest, order); });
+  return largest * std::pow(integral, 1 / order);
 }
 
 /// Returns the sliced 2-Wasserstein distance of two sets of points, x (N x D) and y (M x D), any Eigen expressions: the
@@ -101,7 +109,8 @@ double wasserstein_1d(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y
 /// average over the directions. The directions depend on the seed and the dimension alone.
 ///
 /// The work is that of `projections` sorts; the result has the same bits on any number of threads. Throws
-/// invalid_argument for NaN, infinity, an empty set, different numbers of columns and fewer than one projection.
+/// invalid_argument for NaN, infinity, an empty set, different numbers of columns, fewer than one projection, and
+/// points so far apart that a squared distance overflows.
 template <class X, class Y>
 double sliced_wasserstein2(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y, Index projections,
                            std::uint64_t seed, const Execution& execution = {}) {
@@ -126,6 +135,7 @@ double sliced_wasserstein2(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<
   });
   double sum = 0;
   for (Index k = 0; k < projections; ++k) sum += squares(k, 0);
+  require(std::isfinite(sum), "sliced_wasserstein2: a squared distance overflows");
   return std::sqrt(sum / static_cast<double>(projections));
 }
 
