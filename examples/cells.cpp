@@ -59,6 +59,12 @@ struct Data {
 
 std::string time_text(double time) { return support::significant(time, 6); }
 
+Cells rows_of(const Cells& cells, const std::vector<Index>& rows) {
+  Cells some(static_cast<Index>(rows.size()), cells.cols());
+  for (std::size_t i = 0; i < rows.size(); ++i) some.row(static_cast<Index>(i)) = cells.row(rows[i]);
+  return some;
+}
+
 Data read_data(const std::string& path) {
   constexpr std::size_t most_times = 20;
   diffeo::CsvData<float> table;
@@ -86,7 +92,7 @@ Data read_data(const std::string& path) {
     for (Index i = 0; i < values.rows(); ++i)
       if (values(i, 0) == time) rows.push_back(i);
     data.times.push_back(static_cast<double>(time));
-    data.cells.push_back(values(rows, Eigen::seq(1, Eigen::last)));
+    data.cells.push_back(rows_of(values.rightCols(values.cols() - 1), rows));
     diffeo::require(rows.size() >= 2, path, ": time ", time_text(data.times.back()),
                     " has one cell, expected at least two (times are the first column of numbers)");
   }
@@ -116,7 +122,7 @@ Cells chosen(const Cells& cells, Index n, std::uint64_t seed, std::uint64_t stre
   diffeo::PhiloxEngine engine(seed, stream);
   for (std::size_t i = rows.size() - 1; i > 0; --i) std::swap(rows[i], rows[engine.below(i + 1)]);
   rows.resize(static_cast<std::size_t>(n));
-  return cells(rows, Eigen::all);
+  return rows_of(cells, rows);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
