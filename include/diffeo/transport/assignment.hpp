@@ -23,11 +23,13 @@ namespace diffeo::inline DIFFEO_ISA {
 ///
 /// The algorithm is that of Jonker and Volgenant ("A shortest augmenting path algorithm for dense and sparse linear
 /// assignment problems", Computing 38, 1987): column reduction, augmenting row reduction and shortest augmenting paths.
-/// The augmenting row reduction lowers prices by a little more than the paper's, an amount that falls from pass to
-/// pass, as in Bertsekas' auction ("The auction algorithm", Annals of Operations Research 14, 1988). It only provides
-/// the prices from which the last two phases start: for costs that are distances of points, the paper's amounts are so
-/// small that the reduction ends at its bound having done nothing. With 256 points in the plane the paths then take
-/// about an eighth of the work. The paper's reduction transfer is left out, because the reduction begins without pairs.
+/// Before the augmenting row reduction, prices are found by Bertsekas' auction with epsilon scaling ("The auction
+/// algorithm: a distributed relaxation method for the assignment problem", Annals of Operations Research 14, 1988):
+/// passes in which each bid lowers a price by a little more than the paper's amount, by four times less in each pass. A
+/// pass ends when one column out of 40 is left without a row, because those few would take most of the bids. For costs
+/// that are distances of points, the paper's amounts alone are so small that the reduction ends at its bound having
+/// done nothing, and the paths take nearly all of the work, most of all where the points are on curves. The paper's
+/// reduction transfer is left out, because the reduction begins without pairs.
 ///
 /// The assignment follows from computations in double, whatever the scalar of the costs. Its total is the least one up
 /// to a rounding error of the order of N 2^-53 times the largest cost, so that it is exact for integers for which that
@@ -75,11 +77,18 @@ class AssignmentSolver {
   static constexpr Index none = -1;
   static constexpr double infinity = std::numeric_limits<double>::infinity();
 
-  // Amounts of the reduction: 1 / 20, 1 / 160 and 1 / 1280 of the mean reduced cost. They were chosen by the number of
-  // scans for 256 points in two and in 16 dimensions, random and integer costs.
-  static constexpr int bid_passes = 8;
-  static constexpr double first_bid = 0.15, next_bid = 0.25;
-  static constexpr Index bids_per_column = 16;
+  // Amounts of the bids in units of the mean reduced cost: first_bid, then each time next_bid times as much, down to
+  // last_bid / N^2 or the resolution of the scalar. They were chosen, as was left_over, by the number of scans for 256
+  // points in two and in 16 dimensions, on curves, on grids, random and integer costs; the least is flat.
+  static constexpr double first_bid = 0.15, next_bid = 0.25, last_bid = 0.5;
+  // A pass ends when one column of so many is left: the last ones would take more bids than all others.
+  static constexpr Index left_over = 40;
+  // A bound for hostile costs.
+  static constexpr Index bids_per_column = 8;
+
+  struct Amounts {
+    double first, last;
+  };
 
   // The least reduced costs of a column.
   template <class T>
@@ -169,7 +178,7 @@ class AssignmentSolver {
   template <class T, int Count>
   static std::array<Least<T>, Count> two_least(const std::array<const S*, Count>& columns, Index n, const T* price) {
     constexpr int ways = Count == 1 ? 2 : 1;
-    std::array<LaneLeast<T>, static_cast<std::size_t>(ways* Count)> lanes;
+    std::array<LaneLeast<T>, static_cast<std::size_t>(ways * Count)> lanes;
     simd::IntVec<T> rows = first_rows<T>();
     for_each_register<T, ways>(n, [&](int way, Index i, auto... count) {
       const simd::Vec<T> p = simd::load<T>(price + i);
@@ -192,79 +201,84 @@ class AssignmentSolver {
   void resize(Index n) {
     const std::size_t size = at(n), padded = at((n + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
     price_.resize(padded);
-    bid_price_.assign(padded, -std::numeric_limits<S>::infinity());
+    bid_price_.resize(padded);
+    row_sum_.resize(padded);
     scan_price_.resize(padded);
     distance_.resize(padded);
     column_potential_.resize(size);
     column_of_.assign(size, none);
     row_of_.resize(size);
     free_columns_.reserve(size);
-    tied_columns_.clear();
     tied_columns_.reserve(size);
     free_rows_.clear();
     free_rows_.reserve(size);
     visits_.reserve(size);
   }
 
-  // The paper's column reduction: the price of a row is its least cost. Returns the mean of the reduced costs.
-  double reduce_rows(View<const S> cost) {
+  // The paper's column reduction: the price of a row is its least cost. Returns the amounts of the bids.
+  Amounts reduce_rows(View<const S> cost) {
     const Index n = cost.rows;
-    using Doubles = simd::Vec<double>;
-    std::vector<double>& total = distance_;  // of each row
-    std::fill(price_.begin(), price_.end(), infinity);
-    std::fill(total.begin(), total.end(), 0.0);
-    Doubles largest{};
+    using Register = simd::Vec<S>;
+    S* const price = bid_price_.data();
+    S* const total = row_sum_.data();
+    std::fill(bid_price_.begin(), bid_price_.end(), std::numeric_limits<S>::infinity());
+    std::fill(row_sum_.begin(), row_sum_.end(), S(0));
+    Register largest{};
     // Count columns at a time.
     const auto reduce = [&]<int Count>(std::integral_constant<int, Count>, Index j) {
       const auto add = [&](Index i, auto... part) {
-        Doubles least = simd::load(price_.data() + i), sum = simd::load(total.data() + i);
+        Register least = simd::load<S>(price + i), sum = simd::load<S>(total + i);
 #pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) {
-          const Doubles c = simd::load_double<S>(cost.col(j + k) + i, part...);
-          least = simd::min<double>(c, least);
+          const Register c = simd::load<S>(cost.col(j + k) + i, part...);
+          least = simd::min<S>(c, least);
           sum += c;
-          largest = simd::max<double>(simd::abs<double>(c), largest);
+          largest = simd::max<S>(simd::abs<S>(c), largest);
         }
-        simd::store(price_.data() + i, least);
-        simd::store(total.data() + i, sum);
+        simd::store<S>(price + i, least);
+        simd::store<S>(total + i, sum);
       };
       Index i = 0;
-      for (; i + simd::lanes<double> <= n; i += simd::lanes<double>) add(i);
+      for (; i + simd::lanes<S> <= n; i += simd::lanes<S>) add(i);
       if (i < n) add(i, n - i);
     };
     Index j = 0;
     for (; j + 4 <= n; j += 4) reduce(std::integral_constant<int, 4>{}, j);
     for (; j < n; ++j) reduce(std::integral_constant<int, 1>{}, j);
-    // Reduced costs of padding are infinite, so that no scan ever chooses it.
-    std::fill(price_.begin() + n, price_.end(), -infinity);
     double sum = 0;
     for (Index i = 0; i < n; ++i) {
-      // NaN and infinities leave their mark in the sums alone.
-      const double row = total[at(i)];
+      price_[at(i)] = static_cast<double>(price[i]);
+      const double row = static_cast<double>(total[i]);
       sum += row - row == 0 ? row / static_cast<double>(n) - price_[at(i)] : infinity;
     }
-    const double most = -simd::min_lane<double>(-largest)[0];
-    if (!(sum < infinity && most <= 0x1p1000)) refuse(cost, most);
-    // Beyond this the reduction, which is in S, might overflow. The prices are good enough without it.
-    return most < static_cast<double>(std::numeric_limits<S>::max()) * 0x1p-40 ? sum / static_cast<double>(n) : 0;
+    // Reduced costs of padding are infinite, so that no scan ever chooses it.
+    std::fill(price_.begin() + n, price_.end(), -infinity);
+    std::fill(bid_price_.begin() + n, bid_price_.end(), -std::numeric_limits<S>::infinity());
+    const double most = static_cast<double>(-simd::min_lane<S>(-largest)[0]);
+    // NaN and infinities leave their mark in the sums alone.
+    if (!(sum < infinity && most <= 0x1p1000)) check(cost, most);
+    // Beyond this the bids, which are in S, might overflow. The prices are good enough without them.
+    if (!(most < static_cast<double>(std::numeric_limits<S>::max()) * 0x1p-40)) return {0, 0};
+    const double mean = sum / static_cast<double>(n), squared_size = static_cast<double>(n) * static_cast<double>(n);
+    return {first_bid * mean, std::max(last_bid * mean / squared_size,
+                                       2 * static_cast<double>(std::numeric_limits<S>::epsilon()) * most)};
   }
 
-  [[gnu::cold, gnu::noinline]] static void refuse(View<const S> cost, double largest) {
+  [[gnu::cold, gnu::noinline]] static void check(View<const S> cost, double largest) {
     require_finite(as_eigen(cost), "assignment: the cost");
-    require(false, "assignment: a cost has the absolute value ", largest, ", expected at most 2^1000");
+    require(largest <= 0x1p1000, "assignment: a cost has the absolute value ", largest, ", expected at most 2^1000");
   }
 
-  // Chooses prices of rows, all pairs being given up afterwards.
-  void choose_prices(View<const S> cost, double mean) {
+  // The passes of bids, by which nothing but the prices is kept: rounding does no harm here.
+  void choose_prices(View<const S> cost, Amounts amounts) {
     const Index n = cost.rows;
-    if (n == 1 || !(mean > 0)) return;
-    for (Index i = 0; i < n; ++i) bid_price_[at(i)] = static_cast<S>(price_[at(i)]);
-    double amount = first_bid * mean;
     Index before = 0;
-    for (int pass = 0; pass < bid_passes; ++pass, amount *= next_bid) {
+    for (double amount = amounts.first; amount > 0 && amount >= amounts.last; amount *= next_bid) {
       free_all();
-      const Index bids = bid<S>(cost, bid_price_.data(), static_cast<S>(amount), n / 40, bids_per_column * n);
-      if (bids < before && bids * 5 < n * 7) break;
+      const Index bids =
+          bid<S>(cost, bid_price_.data(), static_cast<S>(amount), (n + left_over - 1) / left_over, bids_per_column * n);
+      // Most columns had the row of their choice at once, which was not so before.
+      if (bids < before && 5 * bids < 7 * n) break;
       before = bids;
     }
     for (Index i = 0; i < n; ++i) price_[at(i)] = static_cast<double>(bid_price_[at(i)]);
@@ -274,11 +288,13 @@ class AssignmentSolver {
     std::fill(column_of_.begin(), column_of_.end(), none);
     free_columns_.resize(column_of_.size());
     std::iota(free_columns_.begin(), free_columns_.end(), Index{0});
+    tied_columns_.clear();
   }
 
-  // Free columns bid, until at most `enough` are left or after `most` bids: a column takes the row with the least
-  // reduced cost and lowers its price until the second choice would be better by `amount`; the column that had the row
-  // becomes free. Returns the number of bids.
+  // Free columns bid in rounds, until at most `enough` are left or after `most` bids: a column takes the row with the
+  // least reduced cost and lowers its price until the second choice would be better by `amount`; the column that had
+  // the row becomes free. Columns that cannot choose between rows that are taken go to the tied ones and do not bid
+  // again. Four choose side by side, so that no minimum waits for another. Returns the number of bids.
   template <class T>
   Index bid(View<const S> cost, T* price, T amount, Index enough, Index most) {
     Index bids = 0;
@@ -310,7 +326,8 @@ class AssignmentSolver {
     }
   }
 
-  // Gives a column the row that it chose. Returns the column that is free then, or none.
+  // Gives a column the row that it chose. Returns the column that is free then, or none. Prices that fell since the
+  // choice have only made other rows dearer.
   template <class T>
   Index settle(View<const S> cost, T* price, T amount, Index column, const Least<T>& least) {
     Index row = least.row;
@@ -320,7 +337,7 @@ class AssignmentSolver {
     const T lower = least.second - least.first + amount;
     Index& owner = column_of_[at(row)];
     if (owner != none && lower == 0) {
-      row = free_row_at(cost, column, least);
+      row = free_row_at<T>(cost, price, column, least);
       if (column_of_[at(row)] == none)
         column_of_[at(row)] = column;
       else
@@ -335,12 +352,11 @@ class AssignmentSolver {
     return static_cast<double>(cost.col(column)[row]) - price_[at(row)];
   }
 
-  // Each column takes the row of least reduced cost, if that is free, and lowers its price until the second choice
-  // would be as good: the last pass of the reduction, with an amount of 0.
+  // The augmenting row reduction, which is exact: bids with an amount of 0.
   void choose_rows(View<const S> cost) {
     const Index n = cost.rows;
     free_all();
-    bid<double>(cost, price_.data(), 0.0, 0, 2 * n);
+    bid<double>(cost, price_.data(), 0.0, 0, n + n / 2);
     free_columns_.insert(free_columns_.end(), tied_columns_.begin(), tied_columns_.end());
     for (Index i = 0; i < n; ++i)
       if (column_of_[at(i)] == none) free_rows_.push_back(i);
@@ -348,9 +364,9 @@ class AssignmentSolver {
 
   // Returns a free row of least reduced cost, else the one that is known.
   template <class T>
-  Index free_row_at(View<const S> cost, Index column, const Least<T>& least) const {
+  Index free_row_at(View<const S> cost, const T* price, Index column, const Least<T>& least) const {
     for (Index i = 0; i < cost.rows; ++i)
-      if (column_of_[at(i)] == none && reduced(cost, i, column) == least.first) return i;
+      if (column_of_[at(i)] == none && static_cast<T>(cost.col(column)[i]) - price[i] == least.first) return i;
     return least.row;
   }
 
@@ -430,7 +446,7 @@ class AssignmentSolver {
   }
 
   std::vector<double> price_;                  // of each row, padded
-  std::vector<S> bid_price_;                   // during the reduction
+  std::vector<S> bid_price_, row_sum_;         // during the reduction, padded
   std::vector<double> scan_price_, distance_;  // during a search; padded
   std::vector<Visit> visits_;                  // of a search, in the order of their distances
   std::vector<Index> column_of_, row_of_;      // none where free
