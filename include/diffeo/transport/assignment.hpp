@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
@@ -26,7 +27,7 @@ namespace diffeo::inline DIFFEO_ISA {
 /// Before the augmenting row reduction, prices are found by Bertsekas' auction with epsilon scaling ("The auction
 /// algorithm: a distributed relaxation method for the assignment problem", Annals of Operations Research 14, 1988):
 /// passes in which each bid lowers a price by a little more than the paper's amount, by four times less in each pass. A
-/// pass ends when one column out of 40 is left without a row, because those few would take most of the bids. For costs
+/// pass ends when one column out of 80 is left without a row, because those few would take most of the bids. For costs
 /// that are distances of points, the paper's amounts alone are so small that the reduction ends at its bound having
 /// done nothing, and the paths take nearly all of the work, most of all where the points are on curves. The paper's
 /// reduction transfer is left out, because the reduction begins without pairs.
@@ -78,11 +79,11 @@ class AssignmentSolver {
   static constexpr double infinity = std::numeric_limits<double>::infinity();
 
   // Amounts of the bids in units of the mean reduced cost: first_bid, then each time next_bid times as much, down to
-  // last_bid / N^2 or the resolution of the scalar. They were chosen, as was left_over, by the number of scans for 256
-  // points in two and in 16 dimensions, on curves, on grids, random and integer costs; the least is flat.
+  // last_bid / N^(3/2) or the resolution of the scalar. They were chosen, as was left_over, by the number of scans for
+  // 256 points in two and in 16 dimensions, on curves, on grids, random and integer costs; the least is flat.
   static constexpr double first_bid = 0.15, next_bid = 0.25, last_bid = 0.5;
   // A pass ends when one column of so many is left: the last ones would take more bids than all others.
-  static constexpr Index left_over = 40;
+  static constexpr Index left_over = 80;
   // A bound for hostile costs.
   static constexpr Index bids_per_column = 8;
 
@@ -259,8 +260,8 @@ class AssignmentSolver {
     if (!(sum < infinity && most <= 0x1p1000)) check(cost, most);
     // Beyond this the bids, which are in S, might overflow. The prices are good enough without them.
     if (!(most < static_cast<double>(std::numeric_limits<S>::max()) * 0x1p-40)) return {0, 0};
-    const double mean = sum / static_cast<double>(n), squared_size = static_cast<double>(n) * static_cast<double>(n);
-    return {first_bid * mean, std::max(last_bid * mean / squared_size,
+    const double size = static_cast<double>(n), mean = sum / size;
+    return {first_bid * mean, std::max(last_bid * mean / (size * std::sqrt(size)),
                                        2 * static_cast<double>(std::numeric_limits<S>::epsilon()) * most)};
   }
 
