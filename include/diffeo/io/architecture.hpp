@@ -192,9 +192,12 @@ class ArchitectureReader final : public JsonReader {
     return true;
   }
   bool end_array() override {
-    if (top() == Place::field) fail("a field without a name or a part");
-    if (top() == Place::values) on_setting_(path_, values_ + ']');
-    if (top() == Place::sizes) {
+    const Place place = top();
+    if (place != Place::list && place != Place::values && place != Place::fields && place != Place::field_end &&
+        place != Place::sizes)
+      return JsonReader::end_array();
+    if (place == Place::values) on_setting_(path_, values_ + ']');
+    if (place == Place::sizes) {
       if (sizes_ != 2) fail("a shape that is not two numbers");
       leaf_.path = path_;
       on_leaf_(leaf_);
