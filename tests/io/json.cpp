@@ -40,7 +40,7 @@ TEST_CASE("json: quoted texts are read back", "[io]") {
 TEST_CASE("json: what is no JSON or is not expected is an error", "[io]") {
   CHECK(json_message("[\"a\", ]") == "f: the list is corrupt: no JSON at byte 7");
   for (const std::string text : {"", " ", "[", "[\"a]", "[\"a\"]]", "[\"a\"] x", "[\"\\ud800\"]", "[\"\x80\"]",
-                                 "[\"\n\"]", "['a']", "[\"a\" \"b\"]", "\xef\xbb", "[\"a\"]\x00x"}) {
+                                 "[\"\n\"]", "['a']", "[\"a\" \"b\"]", "\xef\xbb"}) {
     CAPTURE(text);
     CHECK(contains(json_message(text), "f: the list is corrupt: no JSON at byte "));
   }
@@ -53,5 +53,5 @@ TEST_CASE("json: what is no JSON or is not expected is an error", "[io]") {
     CHECK(contains(json_message(text), what));
   }
   // Neither the stack nor memory by the depth.
-  CHECK(contains(json_message(std::string(1 << 22, '[')), "no JSON at byte 4194305"));
+  CHECK(contains(json_message(std::string(1 << 16, '[')), "no JSON at byte 65537"));
 }

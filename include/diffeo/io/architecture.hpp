@@ -29,11 +29,13 @@ inline std::string json_of(const SettingValue& value, const std::string& what) {
     if (!std::isfinite(*number)) return '"' + to_string(value) + '"';
     if (*number == 0 && std::signbit(*number)) return "-0.0";  // as an integer it would lose its sign
   }
-  if (const auto* list = std::get_if<std::vector<double>>(&value)) {
+  const auto list_of = [&what](const auto& list) {
     std::string text = "[";
-    for (const double number : *list) text += (text.size() > 1 ? "," : "") + json_of(number, what);
+    for (const auto number : list) text += (text.size() > 1 ? "," : "") + json_of(setting_value(number), what);
     return text + ']';
-  }
+  };
+  if (const auto* list = std::get_if<std::vector<double>>(&value)) return list_of(*list);
+  if (const auto* list = std::get_if<std::vector<Index>>(&value)) return list_of(*list);
   return to_string(value);
 }
 
