@@ -11,6 +11,13 @@ install(
   EXPORT diffeoTargets
   NAMESPACE diffeo::
   DESTINATION ${package_dir})
+if(TARGET diffeo_io)
+  install(TARGETS diffeo_io EXPORT diffeoIoTargets FILE_SET HEADERS)
+  install(
+    EXPORT diffeoIoTargets
+    NAMESPACE diffeo::
+    DESTINATION ${package_dir})
+endif()
 set(independent ARCH_INDEPENDENT)
 if(DIFFEO_COMPILED)
   set(independent "")

@@ -7,7 +7,7 @@ set -eu
 
 # package:command, where having the command is enough, however it came here.
 needed="g++:g++ cmake:cmake make:make ninja-build:ninja gnuplot-nox:gnuplot
-        libeigen3-dev: catch2: libbenchmark-dev: libcli11-dev:"
+        libeigen3-dev: catch2: libbenchmark-dev: libcli11-dev: nlohmann-json3-dev:"
 
 for package in "$@"; do
   needed="$needed $package:"

@@ -45,6 +45,7 @@
 #include <diffeo/core/parallel.hpp>
 #include <diffeo/core/random.hpp>
 #include <diffeo/core/version.hpp>
+#include <diffeo/data/atomic_file.hpp>
 #include <diffeo/data/column_checks.hpp>
 #include <diffeo/data/csv.hpp>
 #include <diffeo/data/csv_fields.hpp>

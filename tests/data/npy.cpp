@@ -13,31 +13,11 @@
 #include <vector>
 
 #include "../catch.hpp"
+#include "../files.hpp"
 
 using diffeo::Array;
 
 namespace {
-
-/// A folder of its own for each test: tests may run side by side.
-struct Folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("diffeo_npy_" + std::to_string(std::random_device{}()));
-  Folder() { std::filesystem::create_directory(path); }
-  ~Folder() { std::filesystem::remove_all(path); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  std::string file(const std::string& name) const { return (path / name).string(); }
-  std::string write(const std::string& bytes, const std::string& name = "t.npy") const {
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return file(name);
-  }
-};
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
 
 template <class T>
 std::string raw(const std::vector<T>& values) {

@@ -8,7 +8,9 @@
 #include <iomanip>
 #include <limits>
 #include <map>
+#include <optional>
 #include <ostream>
+#include <utility>
 
 namespace diffeo::inline DIFFEO_ISA {
 
@@ -173,30 +175,87 @@ inline std::ostream& operator<<(std::ostream& out, const Description& descriptio
   return out << description.parameters() << " parameters\n";
 }
 
+/// Path, kind and shape of a parameter or buffer.
+struct LeafShape {
+  std::string path;
+  LeafKind kind;
+  Index rows, cols;
+};
+
+/// Returns the shapes of the parameters and buffers of a model, in the order of its fields.
+template <class M>
+std::vector<LeafShape> leaf_shapes(const M& model) {
+  std::vector<LeafShape> shapes;
+  for_each_leaf(model, [&shapes](const Path& path, LeafKind kind, const auto& leaf) {
+    shapes.push_back({path.str(), kind, leaf.rows(), leaf.cols()});
+  });
+  return shapes;
+}
+
+namespace detail {
+
+inline std::string setting_text(const std::string& path, const std::string& value) { return path + " = " + value; }
+inline std::string shape_text(const LeafShape& leaf) {
+  return concat_message(leaf.path, " (", to_string(leaf.kind), ", ", leaf.rows, " x ", leaf.cols, ")");
+}
+
+}  // namespace detail
+
+/// Finds how a first list of named things differs from a second one, a line of text for each difference. The second
+/// list is known before the first, which is compared entry by entry and not kept.
+class StructureComparison {
+ public:
+  /// `first` and `second` are what messages call the two lists.
+  explicit StructureComparison(std::string first = "the first", std::string second = "the second")
+      : first_(std::move(first)), second_(std::move(second)) {}
+
+  /// Adds an entry of the second list: its path, and its text, which begins with the path.
+  void expect(const std::string& path, std::string text) {
+    by_path_.emplace(path, expected_.size());
+    expected_.push_back(std::move(text));
+  }
+  /// Compares an entry of the first list. Returns how it differs; nothing where the second list has an equal one.
+  std::optional<std::string> compare(const std::string& path, const std::string& text) {
+    const auto [begin, end] = by_path_.equal_range(path);
+    if (begin == end) return "only in " + first_ + ": " + text;
+    auto match = begin;
+    while (match != end && expected_[match->second] != text) ++match;
+    const bool equal = match != end;
+    if (!equal) match = begin;
+    const std::string other = std::exchange(expected_[match->second], {});
+    by_path_.erase(match);
+    if (equal) return std::nullopt;
+    return text + ", not " + other;
+  }
+  /// Returns a line for each entry of the second list that was compared with none of the first, in their order.
+  std::vector<std::string> missing() const {
+    std::vector<std::string> lines;
+    for (const std::string& text : expected_)
+      if (!text.empty()) lines.push_back("only in " + second_ + ": " + text);
+    return lines;
+  }
+
+ private:
+  std::string first_, second_;
+  std::vector<std::string> expected_;                // empty: compared
+  std::multimap<std::string, std::size_t> by_path_;  // of those that were not compared
+};
+
 /// Returns how two models differ in all but the values of their arrays, one line for each difference: settings, and
 /// parameters and buffers of other paths, kinds or shapes. Empty where the values of one may be given to the other.
 template <class A, class B>
 std::vector<std::string> structure_differences(const A& a, const B& b) {
   std::vector<std::string> differences;
   const auto compare = [&](const auto& left, const auto& right, const auto& text) {
-    std::map<std::string, std::string> of_right;
-    for (const auto& entry : right) of_right[entry.path] = text(entry);
-    for (const auto& entry : left) {
-      const std::string of_left = text(entry);
-      const auto match = of_right.extract(entry.path);
-      if (match.empty())
-        differences.push_back("only in the first: " + of_left);
-      else if (match.mapped() != of_left)
-        differences.push_back(of_left + ", not " + match.mapped());
-    }
-    for (const auto& entry : right)
-      if (of_right.contains(entry.path)) differences.push_back("only in the second: " + text(entry));
+    StructureComparison comparison;
+    for (const auto& entry : right) comparison.expect(entry.path, text(entry));
+    for (const auto& entry : left)
+      if (auto difference = comparison.compare(entry.path, text(entry))) differences.push_back(*std::move(difference));
+    for (std::string& line : comparison.missing()) differences.push_back(std::move(line));
   };
-  compare(settings_of(a), settings_of(b), [](const Setting& s) { return s.path + " = " + to_string(s.value); });
-  compare(leaves(a), leaves(b), [](const auto& leaf) {
-    return concat_message(leaf.path, " (", to_string(leaf.kind), ", ", leaf.array->rows(), " x ", leaf.array->cols(),
-                          ")");
-  });
+  compare(settings_of(a), settings_of(b),
+          [](const Setting& s) { return detail::setting_text(s.path, to_string(s.value)); });
+  compare(leaf_shapes(a), leaf_shapes(b), detail::shape_text);
   return differences;
 }
 

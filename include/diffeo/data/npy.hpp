@@ -11,6 +11,7 @@
 #include <cstring>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
+#include <diffeo/data/atomic_file.hpp>
 #include <diffeo/data/npy_header.hpp>
 #include <diffeo/data/text.hpp>
 #include <filesystem>
@@ -30,8 +31,6 @@ namespace diffeo::inline DIFFEO_ISA {
 namespace detail {
 
 inline constexpr char npy_byte_order = std::endian::native == std::endian::little ? '<' : '>';
-
-inline std::string errno_message() { return std::generic_category().message(errno); }
 
 /// Returns whether v can be converted to S: without overflow of a floating-point number and without rounding of an
 /// integer. Rounding of float64 to float32 is accepted.
@@ -238,8 +237,8 @@ Array<S> read_npy(const std::string& path) {
 }
 
 /// Writes any Eigen expression of float or double, N x D, as a 2-D .npy file of the same precision in C order (rows are
-/// samples). A temporary file in the same folder is renamed to `path` when it is complete, so that an interrupted write
-/// leaves an existing file unchanged. Throws `io_error` when the file cannot be written.
+/// samples). The file is an AtomicFile: an interrupted write leaves an existing file unchanged. Throws `io_error` when
+/// the file cannot be written.
 template <class Derived>
 void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   using S = typename Derived::Scalar;
@@ -253,22 +252,10 @@ void write_npy(const std::string& path, const Eigen::DenseBase<Derived>& x) {
   const char low = static_cast<char>(text.size() % 256), high = static_cast<char>(text.size() / 256);
   text = std::string("\x93NUMPY\x01\x00", 8) + low + high + text;
 
-  std::string temporary;
-  std::FILE* file = nullptr;
-  for (int i = 0; file == nullptr && i < 100 && (i == 0 || errno == EEXIST); ++i) {
-    temporary = path + ".tmp" + std::to_string(i);
-    file = std::fopen(temporary.c_str(), "wbx");  // x: fails if the file exists; another process may be writing it
-  }
-  if (file == nullptr) throw io_error(path + ": cannot write: " + detail::errno_message());
-  const auto count = static_cast<std::size_t>(values.size());
-  bool good = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
-              (count == 0 || std::fwrite(values.data(), sizeof(S), count, file) == count);
-  good = std::fclose(file) == 0 && good;
-  std::error_code error(errno, std::generic_category());
-  if (good) std::filesystem::rename(temporary, path, error);
-  if (good && !error) return;
-  std::remove(temporary.c_str());
-  throw io_error(path + ": cannot write: " + error.message());
+  AtomicFile file(path);
+  file.write(text.data(), text.size());
+  file.write(values.data(), sizeof(S) * static_cast<std::size_t>(values.size()));
+  file.commit();
 }
 
 }  // namespace diffeo::inline DIFFEO_ISA

@@ -56,6 +56,10 @@ struct TransformedDistribution {
   static auto fields(Self& self) {
     return diffeo::fields("base", self.base, "flow", self.flow);
   }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "transformed");
+  }
   template <class U>
   auto rebind() const {
     TransformedDistribution<decltype(base.template rebind<U>()), decltype(flow.template rebind<U>())> lifted;

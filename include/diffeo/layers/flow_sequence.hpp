@@ -159,6 +159,10 @@ struct FlowSequence {
   static auto fields(Self& self) {
     return diffeo::fields("layers", self.layers);
   }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "sequence");
+  }
   template <class U>
   auto rebind() const {
     return std::apply(
@@ -232,6 +236,10 @@ struct Repeated {
   template <class Self>
   static auto fields(Self& self) {
     return diffeo::fields("", self.layers);
+  }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "repeated");
   }
   template <class U>
   auto rebind() const {

@@ -35,6 +35,10 @@ struct WithDenoiser {
   static auto fields(Self& self) {
     return diffeo::fields("distribution", self.distribution, "denoiser", self.denoiser);
   }
+  template <class Self>
+  static auto settings(Self&) {
+    return diffeo::settings("kind", "with denoiser");
+  }
   template <class U>
   auto rebind() const {
     return WithDenoiser<decltype(distribution.template rebind<U>()), decltype(denoiser.template rebind<U>())>{

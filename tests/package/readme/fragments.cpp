@@ -6,7 +6,11 @@
 #include <fstream>
 #include <iostream>
 
-#include "9.cpp"  // a layer: Stretch
+#include "10.cpp"  // a layer: Stretch
+
+#ifdef WITH_IO
+#include <diffeo/io/checkpoint.hpp>
+#endif
 
 namespace {
 
@@ -56,6 +60,19 @@ void conditional_flow() {
   expect(log_p.rows() == 1000 && log_p.allFinite() && drawn.rows() == 1000 && many.rows() == 1000, "p(x | c)");
 }
 
+#ifdef WITH_IO
+void checkpoint() {
+  const auto make_model = [] {
+    return diffeo::TransformedDistribution(diffeo::StandardNormal<float>(2), diffeo::planar<float>(2, {.layers = 2}));
+  };
+  auto model = make_model();
+  diffeo::set_parameters(model, diffeo::Array<float>(diffeo::parameters(model) * 0.5F));
+#include "8_short.cpp"
+  expect((diffeo::parameters(loaded) == diffeo::parameters(model)).all(), "moons.safetensors");
+  expect(diffeo::checkpoint_info("moons.safetensors").metadata.at("run") == "7", "checkpoint_info");
+}
+#endif
+
 void own_layer() {
   const diffeo::FlowSequence flow(Stretch<float>{diffeo::Array<float>::Constant(1, 2, std::log(2.0F))});
   const diffeo::Array<float> z = diffeo::toy2d::sample<float>("moons", 10, /*seed=*/1);
@@ -71,5 +88,8 @@ int main() {
   continuous_flow();
   flow_matching();
   conditional_flow();
+#ifdef WITH_IO
+  checkpoint();
+#endif
   own_layer();
 }
