@@ -94,7 +94,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields that are networks", "[conti
 // is sometimes invisible to the error estimate, so that now and then one of 150 rows has an error of some thousand
 // tolerances, and the derivative in such a step is uncertain by the root of that. With equal steps the derivative jumps
 // by at most one step's share where a unit's zero crosses a stage, which differences over short steps seldom meet.
-TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]", DIFFEO_LAW_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous][long]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   FlowLawOptions<S> options = law_options<S>();
   options.log_det = options.round_trip = std::max(options.log_det, 1e-6);
@@ -106,7 +106,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws of fields with kinks", "[continuous]"
                options);
 }
 
-TEMPLATE_TEST_CASE("continuous flows: laws of gated fields", "[continuous]", DIFFEO_LAW_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: laws of gated fields", "[continuous][long]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   for (const bool gate_output : {false, true})
     require_laws(
@@ -137,7 +137,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws in sequences", "[continuous]", DIFFEO
 // As they come: a round trip misses by some times the default tolerances of 1e-5 and 1e-6. Gradients are those of the
 // steps that were made, differences those of solves that may make others, where the results jump by about the
 // tolerance: by 1e-5 / 1e-3.
-TEMPLATE_TEST_CASE("continuous flows: laws at the default tolerances", "[continuous]", DIFFEO_LAW_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: laws at the default tolerances", "[continuous][long]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   FlowLawOptions<S> options = law_options<S>();
   options.round_trip = options.log_det = 2e-4;
@@ -148,7 +148,7 @@ TEMPLATE_TEST_CASE("continuous flows: laws at the default tolerances", "[continu
 }
 
 // The adjoint's gradients are those of the exact solution: they agree with differences of solves that are as exact.
-TEST_CASE("continuous flows: laws with gradients by the adjoint equation", "[continuous]") {
+TEST_CASE("continuous flows: laws with gradients by the adjoint equation", "[continuous][long]") {
   CnfOptions options = both_solved_by(Method::dopri8, 1e-11);
   options.gradient.method = diffeo::ode::Differentiation::adjoint;
   require_laws("tanh", Cnf(random_mlp_field<double>(2, {8, 8}, Activation::tanh, 9), options), law_options<double>());

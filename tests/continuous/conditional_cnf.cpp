@@ -357,21 +357,22 @@ TEMPLATE_TEST_CASE("conditional continuous flows: laws of perceptrons", "[contin
   require_conditional_cnf_laws("D = 1", Cnf(conditional_mlp<S>(1, {7, 7}, 2, 3), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of gated fields", "[continuous]", DIFFEO_LAW_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of gated fields", "[continuous][long]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   for (const bool gate_output : {false, true})
     require_conditional_cnf_laws("gated", Cnf(conditional_squash<S>(2, {7, 6}, gate_output, 2, 4), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of fields of your own", "[continuous]", DIFFEO_LAW_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of fields of your own", "[continuous][long]",
+                   DIFFEO_LAW_SCALARS) {
   using S = TestType;
   const CnfOptions options = conditional_law_solver(S());
   require_conditional_cnf_laws("function", Cnf(conditional_function<S>(2), options));
   require_conditional_cnf_laws("structure", Cnf(conditional_network<S>(2, 1, 5), options));
 }
 
-TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continuous]", DIFFEO_LAW_SCALARS) {
+TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continuous][long]", DIFFEO_LAW_SCALARS) {
   using S = TestType;
   CnfFlowOptions options{.network = {.hidden = {8, 7}, .first_scale = 1}, .cnf = conditional_law_solver(S())};
   const Array<S> contexts = gaussian<S>(50, 2, 5) * S(2), data = gaussian<S>(50, 2, 6) * S(1.5) + S(1);
@@ -388,7 +389,7 @@ TEMPLATE_TEST_CASE("conditional continuous flows: laws of the recipe", "[continu
           Array<S>(gaussian<S>(50, 1, 7)), make_mlp<S>(1, 2, {.hidden = {5}, .last_scale = 1}, 1)));
 }
 
-TEST_CASE("conditional continuous flows: laws with gradients by the adjoint equation", "[continuous]") {
+TEST_CASE("conditional continuous flows: laws with gradients by the adjoint equation", "[continuous][long]") {
   CnfOptions options = conditional_options(conditional_tolerance(ode::Method::dopri8, 1e-11));
   options.gradient.method = ode::Differentiation::adjoint;
   require_conditional_cnf_laws("perceptron", Cnf(conditional_mlp<double>(2, {7, 6}, 2, 9), options));
