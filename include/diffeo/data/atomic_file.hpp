@@ -47,6 +47,7 @@ class AtomicFile {
   /// Creates the temporary file. Throws `io_error`, naming `path`, where that is not possible, and where `path` is a
   /// folder, a device or a pipe, which a file would replace.
   explicit AtomicFile(std::string path) : path_(std::move(path)) {
+    if (path_.empty()) fail("the name is empty");
     if (path_.find('\0') != path_.npos) fail("the name has a character of value 0");
     std::error_code ignored;
     const std::filesystem::file_status old = std::filesystem::status(path_, ignored);
