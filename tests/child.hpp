@@ -5,6 +5,7 @@
 #define DIFFEO_HAS_FORK
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 

@@ -5,6 +5,8 @@
 #include <diffeo/distributions/transformed.hpp>
 #include <diffeo/layers/permutation.hpp>
 #include <diffeo/layers/recipes.hpp>
+#include <locale>
+#include <string>
 
 #include "../catch.hpp"
 
@@ -33,6 +35,23 @@ struct Knots {
 };
 
 }  // namespace
+
+TEST_CASE("settings: texts of numbers do not depend on the locale", "[settings]") {
+  struct Grouped : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+    char do_thousands_sep() const override { return '.'; }
+    std::string do_grouping() const override { return "\3"; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Grouped));
+  const std::string integer = to_string(SettingValue(std::int64_t{-1500})),
+                    natural = to_string(SettingValue(~std::uint64_t{0})), real = to_string(SettingValue(1234567.5)),
+                    list = to_string(SettingValue(std::vector<Index>{1000, 2000}));
+  std::locale::global(before);
+  CHECK(integer == "-1500");
+  CHECK(natural == "18446744073709551615");
+  CHECK(real == "1234567.5");
+  CHECK(list == "[1000, 2000]");
+}
 
 TEST_CASE("settings: numbers keep their values", "[settings]") {
   CHECK(value_at(settings_of(Knots{}), "positions") == "[0.5, 1.5]");

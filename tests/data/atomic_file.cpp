@@ -60,8 +60,46 @@ TEST_CASE("atomic file: what cannot be written is an error that names the file",
   const std::string nowhere = folder.file("none/a.bin");
   CHECK(contains(thrown_message<io_error>([&] { AtomicFile file(nowhere); }), nowhere + ": cannot write: "));
   std::filesystem::create_directory(folder.path / "taken");
-  AtomicFile file(folder.file("taken"));
-  CHECK(contains(thrown_message<io_error>([&] { file.commit(); }), folder.file("taken") + ": cannot write: "));
+  CHECK(thrown_message<io_error>([&] { AtomicFile file(folder.file("taken")); }) ==
+        folder.file("taken") + ": cannot write: it is no regular file");
+  // A folder that appears later.
+  AtomicFile file(folder.file("late"));
+  std::filesystem::create_directory(folder.path / "late");
+  CHECK(contains(thrown_message<io_error>([&] { file.commit(); }), folder.file("late") + ": cannot write: "));
+  CHECK(contains(thrown_message<io_error>([&] { AtomicFile other(folder.file("a") + std::string("\0b", 2)); }),
+                 ": cannot write: the name has a character of value 0"));
+  CHECK(thrown_message<io_error>([] { AtomicFile other(""); }) == ": cannot write: the name is empty");
+}
+
+TEST_CASE("atomic file: calls out of order", "[files]") {
+  const Folder folder;
+  AtomicFile file(folder.file("a"));
+  file.commit();
+  CHECK_THROWS_AS(file.write("b", 1), diffeo::invalid_argument);
+  CHECK_THROWS_AS(file.commit(), diffeo::invalid_argument);
+}
+
+TEST_CASE("atomic file: the permissions of the old file, and links", "[files]") {
+  namespace fs = std::filesystem;
+  const Folder folder;
+  const std::string path = folder.write("old", "a.bin");
+  const auto only_owner = fs::perms::owner_read | fs::perms::owner_write;
+  fs::permissions(path, only_owner);
+  AtomicFile file(path);
+  file.write("new", 3);
+  for (const auto& entry : fs::directory_iterator(folder.path))  // the temporary one too
+    CHECK(entry.status().permissions() == only_owner);
+  file.commit();
+  CHECK(fs::status(path).permissions() == only_owner);
+  // A link is replaced, also one that leads nowhere.
+  for (const char* target : {"a.bin", "nowhere"}) {
+    fs::create_symlink(target, folder.file("link"));
+    AtomicFile(folder.file("link")).commit();
+    CHECK(fs::is_regular_file(fs::symlink_status(folder.file("link"))));
+    fs::remove(folder.file("link"));
+  }
+  CHECK(bytes_of(path) == "new");
+  CHECK(folder.size() == 1);
 }
 
 TEST_CASE("atomic file: a name in the working folder", "[files]") {
@@ -76,6 +114,38 @@ TEST_CASE("atomic file: a name in the working folder", "[files]") {
 }
 
 #ifdef DIFFEO_HAS_FORK
+TEST_CASE("atomic file: a pipe is not replaced", "[files]") {
+  const Folder folder;
+  const std::string path = folder.file("pipe");
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  CHECK(thrown_message<io_error>([&] { AtomicFile file(path); }) == path + ": cannot write: it is no regular file");
+  CHECK(std::filesystem::is_fifo(path));
+  CHECK(folder.size() == 1);
+}
+
+TEST_CASE("atomic file: after a write that failed there is no commit", "[files]") {
+  const Folder folder;
+  const std::string path = folder.write("old", "a.bin");
+  const int code = exit_code_of(start_child([&] {
+    limit_file_size(40);
+    AtomicFile file(path);
+    const std::string data(50000, 'x');
+    try {
+      file.write(data.data(), data.size());
+      return 1;
+    } catch (const io_error&) {
+    }
+    try {
+      file.commit();
+      return 2;
+    } catch (const io_error& e) {
+      return contains(e.what(), path + ": cannot write: a write failed before") ? 0 : 3;
+    }
+  }));
+  CHECK(code == 0);
+  CHECK(bytes_of(path) == "old");
+}
+
 TEST_CASE("atomic file: a full disk leaves the old file and no other", "[files]") {
   const Folder folder;
   const std::string path = folder.write("old", "a.bin");

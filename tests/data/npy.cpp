@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../catch.hpp"
+#include "../child.hpp"
 #include "../files.hpp"
 
 using diffeo::Array;
@@ -291,3 +292,18 @@ TEST_CASE("NpyFile names the place of a bad value and a file that is cut while o
         path + " was truncated while it was open");
   CHECK_THROWS_AS(other.read_rows(0, view(rows)), diffeo::io_error);
 }
+
+#ifdef DIFFEO_HAS_FORK
+TEST_CASE("npy: a pipe is refused", "[npy]") {
+  const Folder folder;
+  const std::string path = folder.file("pipe");
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  // In a child, because to open it would wait for a writer.
+  const int code = exit_code_of(start_child([&] {
+    ::alarm(20);
+    const std::string message = thrown_message<diffeo::io_error>([&] { diffeo::read_npy<float>(path); });
+    return message == path + ": cannot read: it is no regular file" ? 0 : 1;
+  }));
+  CHECK(code == 0);
+}
+#endif

@@ -198,6 +198,8 @@ TEST_CASE("checkpoint: sizes that a file only claims take no memory", "[io]") {
   const auto entry = [](const std::string& inside) {
     return R"({"__metadata__":{"diffeo.format":"1","diffeo.architecture":")" + inside + "\"}}";
   };
+  std::string texts = R"({"__metadata__":{"t":"")";
+  for (int i = 0; i < 120000; ++i) texts += ",\"" + std::to_string(i) + "\":\"\"";
   std::string numbers = "{\\\"settings\\\":{\\\"k\\\":[1", settings = "{\\\"settings\\\":{";
   const std::string long_name(5000, 'n');
   for (int i = 0; i < 20000; ++i) {
@@ -208,7 +210,7 @@ TEST_CASE("checkpoint: sizes that a file only claims take no memory", "[io]") {
   const std::string names = "{\\\"fields\\\":[[\\\"" + long_name + "\\\"," + settings + "}}]]}";
   for (const std::string& json :
        {"{\"a\":" + std::string(megabyte, '['), R"({"__metadata__":{")" + std::string(megabyte / 2, 'a') + "\":1}}",
-        entry(std::string(megabyte / 2, '[')), entry(numbers), entry(names)}) {
+        texts + "}}", entry(std::string(megabyte / 2, '[')), entry(numbers), entry(names)}) {
     CAPTURE(json.substr(0, 80));
     CHECK(thrown_message<io_error>([&] { load(file_of(folder, json, 0), model); }).size() < 3 * megabyte);
   }

@@ -44,6 +44,9 @@ TEST_CASE("json: what is no JSON or is not expected is an error", "[io]") {
     CAPTURE(text);
     CHECK(contains(json_message(text), "f: the list is corrupt: no JSON at byte "));
   }
+  // A byte of value 0 does not end the text.
+  CHECK(json_message(std::string("[]\0", 3)) == "f: the list is corrupt: no JSON at byte 3");
+  CHECK(json_message(std::string("[]\0]", 4)) == "f: the list is corrupt: no JSON at byte 3");
   const std::pair<const char*, const char*> unexpected[] = {
       {"null", "null"},     {"true", "true or false"},    {"-1", "a negative number"},
       {"1", "a number"},    {"1.5", "a decimal number"},  {"{\"a\":1}", "an object"},

@@ -7,6 +7,7 @@
 
 #include "../arrays.hpp"
 #include "../catch.hpp"
+#include "../child.hpp"
 #include "../files.hpp"
 
 using diffeo::Array;
@@ -193,3 +194,46 @@ TEST_CASE("safetensors: a file that becomes shorter while it is open", "[io]") {
   CHECK(
       contains(thrown_message<io_error>([&] { file.read<float>("a"); }), path + ": a was truncated while it was open"));
 }
+
+#ifdef DIFFEO_HAS_FORK
+TEST_CASE("safetensors: a pipe is refused", "[io]") {
+  const Folder folder;
+  const std::string path = folder.file("pipe");
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  // In a child, because to open it would wait for a writer.
+  const int code = exit_code_of(start_child([&] {
+    ::alarm(20);
+    const std::string message = thrown_message<io_error>([&] { const SafetensorsFile file(path); });
+    return message == path + ": cannot read: it is no regular file" ? 0 : 1;
+  }));
+  CHECK(code == 0);
+}
+
+TEST_CASE("safetensors: a file that is replaced by others of another size while it is read", "[io]") {
+  const Folder folder;
+  const std::string path = folder.file("a.safetensors");
+  const Array<float> small = gaussian<float>(2, 2, 1), large = gaussian<float>(2000, 2, 1);
+  write_safetensors(path, {{"a", view(small)}});
+  const pid_t child = start_child([&] {
+    for (;;) {
+      write_safetensors(path, {{"a", view(large)}});
+      write_safetensors(path, {{"a", view(small)}});
+    }
+    return 0;
+  });
+  int of_small = 0, faults = 0;
+  for (int i = 0; i < 20000; ++i) {
+    try {
+      const Array<float> found = SafetensorsFile(path).read<float>("a");
+      of_small += found.rows() == 2 ? 1 : 0;
+      faults += same_bits(found, found.rows() == 2 ? small : large) ? 0 : 1;
+    } catch (const io_error&) {
+      ++faults;
+    }
+  }
+  ::kill(child, SIGKILL);
+  CHECK(exit_code_of(child) == -1);
+  CHECK(faults == 0);
+  CHECK((of_small > 0 && of_small < 20000));  // it was replaced
+}
+#endif

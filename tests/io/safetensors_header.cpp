@@ -92,6 +92,15 @@ TEST_CASE("safetensors header: each fault is named", "[io]") {
   for (int i = 0; i < 64; ++i) ones += ",1";
   CHECK(header_message("{" + tensor("a", "F32", ones, "0,4") + '}', 4) == "'a' has more than 64 dimensions");
   CHECK(parse_safetensors_header("{" + tensor("a", "F32", ones.substr(2), "0,4") + '}', 4, "f").tensors.size() == 1);
+  // More texts than are accepted.
+  SafetensorsHeader many;
+  for (int i = 0; i < 10000; ++i) many.metadata[std::to_string(i)];
+  const std::string most = diffeo::safetensors_header_text(many, {}).substr(8);
+  CHECK(parse_safetensors_header(most, 0, "f").metadata == many.metadata);
+  CHECK(header_message(most.substr(0, most.rfind("}}")) + ",\"more\":\"\"}}", 0) ==
+        "__metadata__ has more than 10000 texts");
+  many.metadata["more"];
+  CHECK_THROWS_AS(diffeo::safetensors_header_text(many, {}), diffeo::invalid_argument);
   // Its numbers.
   CHECK(header_message("{" + a + '}', 7) == "'a' of dtype F32 and shape (2,) has bytes 0 to 8 of 7, expected 8");
   CHECK(header_message("{" + a + '}', 9) == "the tensors have 8 bytes, 9 follow the header");

@@ -19,8 +19,8 @@ using SettingValue =
 inline std::string to_string(const SettingValue& value) {
   std::ostringstream out;
   const auto write = [&out]<class N>(const N& number) {
-    if constexpr (std::is_same_v<N, double>) {
-      char digits[32];  // the shortest that read back as the same number
+    if constexpr (std::is_arithmetic_v<N>) {
+      char digits[32];  // the shortest that read back as the same number, in any locale
       out.write(digits, std::to_chars(digits, digits + sizeof(digits), number).ptr - digits);
     } else {
       out << number;

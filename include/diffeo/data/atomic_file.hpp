@@ -36,20 +36,30 @@ inline bool sync_to_disk([[maybe_unused]] int file) {
 /// A file that takes the place of another one when it is complete. It is written under a temporary name in the same
 /// folder, written to the disk and renamed, so that a program that stops at any time, even by a loss of power, leaves
 /// the old file or the new one at `path`, whole. Beside it there may then be a temporary file, `path`.tmp0 or another
-/// number. Where the system is not POSIX the disk is not waited for.
+/// number. Where the system is not POSIX the disk is not waited for. The new file has the permissions of the old one. A
+/// symbolic link at `path` is replaced itself, not the file that it points to.
 ///
 ///     diffeo::AtomicFile file("table.bin");
 ///     file.write(data, bytes);
 ///     file.commit();
 class AtomicFile {
  public:
-  /// Creates the temporary file. Throws `io_error`, naming `path`, where that is not possible.
+  /// Creates the temporary file. Throws `io_error`, naming `path`, where that is not possible, and where `path` is a
+  /// folder, a device or a pipe, which a file would replace.
   explicit AtomicFile(std::string path) : path_(std::move(path)) {
+    if (path_.empty()) fail("the name is empty");
+    if (path_.find('\0') != path_.npos) fail("the name has a character of value 0");
+    std::error_code ignored;
+    const std::filesystem::file_status old = std::filesystem::status(path_, ignored);
+    if (std::filesystem::exists(old) && !std::filesystem::is_regular_file(old)) fail("it is no regular file");
     for (int i = 0; file_ == nullptr && i < 10000 && (i == 0 || errno == EEXIST); ++i) {
       temporary_ = path_ + ".tmp" + std::to_string(i);
       file_ = std::fopen(temporary_.c_str(), "wbx");  // x: fails if it exists; another process may be writing it
     }
     if (file_ == nullptr) fail(detail::errno_message());
+    // From the beginning, so that nobody reads what only the owner may read.
+    if (std::filesystem::exists(old))
+      std::filesystem::permissions(temporary_, old.permissions() & std::filesystem::perms::all, ignored);
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -59,14 +69,18 @@ class AtomicFile {
     if (!committed_) std::remove(temporary_.c_str());
   }
 
-  /// Appends bytes. Throws `io_error` where they cannot be written.
+  /// Appends bytes. Throws `io_error` where they cannot be written, and invalid_argument after commit().
   void write(const void* data, std::size_t bytes) {
+    require(file_ != nullptr, "AtomicFile: write() after commit() of ", path_);
     if (bytes > 0 && std::fwrite(data, 1, bytes, file_) != bytes) fail(detail::errno_message());
   }
 
-  /// Writes the file to the disk and gives it its name. Throws `io_error` where that is not possible; the old file is
-  /// then untouched. To be called once, after the last write.
+  /// Writes the file to the disk and gives it its name. Throws `io_error` where that is not possible or a write had
+  /// failed; the old file is then untouched. (If only the folder cannot be written to the disk, it throws with the new
+  /// file in place.) To be called once, after the last write; throws invalid_argument for a second call.
   void commit() {
+    require(file_ != nullptr, "AtomicFile: commit() was called before for ", path_);
+    if (std::ferror(file_) != 0) fail("a write failed before");
     bool good = std::fflush(file_) == 0;
 #ifdef DIFFEO_HAS_FSYNC
     good = good && detail::sync_to_disk(::fileno(file_));

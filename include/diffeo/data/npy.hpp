@@ -32,6 +32,26 @@ namespace detail {
 
 inline constexpr char npy_byte_order = std::endian::native == std::endian::little ? '<' : '>';
 
+/// Opens a file for reading. Throws io_error where that is not possible or it is no regular file: one could wait
+/// forever for the other end of a pipe.
+inline std::unique_ptr<std::FILE, int (*)(std::FILE*)> open_to_read(const std::string& path) {
+  std::error_code ignored;
+  const std::filesystem::file_status status = std::filesystem::status(path, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw io_error(path + ": cannot read: it is no regular file");
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) throw io_error(path + ": cannot open: " + errno_message());
+  return file;
+}
+
+/// Returns the number of bytes of an open file, and goes to its first one. Asked for by the name, it could be that of
+/// another file, which has taken the place of the open one.
+inline std::uint64_t size_of_open_file(std::FILE* file, const std::string& path) {
+  const long size = std::fseek(file, 0, SEEK_END) == 0 ? std::ftell(file) : -1;
+  if (size < 0 || std::fseek(file, 0, SEEK_SET) != 0) throw io_error(path + ": cannot read: " + errno_message());
+  return static_cast<std::uint64_t>(size);
+}
+
 /// Returns whether v can be converted to S: without overflow of a floating-point number and without rounding of an
 /// integer. Rounding of float64 to float32 is accepted.
 template <class S, class T>
@@ -152,12 +172,8 @@ class NpyFile {
  public:
   /// Opens the file. Throws `io_error`, naming the file, if it is missing or no .npy file, if its header is corrupt,
   /// for more than two dimensions, another dtype, and too few or too many bytes for its shape.
-  explicit NpyFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb"), &std::fclose) {
-    if (!file_) throw io_error(path + ": cannot open: " + detail::errno_message());
-    std::error_code error;
-    const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
-    if (error) throw io_error(path + ": cannot read: " + error.message());
-
+  explicit NpyFile(const std::string& path) : path_(path), file_(detail::open_to_read(path)) {
+    const std::uint64_t file_bytes = detail::size_of_open_file(file_.get(), path);
     unsigned char start[12] = {};
     const std::size_t got = std::fread(start, 1, 10, file_.get());
     if (got < 6 || std::memcmp(start, "\x93NUMPY", 6) != 0) throw io_error(path + " is not an .npy file");

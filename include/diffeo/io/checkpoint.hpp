@@ -268,10 +268,11 @@ void save(const M& model, const std::string& path, const SaveOptions& options = 
 }
 
 /// Reads a model from a file that save() wrote, or another program: the values of its parameters and buffers. The model
-/// must have the structure and the settings of the one that was saved. A file without `diffeo.format`, say of Python,
-/// must have a tensor of the right shape for each array of the model and no others; one of D numbers fits a 1 x D and a
-/// D x 1 array, a single number one of 1 x 1. Buffers that derive from parameters are computed again, as
-/// set_parameters() does.
+/// must have the structure and the settings of the one that was saved; layers without settings() and functions, such as
+/// that of a FieldFunction, are compared by the names and shapes of their arrays alone. A file without `diffeo.format`,
+/// say of Python, must have a tensor of the right shape for each array of the model and no others; one of D numbers
+/// fits a 1 x D and a D x 1 array, a single number one of 1 x 1. Buffers that derive from parameters are computed
+/// again, as set_parameters() does.
 ///
 /// The model is changed at the end, by one assignment; after an error it is what it was. Nothing is allocated before
 /// its size has been found to agree with the file's: beside the header, which the format bounds, loading takes the

@@ -31,6 +31,8 @@ class JsonReader : public nlohmann::json::json_sax_t {
 
   /// Reads a text. Throws `io_error` where it is no JSON or not what the class expects.
   void read(std::string_view text) {
+    const std::size_t zero = text.find('\0');  // which the parser would take for the end
+    if (zero != text.npos) fail(concat_message("no JSON at byte ", zero + 1));
     nlohmann::json::sax_parse(text.data(), text.data() + text.size(), static_cast<nlohmann::json::json_sax_t*>(this));
   }
 

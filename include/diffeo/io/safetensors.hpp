@@ -9,11 +9,9 @@
 #include <diffeo/data/atomic_file.hpp>
 #include <diffeo/data/npy.hpp>
 #include <diffeo/io/safetensors_header.hpp>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -35,11 +33,8 @@ class SafetensorsFile {
   /// Opens the file and reads its header. Throws `io_error`, naming the file, if it is missing or no regular file, if
   /// its header is longer than the file or than 100 MB, and for what parse_safetensors_header() refuses. Memory is
   /// allocated only after the length of the header has been found to agree with the file's size.
-  explicit SafetensorsFile(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rb"), &std::fclose) {
-    if (!file_) throw io_error(path + ": cannot open: " + detail::errno_message());
-    std::error_code error;
-    const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
-    if (error) throw io_error(path + ": cannot read: " + error.message());
+  explicit SafetensorsFile(const std::string& path) : path_(path), file_(detail::open_to_read(path)) {
+    const std::uint64_t file_bytes = detail::size_of_open_file(file_.get(), path);
     unsigned char start[8] = {};
     if (file_bytes < sizeof start || std::fread(start, 1, sizeof start, file_.get()) != sizeof start)
       throw io_error(concat_message(path, " is no safetensors file: it has ", file_bytes, " bytes"));

@@ -34,6 +34,8 @@ namespace detail {
 inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;
 /// Most dimensions that this reader accepts.
 inline constexpr std::size_t tensor_dimension_limit = 64;
+/// Most texts of __metadata__: a short one takes ten times as many bytes in memory as in the file.
+inline constexpr std::size_t metadata_limit = 10000;
 
 /// Returns the number of bits of a value of a dtype, 0 for one that the format does not know.
 inline std::uint64_t tensor_bits(std::string_view dtype) {
@@ -84,6 +86,8 @@ class SafetensorsHeaderReader final : public JsonReader {
         text_ = std::move(key);
         place_ = Place::text;
         if (header.metadata.contains(text_)) fail(excerpt(text_) + " of __metadata__ is there twice");
+        if (header.metadata.size() == metadata_limit)
+          fail(concat_message("__metadata__ has more than ", metadata_limit, " texts"));
         break;
       case Place::tensor: {
         const unsigned which = key == "dtype" ? 1 : key == "shape" ? 2 : key == "data_offsets" ? 4 : 0;
@@ -221,9 +225,11 @@ inline SafetensorsHeader parse_safetensors_header(std::string_view text, std::ui
 
 /// Returns the header, with the tensors in the order of `names`, as the format stores it: its length and its JSON. The
 /// data behind it begin at a multiple of 8 bytes. Throws invalid_argument for texts that are not UTF-8, a tensor called
-/// __metadata__, and more than the 100 MB that the format allows.
+/// __metadata__, more than 10,000 texts, and more than the 100 MB that the format allows.
 inline std::string safetensors_header_text(const SafetensorsHeader& header, const std::vector<std::string>& names) {
   const std::string who = "write_safetensors";
+  require(header.metadata.size() <= detail::metadata_limit, who, ": metadata has ", header.metadata.size(),
+          " texts, expected at most ", detail::metadata_limit);
   std::string json = "{";
   const auto separate = [](std::string& text) { text += text.ends_with('{') ? "" : ","; };
   if (!header.metadata.empty()) {
