@@ -486,7 +486,10 @@ void write_picture_given(const std::filesystem::path& folder, const std::string&
   for (Index k = 0; k < run.contexts.rows(); ++k) {
     picture.contexts.push_back(*problem.context + " = " +
                                support::significant(static_cast<double>(run.contexts(k, 0)), 3));
-    picture.data.push_back(columns(problem.shown(nearest[static_cast<std::size_t>(k)], Eigen::all), swapped));
+    const std::vector<Index>& rows = nearest[static_cast<std::size_t>(k)];
+    Points shown(static_cast<Index>(rows.size()), 2);
+    for (std::size_t i = 0; i < rows.size(); ++i) shown.row(static_cast<Index>(i)) = problem.shown.row(rows[i]);
+    picture.data.push_back(columns(shown, swapped));
   }
   support::write_conditional_picture(folder, name, picture);
 }

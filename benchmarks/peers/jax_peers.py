@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The workloads in JAX, in float: by hand, as an expert of JAX would write them, and with flowjax and diffrax.
 
-usage: jax_peers.py [realnvp32] [flowjax] [planar32] [flowjax_planar] [residual16] [cnf] [cnf_trace_dim]
+usage: jax_peers.py [realnvp32] [flowjax] [planar32] [flowjax_planar] [residual16] [cnf] [cnf_trace_dim] [fm]
 (default: all)
 """
 import sys
@@ -48,10 +48,10 @@ def adam_step(log_prob, params, x, rate=1e-3):
     return call
 
 
-def drawing_adam_step(loss, params, rate=1e-3):
+def drawing_adam_step(loss, params, rate=1e-3, key=KEY):
     """The same on loss(params, key), which draws its samples."""
     optimiser = optax.adam(rate)
-    state = [params, optimiser.init(params), KEY]
+    state = [params, optimiser.init(params), key]
 
     @jax.jit
     def step(params, moments, key):
@@ -212,15 +212,15 @@ def residual16():
     report("residual16_logprob8192/jax_scan", lambda: evaluate(params, x).block_until_ready(), 5, 8192)
 
 
-def field_params(dim):
-    """Of the velocity field, [x, t] -> (64, 64) elu -> velocity, as the benchmark draws them."""
-    sizes = [dim + 1, WIDTH, WIDTH, dim]
-    keys = jax.random.split(KEY, 3)
+def field_params(dim, hidden=(WIDTH, WIDTH)):
+    """Of a velocity field [x, t] -> hidden units -> velocity, as the benchmark of continuous flows draws them."""
+    sizes = [dim + 1, *hidden, dim]
+    keys = jax.random.split(KEY, len(sizes) - 1)
     return [(jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:])]
 
 
 def velocity(params, t, x):
-    """Of one point."""
+    """Of one point, with elu units."""
     h = jnp.concatenate([x, jnp.array([t])])
     for w, b in params[:-1]:
         h = jax.nn.elu(h @ w + b)
@@ -277,8 +277,28 @@ def cnf_trace_dim():
             report(f"cnf_trace_dim/{dim}/{variant}", lambda: jax.block_until_ready(call(params, x)), 60, 512)
 
 
+def fm():
+    """Flow matching on straight lines without noise: x0 and t are drawn in each step, with JAX's usual random numbers
+    and with those that XLA draws faster."""
+    x1 = moons(20000)
+    x1 = ((x1 - x1.mean(0)) / x1.std(0))[:256]
+
+    def loss(params, key):
+        of_x0, of_t = jax.random.split(key)
+        x0, t = jax.random.normal(of_x0, x1.shape), jax.random.uniform(of_t, (x1.shape[0], 1))
+        h = jnp.concatenate([(1 - t) * x0 + t * x1, t], 1)
+        for w, b in params[:-1]:
+            h = jnp.tanh(h @ w + b)
+        return ((h @ params[-1][0] + params[-1][1] - (x1 - x0)) ** 2).sum(1).mean()
+
+    for variant, key in (("jax_threefry", KEY), ("jax_rbg", jax.random.key(0, impl="rbg"))):
+        step = drawing_adam_step(loss, field_params(2, (WIDTH,) * 3), rate=1e-4, key=key)
+        report(f"fm_b256_step/{variant}", step, 400, 256)
+
+
 WORKLOADS = {"realnvp32": realnvp32, "flowjax": flowjax_flows, "planar32": planar32,
-             "flowjax_planar": flowjax_planar, "residual16": residual16, "cnf": cnf, "cnf_trace_dim": cnf_trace_dim}
+             "flowjax_planar": flowjax_planar, "residual16": residual16, "cnf": cnf, "cnf_trace_dim": cnf_trace_dim,
+             "fm": fm}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:

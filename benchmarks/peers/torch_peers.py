@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The workloads in PyTorch, in float on one thread: with normflows, zuko and nflows, and by hand under torch.compile.
+"""The workloads in PyTorch, in float on one thread: with normflows, zuko, nflows and torchcfm, and by hand under
+torch.compile.
 
 usage: torch_peers.py [normflows] [normflows_planar] [normflows_residual] [zuko] [zuko_cnf] [nflows] [compiled]
-(default: all)
+                      [torchcfm] (default: all)
 """
 import math
 import sys
@@ -25,9 +26,9 @@ def moons(n):
     return 2 * (points + 0.1 * torch.randn(n, 2)) + torch.tensor([-1, -0.2])
 
 
-def report_step(name, params, loss, repeats, points):
+def report_step(name, params, loss, repeats, points, rate=1e-3):
     """A step of Adam on loss()."""
-    optimiser = torch.optim.Adam(params, 1e-3)
+    optimiser = torch.optim.Adam(params, rate)
 
     def step():
         optimiser.zero_grad()
@@ -136,8 +137,28 @@ def zuko_cnf():
         report("cnf_sample4096/zuko", lambda: flow().sample((4096,)), 3, 4096)
 
 
+def torchcfm():
+    """Flow matching on straight lines without noise, with independent pairs and with optimal ones, which POT finds."""
+    from torchcfm.conditional_flow_matching import (ConditionalFlowMatcher,
+                                                    ExactOptimalTransportConditionalFlowMatcher)
+
+    x1 = moons(20000)
+    x1 = ((x1 - x1.mean(0)) / x1.std(0))[:256]
+    for name, matcher in (("fm", ConditionalFlowMatcher(sigma=0.0)),
+                          ("otcfm", ExactOptimalTransportConditionalFlowMatcher(sigma=0.0))):
+        net = torch.nn.Sequential(torch.nn.Linear(3, WIDTH), torch.nn.Tanh(), torch.nn.Linear(WIDTH, WIDTH),
+                                  torch.nn.Tanh(), torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh(),
+                                  torch.nn.Linear(WIDTH, 2))
+
+        def loss():
+            t, x, u = matcher.sample_location_and_conditional_flow(torch.randn(256, 2), x1)
+            return ((net(torch.cat([x, t[:, None]], 1)) - u) ** 2).sum(1).mean()
+
+        report_step(f"{name}_b256_step/torchcfm", net.parameters(), loss, 200, 256, rate=1e-4)
+
+
 WORKLOADS = {"normflows": normflows, "normflows_planar": normflows_planar, "normflows_residual": normflows_residual,
-             "zuko": zuko, "zuko_cnf": zuko_cnf, "nflows": nflows, "compiled": compiled}
+             "zuko": zuko, "zuko_cnf": zuko_cnf, "nflows": nflows, "compiled": compiled, "torchcfm": torchcfm}
 
 if __name__ == "__main__":
     for workload in sys.argv[1:] or WORKLOADS:

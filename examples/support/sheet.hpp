@@ -37,6 +37,12 @@ class Sheet {
     return "set label " + std::to_string(number) + " " + expression + " at screen 0.5, screen " + y(20) +
            " center font 'Sans,14'\n";
   }
+  /// Returns the command that draws a point at (left, top) and a text to its right, a line of a key, as label `number`.
+  /// `colour` is in gnuplot's notation, '#rrggbb'.
+  std::string key(int number, const std::string& text, const std::string& colour, double left, double top) const {
+    return "set label " + std::to_string(number) + " " + gnuplot::literal(text) + " at screen " + x(left) +
+           ", screen " + y(top) + " left point pt 7 ps 0.9 lc rgb '" + colour + "' offset 1,0\n";
+  }
 
  private:
   std::string x(double pixels) const { return gnuplot::number(pixels / width_); }

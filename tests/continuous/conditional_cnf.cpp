@@ -126,7 +126,7 @@ void require_conditional_cnf_laws(const std::string& name, const F& flow) {
   options.step = 1e-5;
   options.grid = 60;
   options.mass = 1e-3;
-  const auto report = testing::check_conditional_flow_laws(flow, options);
+  const auto report = testing::check_conditional_flow_laws(flow, options_of_build(options));
   INFO(report);
   CHECK(report.laws.size() > 20);
   CHECK(report.ok());

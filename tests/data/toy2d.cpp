@@ -49,7 +49,7 @@ TEMPLATE_TEST_CASE("the mean of the exact log density is the best score", "[toy2
   }
 }
 
-TEST_CASE("densities integrate to one and their entropy is the best score", "[toy2d]") {
+TEST_CASE("densities integrate to one and their entropy is the best score", "[toy2d][long]") {
   for (const std::string_view name : toy2d::names()) {
     CAPTURE(std::string(name));
     // Cells of one standard deviation of the noise suffice: the rule converges geometrically for smooth functions.

@@ -123,7 +123,7 @@ TEST_CASE("conditional mixture: samples follow weights and components of their c
   }
 }
 
-TEST_CASE("conditional mixture: it learns two branches", "[distributions]") {
+TEST_CASE("conditional mixture: it learns two branches", "[distributions][long]") {
   const Branches train(20000, 1), test(20000, 2);
   auto model = conditional_mixture(train.x, train.contexts, 2);
   diffeo::fit(model, train.x, train.contexts, {.steps = 2000, .threads = 1});
@@ -137,7 +137,7 @@ TEST_CASE("conditional mixture: it learns two branches", "[distributions]") {
   CHECK(shares.maxCoeff() == Approx(0.75).margin(0.05));
 }
 
-TEST_CASE("conditional mixture: as the base of a flow it is trained with it", "[distributions]") {
+TEST_CASE("conditional mixture: as the base of a flow it is trained with it", "[distributions][long]") {
   const Branches train(20000, 1), test(5000, 2);
   diffeo::TransformedDistribution model(conditional_mixture<double>(2, train.contexts, 2),
                                         diffeo::Standardize<double>::fit(train.x));

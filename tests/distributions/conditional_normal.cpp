@@ -112,7 +112,7 @@ TEMPLATE_TEST_CASE("conditional normal: samples on a tape are those of arrays", 
   }
 }
 
-TEMPLATE_TEST_CASE("conditional normal: a linear network recovers a linear Gaussian", "[distributions]",
+TEMPLATE_TEST_CASE("conditional normal: a linear network recovers a linear Gaussian", "[distributions][long]",
                    DIFFEO_TEST_SCALARS) {
   using S = TestType;
   const LinearGaussian<S> truth(20000);
@@ -142,7 +142,7 @@ TEMPLATE_TEST_CASE("conditional normal: a linear network recovers a linear Gauss
   }
 }
 
-TEST_CASE("conditional normal: the default network comes near a linear Gaussian", "[distributions]") {
+TEST_CASE("conditional normal: the default network comes near a linear Gaussian", "[distributions][long]") {
   const LinearGaussian<float> truth(20000);
   const Array<float> x = truth.sample(2), fresh = truth.sample(3);
   auto model = conditional_normal(x, truth.contexts);

@@ -20,12 +20,9 @@ namespace {
 
 template <class F>
 void require_conditional_laws(const std::string& name, const F& flow,
-                              testing::FlowLawOptions<typename F::Scalar> options = {}) {
+                              const testing::FlowLawOptions<typename F::Scalar>& options = {}) {
   INFO(name);
-#ifdef DIFFEO_SANITIZE
-  options.rows = std::min<Index>(options.rows, 70);
-#endif
-  const auto report = testing::check_conditional_flow_laws(flow, options);
+  const auto report = testing::check_conditional_flow_laws(flow, options_of_build(options));
   INFO(report);
   CHECK(report.laws.size() > 20);
   CHECK(report.ok());

@@ -75,7 +75,7 @@ Difference gradient_error(const Layer& layer, const LogDetEstimator& estimator, 
 
 }  // namespace
 
-TEST_CASE("roulette agrees with the exact log-determinant within its standard error", "[layers]") {
+TEST_CASE("roulette agrees with the exact log-determinant within its standard error", "[layers][long]") {
   const Layer layer = random_layer(2, 0.8);
   const Array<double> z = points(10000, 2), exact = log_det(layer, ExactLogDet{}, z);
   for (const RouletteLogDet& roulette :

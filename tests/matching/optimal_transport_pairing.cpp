@@ -254,7 +254,7 @@ TEST_CASE("optimal transport pairing: sources that are data have their own conte
 }
 
 TEST_CASE("entropic pairing: weighted targets leave the distribution of the sources", "[matching]") {
-  const Index n = 600;
+  const Index n = 300;
   Array<double> x = gaussian<double>(n, 1, 1) * 0.1, weights(n, 1);
   for (Index i = 0; i < n; ++i) {
     x(i, 0) += i % 2 == 0 ? 3 : -3;
@@ -262,7 +262,7 @@ TEST_CASE("entropic pairing: weighted targets leave the distribution of the sour
   }
   const Dataset<double> data{.x = x, .weights = weights};
   double mean = 0, square = 0, unweighted = 0;
-  const int steps = 10;
+  const int steps = 20;
   for (int step = 0; step < steps; ++step) {
     const auto [x0, x1] = ends(FlowMatching(resting_on_a_line(), data, LinearPath{}, EntropicPairing{}),
                                static_cast<std::uint64_t>(step));

@@ -59,7 +59,11 @@ TEST_CASE("sde: exact mean and covariance between normal distributions, whatever
   const Gaussians of;
   const auto model = of.model();
   const LinearPath path{of.sigma};
+#ifdef DIFFEO_SANITIZE
+  const Index n = 2000;
+#else
   const Index n = 40000;
+#endif
   const auto check = [&](const char* name, const SdeOptions& options) {
     CAPTURE(name, options.end);
     const Array<double> x = diffeo::sample_sde(model, path, n, 1, options);
@@ -79,7 +83,7 @@ TEST_CASE("sde: exact mean and covariance between normal distributions, whatever
   check("euler", {.diffusion = [](double t) { return 0.3 * t; }, .steps = 1500, .method = SdeMethod::euler_maruyama});
 }
 
-TEST_CASE("sde: order of convergence of the distribution", "[matching]") {
+TEST_CASE("sde: order of convergence of the distribution", "[matching][long]") {
   const Gaussians of;
   const auto model = of.model();
   const LinearPath path{of.sigma};

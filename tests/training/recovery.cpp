@@ -109,7 +109,6 @@ double lowest_smoothed(const std::vector<double>& losses, std::size_t end) {
 
 }  // namespace
 
-#ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
 namespace {
 
 // Samples of Student's t with three degrees of freedom in every direction.
@@ -124,7 +123,7 @@ Array<float> student(Index rows, Index dim) {
 
 }  // namespace
 
-TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]") {
+TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training][long]") {
   const Array<float> data = student(10000, 19);
   TransformedDistribution model(StandardNormal<float>(19),
                                 diffeo::real_nvp(data, {.layers = 32, .log_scale_bound = no_bound}));
@@ -138,7 +137,7 @@ TEST_CASE("recovery: heavy tails, a free log-scale and a high rate", "[training]
   CHECK(model.sample(1000, 1).allFinite());
 }
 
-TEST_CASE("recovery: a rate of 10 with averaged weights", "[training]") {
+TEST_CASE("recovery: a rate of 10 with averaged weights", "[training][long]") {
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 2000, 1);
   const TransformedDistribution start(StandardNormal<float>(2),
                                       diffeo::real_nvp(data, {.layers = 8, .log_scale_bound = no_bound}));
@@ -165,7 +164,7 @@ TEST_CASE("recovery: a rate of 10 with averaged weights", "[training]") {
     }
 }
 
-TEST_CASE("recovery: a continuous flow at a rate of 0.5", "[training]") {
+TEST_CASE("recovery: a continuous flow at a rate of 0.5", "[training][long]") {
   const Array<float> data = diffeo::toy2d::sample<float>("checkerboard", 2000, 1);
   diffeo::CnfFlowOptions options{.network = {.hidden = {32, 32}}};
   options.cnf.training.solver.max_steps = 100;
@@ -176,7 +175,6 @@ TEST_CASE("recovery: a continuous flow at a rate of 0.5", "[training]") {
   CHECK_FALSE(report.recoveries.empty());
   CHECK(loss_over(model, data) < before + 0.1);  // 1024 of the 2000 rows are compared
 }
-#endif
 
 TEST_CASE("recovery: a loss that turns NaN leaves a model no worse than the best smoothed loss", "[training]") {
   const Array<float> data = diffeo::toy2d::sample<float>("moons", 1000, 1);
@@ -397,8 +395,7 @@ TEST_CASE("recovery: at the end an objective that chooses its rows is not asked 
   }
 }
 
-#ifndef DIFFEO_SANITIZE  // long trainings, whose parts other tests run
-TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") {
+TEST_CASE("recovery: trainings with the defaults are left alone", "[training][long]") {
   // So are those without clipping, with small minibatches, with the rate of continuous flows, and of reverse KL while
   // its target is annealed.
   for (const char* name : {"moons", "rings", "checkerboard"}) {
@@ -425,7 +422,6 @@ TEST_CASE("recovery: trainings with the defaults are left alone", "[training]") 
   CAPTURE(report);
   CHECK(report.recoveries.empty());
 }
-#endif
 
 TEST_CASE("recovery: a few steps from the optimum are no divergence", "[training]") {
   const Array<double> data = gaussian<double>(2000, 2, 3);

@@ -4,6 +4,7 @@
 #include <diffeo/core/random.hpp>
 #include <diffeo/transport/assignment.hpp>
 #include <limits>
+#include <numbers>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -38,6 +39,9 @@ enum class Costs {
   huge,
   tiny,
   copies,
+  curves,
+  grid,
+  far_groups,
   count
 };
 
@@ -95,6 +99,28 @@ Array<S> make_costs(Costs kind, Index n, std::uint64_t seed) {
       const auto draw = [&] {
         Array<S> x(n, 2);
         for (Index i = 0; i < n; ++i) x.row(i) = few.row(static_cast<Index>(engine.below(3)));
+        return x;
+      };
+      const Array<S> x = draw();
+      return distances(x, draw());
+    }
+    case Costs::curves: {  // two half circles and a square: long augmenting paths
+      Array<S> x(n, 2);
+      for (Index i = 0; i < n; ++i) {
+        const double angle = std::numbers::pi * static_cast<double>(unit()), outer = i % 2 == 0 ? 1 : -1;
+        x(i, 0) = static_cast<S>(3 * (outer * std::cos(angle) + (i % 2 == 0 ? 0 : 1)) - 1);
+        x(i, 1) = static_cast<S>(3 * (outer * std::sin(angle) + (i % 2 == 0 ? 0 : 0.5)) - 1);
+      }
+      return distances(x, S(4) * fill(n, 2, unit) - S(2));
+    }
+    case Costs::grid: {  // distances that are integers, many of them the same
+      const Array<S> x = fill(n, 2, [&] { return below(16); });
+      return distances(x, fill(n, 2, [&] { return below(16); }));
+    }
+    case Costs::far_groups: {  // distances within groups are a ten thousandth of those between them
+      const auto draw = [&] {
+        Array<S> x = fill(n, 2, unit);
+        for (Index i = 0; i < n; ++i) x(i, 1) += S(100) * static_cast<S>(i % 4);
         return x;
       };
       const Array<S> x = draw();
@@ -230,7 +256,8 @@ TEMPLATE_TEST_CASE("assignment: the best of all permutations", "[transport]", fl
         const double least = least_of_all(cost);
         // Sums of integers are exact.
         const bool exact = kind == static_cast<int>(Costs::small_integers) ||
-                           kind == static_cast<int>(Costs::large_integers) || kind == static_cast<int>(Costs::sums);
+                           kind == static_cast<int>(Costs::large_integers) || kind == static_cast<int>(Costs::sums) ||
+                           kind == static_cast<int>(Costs::grid);
         CHECK(solver.cost() <= least + (exact ? 0 : allowance(cost)));
       }
     }
@@ -254,6 +281,17 @@ TEMPLATE_TEST_CASE("assignment: 256 points, against the Hungarian method", "[tra
     require_optimal(solver, cost);
     if (seed < by_hungarian && kind < checked_kinds)
       CHECK(std::abs(solver.cost() - hungarian(cost)) <= allowance(cost));
+  }
+}
+
+TEMPLATE_TEST_CASE("assignment: 512 points on curves and on a grid", "[transport]", float, double) {
+  using S = TestType;
+  AssignmentSolver<S> solver;
+  for (const Costs kind : {Costs::curves, Costs::grid, Costs::far_groups, Costs::products}) {
+    INFO("kind " << static_cast<int>(kind));
+    const Array<S> cost = make_costs<S>(kind, 512, 7);
+    solver.solve(cost);
+    require_optimal(solver, cost);
   }
 }
 

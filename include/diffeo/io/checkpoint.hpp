@@ -55,10 +55,9 @@ struct SaveOptions {
 
 /// Options of load().
 ///
-/// | option         | type | default |
-/// |----------------|------|-------------------------------------------------------------------------------------------|
-/// | convert_scalar | bool | false: a file of float loads into a model of float alone, one of double into double alone
-/// |
+/// | option         | type | default                                                                          |
+/// |----------------|------|----------------------------------------------------------------------------------|
+/// | convert_scalar | bool | false: a file of float loads into a model of float alone, one of double likewise |
 struct LoadOptions {
   bool convert_scalar = false;
 };

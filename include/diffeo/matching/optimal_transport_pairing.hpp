@@ -19,8 +19,8 @@
 /// The cost of a pair is the squared distance of its points, in the coordinates of the Cnf. If the model takes a
 /// context, context_weight times the squared distance of the pair's contexts is added, in units of the standard
 /// deviations of their columns (Kerrigan, Migliorini & Smyth 2024, "Dynamic conditional optimal transport through
-/// simulation-free flows", section 5; Chemseddine, Hagemann, Steidl & Wald 2024, "Conditional Wasserstein distances
-/// with applications in Bayesian OT flow matching", section 3). A source point from the base, or from data without
+/// simulation-free flows"; Chemseddine, Hagemann, Steidl & Wald 2024, "Conditional Wasserstein distances
+/// with applications in Bayesian OT flow matching"). A source point from the base, or from data without
 /// contexts, has the context of the target row that it was drawn for. Without this term, the sources that go with one
 /// context would be a selection of all, which the base is not at the time of sampling. Where contexts are classes, a
 /// pair of different classes costs so much at the default weight that all pairs are within a class. Where all contexts

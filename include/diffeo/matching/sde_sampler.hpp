@@ -161,7 +161,8 @@ Array<typename Distribution::Scalar> sde_samples(const char* who, const WithDeno
 ///
 ///     dX = (v(t, X) + eps(t) s(t, X)) dt + sqrt(2 eps(t)) dW,  s = -eta / gamma
 ///
-/// from time 0 (Albergo, Boffi & Vanden-Eijnden 2023, "Stochastic interpolants", section 2.4), where eps is any
+/// from time 0 (Albergo, Boffi & Vanden-Eijnden 2023, "Stochastic interpolants: a
+/// unifying framework for flows and diffusions"), where eps is any
 /// diffusion. If v and s are exact, X_t has the density of the path, whatever eps. The fields are evaluated no nearer
 /// to the ends of the time than the path's margin.
 ///

@@ -101,9 +101,14 @@ class MaximumLikelihood {
     std::vector<Index> rows;
     for (Index row = 0; row < size(); ++row)
       if ((*weights_)(row, 0) > 0) rows.push_back(row);
-    const Array<S> data = (*data_)(rows, Eigen::all);
+    const auto chosen_rows = [&rows](const Array<S>& all) {
+      Array<S> some(static_cast<Index>(rows.size()), all.cols());
+      for (std::size_t i = 0; i < rows.size(); ++i) some.row(static_cast<Index>(i)) = all.row(rows[i]);
+      return some;
+    };
+    const Array<S> data = chosen_rows(*data_);
     if (!context_) return inspect(data, nullptr);
-    const Array<S> context = (*context_)(rows, Eigen::all);
+    const Array<S> context = chosen_rows(*context_);
     return inspect(data, &context);
   }
 

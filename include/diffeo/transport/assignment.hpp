@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstddef>
 #include <diffeo/core/array.hpp>
 #include <diffeo/core/error.hpp>
 #include <diffeo/math/simd.hpp>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -21,11 +24,13 @@ namespace diffeo::inline DIFFEO_ISA {
 ///
 /// The algorithm is that of Jonker and Volgenant ("A shortest augmenting path algorithm for dense and sparse linear
 /// assignment problems", Computing 38, 1987): column reduction, augmenting row reduction and shortest augmenting paths.
-/// The augmenting row reduction lowers prices by a little more than the paper's, an amount that falls from pass to
-/// pass, as in Bertsekas' auction ("The auction algorithm", Annals of Operations Research 14, 1988). It only provides
-/// the prices from which the last two phases start: for costs that are distances of points, the paper's amounts are so
-/// small that the reduction ends at its bound having done nothing. With 256 points in the plane the paths then take
-/// about an eighth of the work. The paper's reduction transfer is left out, because the reduction begins without pairs.
+/// Before the augmenting row reduction, prices are found by Bertsekas' auction with epsilon scaling ("The auction
+/// algorithm: a distributed relaxation method for the assignment problem", Annals of Operations Research 14, 1988):
+/// passes in which each bid lowers a price by a little more than the paper's amount, by four times less in each pass. A
+/// pass ends when one column out of 80 is left without a row, because those few would take most of the bids. For costs
+/// that are distances of points, the paper's amounts alone are so small that the reduction ends at its bound having
+/// done nothing, and the paths take nearly all of the work, most of all where the points are on curves. The paper's
+/// reduction transfer is left out, because the reduction begins without pairs.
 ///
 /// The assignment follows from computations in double, whatever the scalar of the costs. Its total is the least one up
 /// to a rounding error of the order of N 2^-53 times the largest cost, so that it is exact for integers for which that
@@ -47,7 +52,7 @@ class AssignmentSolver {
             ", expected a square matrix");
     require(cost.rows > 0, "assignment: the costs are empty, expected at least one row");
     resize(cost.rows);
-    bid(cost, reduce_rows(cost));
+    choose_prices(cost, reduce_rows(cost));
     choose_rows(cost);
     for (const Index column : free_columns_) augment(cost, column);
     finish(cost);
@@ -73,11 +78,18 @@ class AssignmentSolver {
   static constexpr Index none = -1;
   static constexpr double infinity = std::numeric_limits<double>::infinity();
 
-  // Amounts of the reduction: 1 / 20, 1 / 160 and 1 / 1280 of the mean reduced cost. They were chosen by the number of
-  // scans for 256 points in two and in 16 dimensions, random and integer costs.
-  static constexpr int bid_passes = 3;
-  static constexpr double first_bid = 0.05, next_bid = 0.125;
-  static constexpr Index bids_per_column = 4;
+  // Amounts of the bids in units of the mean reduced cost: first_bid, then each time next_bid times as much, down to
+  // last_bid / N^(3/2) or the resolution of the scalar. They were chosen, as was left_over, by the number of scans for
+  // 256 points in two and in 16 dimensions, on curves, on grids, random and integer costs; the least is flat.
+  static constexpr double first_bid = 0.15, next_bid = 0.25, last_bid = 0.5;
+  // A pass ends when one column of so many is left: the last ones would take more bids than all others.
+  static constexpr Index left_over = 80;
+  // A bound for hostile costs.
+  static constexpr Index bids_per_column = 8;
+
+  struct Amounts {
+    double first, last;
+  };
 
   // The least reduced costs of a column.
   template <class T>
@@ -95,87 +107,94 @@ class AssignmentSolver {
     double distance;
   };
 
-  // Of the values that a lane has met: the least two, and the row of the first. Two of these are filled in turn, so
-  // that a minimum need not wait for the one before.
+  // Of the values that a lane has met: the least two, and the row of the first.
   template <class T>
   struct LaneLeast {
     simd::Vec<T> first = simd::broadcast(std::numeric_limits<T>::infinity()), second = first;
-    simd::IntVec<T> row, next_row;
+    simd::IntVec<T> row{};
 
-    explicit LaneLeast(Index first_row)
-        : row(lane_numbers() + static_cast<simd::integer_t<T>>(first_row)), next_row(row) {}
-    static simd::IntVec<T> lane_numbers() {
-      simd::IntVec<T> number{};
-      for (Index l = 0; l < simd::lanes<T>; ++l) number[l] = static_cast<simd::integer_t<T>>(l);
-      return number;
-    }
-    void add(simd::Vec<T> x) {
-      row = x < first ? next_row : row;
+    void add(simd::Vec<T> x, simd::IntVec<T> rows) {
+      row = x < first ? rows : row;
       first = simd::min<T>(x, first);
-      next_row += 2 * simd::lanes<T>;
     }
-    void add_with_second(simd::Vec<T> x) {
+    void add_with_second(simd::Vec<T> x, simd::IntVec<T> rows) {
       second = simd::min<T>(second, simd::max<T>(x, first));
-      add(x);
+      add(x, rows);
+    }
+    // Of equal values the one of the first row counts, so that the number of lanes does not matter.
+    void join(const LaneLeast& other) {
+      second = simd::min<T>(simd::min<T>(second, other.second), simd::max<T>(first, other.first));
+      row = other.first < first ? other.row : first < other.first || row < other.row ? row : other.row;
+      first = simd::min<T>(first, other.first);
     }
   };
 
-  // Of several rows with the least value the first one counts, so that the number of lanes does not matter.
+  // The rows of a register that begins with the row 0.
   template <class T>
-  static Least<T> least_of(const LaneLeast<T>& a, const LaneLeast<T>& b) {
-    using Integers = simd::IntVec<T>;
-    simd::Vec<T> first = a.first, second = a.second;
-    join<T>(first, second, b.first, b.second);
-    join_lanes<T, simd::lanes<T> / 2>(first, second);
-    const Integers last = Integers{} + std::numeric_limits<simd::integer_t<T>>::max();
-    const Integers row_a = a.first == first ? a.row : last, row_b = b.first == first ? b.row : last;
-    const Integers row = simd::min_lane_integer<T>(row_a < row_b ? row_a : row_b);
-    return {first[0], second[0], static_cast<Index>(row[0])};
+  static simd::IntVec<T> first_rows() {
+    simd::IntVec<T> row{};
+    for (Index l = 0; l < simd::lanes<T>; ++l) row[l] = static_cast<simd::integer_t<T>>(l);
+    return row;
   }
 
-  // The least two of four numbers, each the least two of their set.
   template <class T>
-  static void join(simd::Vec<T>& first, simd::Vec<T>& second, simd::Vec<T> other_first, simd::Vec<T> other_second) {
-    second = simd::min<T>(simd::min<T>(second, other_second), simd::max<T>(first, other_first));
-    first = simd::min<T>(first, other_first);
+  static Least<T> least_of(const LaneLeast<T>& lanes) {
+    using Integers = simd::IntVec<T>;
+    simd::Vec<T> first = lanes.first, second = lanes.second;
+    join_lanes<T, simd::lanes<T> / 2>(first, second);
+    const Integers last = Integers{} + std::numeric_limits<simd::integer_t<T>>::max();
+    const Integers row = simd::min_lane_integer<T>(lanes.first == first ? lanes.row : last);
+    return {first[0], second[0], static_cast<Index>(row[0])};
   }
   template <class T, Index Half>
   static void join_lanes(simd::Vec<T>& first, simd::Vec<T>& second) {
-    join<T>(first, second, simd::rotate<T, Half>(first), simd::rotate<T, Half>(second));
+    const simd::Vec<T> other = simd::rotate<T, Half>(first);
+    second = simd::min<T>(simd::min<T>(second, simd::rotate<T, Half>(second)), simd::max<T>(first, other));
+    first = simd::min<T>(first, other);
     if constexpr (Half > 1) join_lanes<T, Half / 2>(first, second);
   }
 
-  // Calls f(i, costs) and g(i, costs) in turn for the registers of a column, with the first row of each.
-  template <class T, class F, class G>
-  static void for_each_register(const S* column, Index n, const F& f, const G& g) {
-    constexpr Index lanes = simd::lanes<T>;
-    const auto load = [](const S* p, auto... count) {
-      if constexpr (std::is_same_v<T, S>)
-        return simd::load<S>(p, count...);
-      else
-        return simd::load_double<S>(p, count...);
-    };
-    Index i = 0;
-    for (; i + 2 * lanes <= n; i += 2 * lanes) {
-      f(i, load(column + i));
-      g(i + lanes, load(column + i + lanes));
-    }
-    if (i + lanes <= n) {
-      f(i, load(column + i));
-      if (i + lanes < n) g(i + lanes, load(column + i + lanes, n - i - lanes));
-    } else if (i < n) {
-      f(i, load(column + i, n - i));
-    }
+  template <class T>
+  static simd::Vec<T> load(const S* p, auto... count) {
+    if constexpr (std::is_same_v<T, S>)
+      return simd::load<S>(p, count...);
+    else
+      return simd::load_double<S>(p, count...);
   }
 
-  // The least two reduced costs of a column.
-  template <class T>
-  static Least<T> two_least(const S* column, Index n, const T* price) {
-    LaneLeast<T> even(0), odd(simd::lanes<T>);
-    for_each_register<T>(
-        column, n, [&](Index i, simd::Vec<T> c) { even.add_with_second(c - simd::load<T>(price + i)); },
-        [&](Index i, simd::Vec<T> c) { odd.add_with_second(c - simd::load<T>(price + i)); });
-    return least_of(even, odd);
+  // Calls f(lane, i) or f(lane, i, count) for the registers of a column, with the first row of each and with one of
+  // `Ways` constants in turn. So many minima are computed side by side, which need not wait for each other.
+  template <class T, int Ways, class F>
+  static void for_each_register(Index n, const F& f) {
+    constexpr Index lanes = simd::lanes<T>;
+    Index i = 0;
+    for (; i + Ways * lanes <= n; i += Ways * lanes)
+#pragma GCC unroll 4
+      for (int way = 0; way < Ways; ++way) f(way, i + way * lanes);
+    for (int way = 0; i + lanes <= n; ++way, i += lanes) f(way, i);
+    if (i < n) f(0, i, n - i);
+  }
+
+  // The least two reduced costs of several columns.
+  template <class T, int Count>
+  static std::array<Least<T>, Count> two_least(const std::array<const S*, Count>& columns, Index n, const T* price) {
+    constexpr int ways = Count == 1 ? 2 : 1;
+    std::array<LaneLeast<T>, static_cast<std::size_t>(ways * Count)> lanes;
+    simd::IntVec<T> rows = first_rows<T>();
+    for_each_register<T, ways>(n, [&](int way, Index i, auto... count) {
+      const simd::Vec<T> p = simd::load<T>(price + i);
+#pragma GCC unroll 4
+      for (int k = 0; k < Count; ++k)
+        lanes[at(way * Count + k)].add_with_second(load<T>(columns[at(k)] + i, count...) - p, rows);
+      rows += simd::lanes<T>;
+    });
+    std::array<Least<T>, Count> least;
+#pragma GCC unroll 4
+    for (int k = 0; k < Count; ++k) {
+      if constexpr (ways == 2) lanes[at(k)].join(lanes[at(Count + k)]);
+      least[at(k)] = least_of(lanes[at(k)]);
+    }
+    return least;
   }
 
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -183,117 +202,172 @@ class AssignmentSolver {
   void resize(Index n) {
     const std::size_t size = at(n), padded = at((n + simd::lanes<S> - 1) / simd::lanes<S> * simd::lanes<S>);
     price_.resize(padded);
-    bid_price_.assign(padded, -std::numeric_limits<S>::infinity());
+    bid_price_.resize(padded);
+    row_sum_.resize(padded);
     scan_price_.resize(padded);
     distance_.resize(padded);
     column_potential_.resize(size);
     column_of_.assign(size, none);
-    row_of_.assign(size, none);
-    free_columns_.clear();
+    row_of_.resize(size);
     free_columns_.reserve(size);
+    tied_columns_.reserve(size);
     free_rows_.clear();
     free_rows_.reserve(size);
     visits_.reserve(size);
   }
 
-  // The paper's column reduction: the price of a row is its least cost. Returns the mean of the reduced costs.
-  double reduce_rows(View<const S> cost) {
+  // The paper's column reduction: the price of a row is its least cost. Returns the amounts of the bids.
+  Amounts reduce_rows(View<const S> cost) {
     const Index n = cost.rows;
-    using Doubles = simd::Vec<double>;
-    std::vector<double>& total = distance_;  // of each row
-    std::fill(price_.begin(), price_.end(), infinity);
-    std::fill(total.begin(), total.end(), 0.0);
-    Doubles largest{};
+    using Register = simd::Vec<S>;
+    S* const price = bid_price_.data();
+    S* const total = row_sum_.data();
+    std::fill(bid_price_.begin(), bid_price_.end(), std::numeric_limits<S>::infinity());
+    std::fill(row_sum_.begin(), row_sum_.end(), S(0));
+    Register largest{};
     // Count columns at a time.
     const auto reduce = [&]<int Count>(std::integral_constant<int, Count>, Index j) {
       const auto add = [&](Index i, auto... part) {
-        Doubles least = simd::load(price_.data() + i), sum = simd::load(total.data() + i);
+        Register least = simd::load<S>(price + i), sum = simd::load<S>(total + i);
 #pragma GCC unroll 4
         for (int k = 0; k < Count; ++k) {
-          const Doubles c = simd::load_double<S>(cost.col(j + k) + i, part...);
-          least = simd::min<double>(c, least);
+          const Register c = simd::load<S>(cost.col(j + k) + i, part...);
+          least = simd::min<S>(c, least);
           sum += c;
-          largest = simd::max<double>(simd::abs<double>(c), largest);
+          largest = simd::max<S>(simd::abs<S>(c), largest);
         }
-        simd::store(price_.data() + i, least);
-        simd::store(total.data() + i, sum);
+        simd::store<S>(price + i, least);
+        simd::store<S>(total + i, sum);
       };
       Index i = 0;
-      for (; i + simd::lanes<double> <= n; i += simd::lanes<double>) add(i);
+      for (; i + simd::lanes<S> <= n; i += simd::lanes<S>) add(i);
       if (i < n) add(i, n - i);
     };
     Index j = 0;
     for (; j + 4 <= n; j += 4) reduce(std::integral_constant<int, 4>{}, j);
     for (; j < n; ++j) reduce(std::integral_constant<int, 1>{}, j);
-    // Reduced costs of padding are infinite, so that no scan ever chooses it.
-    std::fill(price_.begin() + n, price_.end(), -infinity);
     double sum = 0;
     for (Index i = 0; i < n; ++i) {
-      // NaN and infinities leave their mark in the sums alone.
-      const double row = total[at(i)];
+      price_[at(i)] = static_cast<double>(price[i]);
+      const double row = static_cast<double>(total[i]);
       sum += row - row == 0 ? row / static_cast<double>(n) - price_[at(i)] : infinity;
     }
-    const double most = -simd::min_lane<double>(-largest)[0];
-    if (!(sum < infinity && most <= 0x1p1000)) refuse(cost, most);
-    // Beyond this the reduction, which is in S, might overflow. The prices are good enough without it.
-    return most < static_cast<double>(std::numeric_limits<S>::max()) * 0x1p-40 ? sum / static_cast<double>(n) : 0;
+    // Reduced costs of padding are infinite, so that no scan ever chooses it.
+    std::fill(price_.begin() + n, price_.end(), -infinity);
+    std::fill(bid_price_.begin() + n, bid_price_.end(), -std::numeric_limits<S>::infinity());
+    const double most = static_cast<double>(-simd::min_lane<S>(-largest)[0]);
+    // NaN and infinities leave their mark in the sums alone.
+    if (!(sum < infinity && most <= 0x1p1000)) check(cost, most);
+    // Beyond this the bids, which are in S, might overflow. The prices are good enough without them.
+    if (!(most < static_cast<double>(std::numeric_limits<S>::max()) * 0x1p-40)) return {0, 0};
+    const double size = static_cast<double>(n), mean = sum / size;
+    return {first_bid * mean, std::max(last_bid * mean / (size * std::sqrt(size)),
+                                       2 * static_cast<double>(std::numeric_limits<S>::epsilon()) * most)};
   }
 
-  [[gnu::cold, gnu::noinline]] static void refuse(View<const S> cost, double largest) {
+  [[gnu::cold, gnu::noinline]] static void check(View<const S> cost, double largest) {
     require_finite(as_eigen(cost), "assignment: the cost");
-    require(false, "assignment: a cost has the absolute value ", largest, ", expected at most 2^1000");
+    require(largest <= 0x1p1000, "assignment: a cost has the absolute value ", largest, ", expected at most 2^1000");
   }
 
-  // The augmenting row reduction: a free column takes the row with the least reduced cost and lowers its price until
-  // the second choice would be better by `amount`; the column that had the row becomes free and is treated at once.
-  // Rounding does no harm here, where nothing but the prices is kept.
-  void bid(View<const S> cost, double mean) {
+  // The passes of bids, by which nothing but the prices is kept: rounding does no harm here.
+  void choose_prices(View<const S> cost, Amounts amounts) {
     const Index n = cost.rows;
-    if (n == 1 || !(mean > 0)) return;
-    for (Index i = 0; i < n; ++i) bid_price_[at(i)] = static_cast<S>(price_[at(i)]);
-    double amount = first_bid * mean;
-    for (int pass = 0; pass < bid_passes; ++pass, amount *= next_bid) {
-      std::fill(column_of_.begin(), column_of_.end(), none);
-      Index left = bids_per_column * n;
-      for (Index start = 0; start < n; ++start)
-        for (Index column = start; column != none && left > 0; --left) {
-          const Least<S> least = two_least<S>(cost.col(column), n, bid_price_.data());
-          bid_price_[at(least.row)] -= (least.second - least.first) + static_cast<S>(amount);
-          std::swap(column, column_of_[at(least.row)]);
-        }
+    Index before = 0;
+    for (double amount = amounts.first; amount > 0 && amount >= amounts.last; amount *= next_bid) {
+      free_all();
+      const Index bids =
+          bid<S>(cost, bid_price_.data(), static_cast<S>(amount), (n + left_over - 1) / left_over, bids_per_column * n);
+      // Most columns had the row of their choice at once, which was not so before.
+      if (bids < before && 5 * bids < 7 * n) break;
+      before = bids;
     }
-    std::fill(column_of_.begin(), column_of_.end(), none);
     for (Index i = 0; i < n; ++i) price_[at(i)] = static_cast<double>(bid_price_[at(i)]);
+  }
+
+  void free_all() {
+    std::fill(column_of_.begin(), column_of_.end(), none);
+    free_columns_.resize(column_of_.size());
+    std::iota(free_columns_.begin(), free_columns_.end(), Index{0});
+    tied_columns_.clear();
+  }
+
+  // Free columns bid in rounds, until at most `enough` are left or after `most` bids: a column takes the row with the
+  // least reduced cost and lowers its price until the second choice would be better by `amount`; the column that had
+  // the row becomes free. Columns that cannot choose between rows that are taken go to the tied ones and do not bid
+  // again. Four choose side by side, so that no minimum waits for another. Returns the number of bids.
+  template <class T>
+  Index bid(View<const S> cost, T* price, T amount, Index enough, Index most) {
+    Index bids = 0;
+    for (;;) {
+      const Index size = static_cast<Index>(free_columns_.size());
+      Index next = 0, kept = 0;  // of this round; free columns of the next one
+      const auto take = [&]<int Count>(std::integral_constant<int, Count>) {
+        std::array<const S*, Count> columns;
+        for (int k = 0; k < Count; ++k) columns[at(k)] = cost.col(free_columns_[at(next + k)]);
+        const auto least = two_least<T, Count>(columns, cost.rows, price);
+        for (int k = 0; k < Count; ++k) {
+          const Index column = free_columns_[at(next + k)], left = settle(cost, price, amount, column, least[at(k)]);
+          free_columns_[at(kept)] = left;
+          kept += left != none;
+        }
+        next += Count;
+        bids += Count;
+      };
+      while (next < size && bids < most && kept + size - next > enough) {
+        if (size - next >= 4)
+          take(std::integral_constant<int, 4>{});
+        else
+          take(std::integral_constant<int, 1>{});
+      }
+      const bool done = next < size;
+      for (; next < size; ++next) free_columns_[at(kept++)] = free_columns_[at(next)];
+      free_columns_.resize(at(kept));
+      if (done || kept <= enough) return bids;
+    }
+  }
+
+  // Gives a column the row that it chose. Returns the column that is free then, or none. Prices that fell since the
+  // choice have only made other rows dearer.
+  template <class T>
+  Index settle(View<const S> cost, T* price, T amount, Index column, const Least<T>& least) {
+    Index row = least.row;
+    T& its_price = price[row];
+    // Another column has taken the row since the choice: choose again.
+    if (static_cast<T>(cost.col(column)[row]) - its_price != least.first) return column;
+    const T lower = least.second - least.first + amount;
+    Index& owner = column_of_[at(row)];
+    if (owner != none && lower == 0) {
+      row = free_row_at<T>(cost, price, column, least);
+      if (column_of_[at(row)] == none)
+        column_of_[at(row)] = column;
+      else
+        tied_columns_.push_back(column);
+      return none;
+    }
+    if (lower < infinity) its_price -= lower;
+    return std::exchange(owner, column);
   }
 
   double reduced(View<const S> cost, Index row, Index column) const {
     return static_cast<double>(cost.col(column)[row]) - price_[at(row)];
   }
 
-  // Each column takes the row of least reduced cost, if that is free, and lowers its price until the second choice
-  // would be as good: the last pass of the reduction, with an amount of 0.
+  // The augmenting row reduction, which is exact: bids with an amount of 0.
   void choose_rows(View<const S> cost) {
     const Index n = cost.rows;
-    for (Index j = 0; j < n; ++j) {
-      const Least<double> least = two_least<double>(cost.col(j), n, price_.data());
-      Index row = least.row;
-      if (column_of_[at(row)] != none && least.second == least.first) row = free_row_at(cost, j, least);
-      if (column_of_[at(row)] != none) {
-        free_columns_.push_back(j);
-        continue;
-      }
-      if (row == least.row && n > 1) price_[at(row)] -= least.second - least.first;
-      column_of_[at(row)] = j;
-      row_of_[at(j)] = row;
-    }
+    free_all();
+    bid<double>(cost, price_.data(), 0.0, 0, n + n / 2);
+    free_columns_.insert(free_columns_.end(), tied_columns_.begin(), tied_columns_.end());
     for (Index i = 0; i < n; ++i)
       if (column_of_[at(i)] == none) free_rows_.push_back(i);
   }
 
   // Returns a free row of least reduced cost, else the one that is known.
-  Index free_row_at(View<const S> cost, Index column, const Least<double>& least) const {
+  template <class T>
+  Index free_row_at(View<const S> cost, const T* price, Index column, const Least<T>& least) const {
     for (Index i = 0; i < cost.rows; ++i)
-      if (column_of_[at(i)] == none && reduced(cost, i, column) == least.first) return i;
+      if (column_of_[at(i)] == none && static_cast<T>(cost.col(column)[i]) - price[i] == least.first) return i;
     return least.row;
   }
 
@@ -329,22 +403,22 @@ class AssignmentSolver {
   // was not visited.
   template <bool First>
   Least<double> scan(const S* column, Index n, double shift) {
-    LaneLeast<double> even(0), odd(simd::lanes<double>);
-    const auto shorten = [shift, price = price_.data(), scan_price = scan_price_.data(),
-                          distance = distance_.data()](auto& least) {
-      return [=, &least](Index i, simd::Vec<double> c) {
-        const simd::Vec<double> p = simd::load(First ? price + i : scan_price + i);
-        simd::Vec<double> d = (c - p) - shift;
-        if constexpr (First)
-          simd::store(scan_price + i, p);
-        else
-          d = simd::min<double>(d, simd::load(distance + i));
-        simd::store(distance + i, d);
-        least.add(d);
-      };
-    };
-    for_each_register<double>(column, n, shorten(even), shorten(odd));
-    return least_of(even, odd);
+    std::array<LaneLeast<double>, 2> lanes;
+    simd::IntVec<double> rows = first_rows<double>();
+    for_each_register<double, 2>(n, [&, price = price_.data(), scan_price = scan_price_.data(),
+                                     distance = distance_.data()](int way, Index i, auto... count) {
+      const simd::Vec<double> p = simd::load(First ? price + i : scan_price + i);
+      simd::Vec<double> d = (load<double>(column + i, count...) - p) - shift;
+      if constexpr (First)
+        simd::store(scan_price + i, p);
+      else
+        d = simd::min<double>(d, simd::load(distance + i));
+      simd::store(distance + i, d);
+      lanes[at(way)].add(d, rows);
+      rows += simd::lanes<double>;
+    });
+    lanes[0].join(lanes[1]);
+    return least_of(lanes[0]);
   }
 
   // Assigns along the path to the row of a visit. The column from which the path came to a row is the first one that
@@ -357,7 +431,6 @@ class AssignmentSolver {
       while (from < visit && reduced(cost, row, visits_[from].column) - visits_[from].shift > distance) ++from;
       const Index column = visits_[from].column;
       column_of_[at(row)] = column;
-      row_of_[at(column)] = row;
       if (from == 0) break;
       visit = from - 1;  // whose row the column had
     }
@@ -367,17 +440,18 @@ class AssignmentSolver {
     cost_ = 0;
     for (Index i = 0; i < cost.rows; ++i) {
       const Index j = column_of_[at(i)];
+      row_of_[at(j)] = i;
       cost_ += static_cast<double>(cost.col(j)[i]);
       column_potential_[at(j)] = reduced(cost, i, j);
     }
   }
 
   std::vector<double> price_;                  // of each row, padded
-  std::vector<S> bid_price_;                   // during the reduction
+  std::vector<S> bid_price_, row_sum_;         // during the reduction, padded
   std::vector<double> scan_price_, distance_;  // during a search; padded
   std::vector<Visit> visits_;                  // of a search, in the order of their distances
   std::vector<Index> column_of_, row_of_;      // none where free
-  std::vector<Index> free_columns_, free_rows_;
+  std::vector<Index> free_columns_, tied_columns_, free_rows_;
   std::vector<double> column_potential_;
   double cost_ = 0;
 };
