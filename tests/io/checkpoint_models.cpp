@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <diffeo/continuous/concat_squash_field.hpp>
 #include <diffeo/continuous/recipes.hpp>
 #include <diffeo/distributions/conditional_mixture.hpp>
 #include <diffeo/distributions/conditional_normal.hpp>

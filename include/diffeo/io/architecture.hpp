@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <diffeo/autodiff/describe.hpp>
 #include <diffeo/autodiff/settings.hpp>

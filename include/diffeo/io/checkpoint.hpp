@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include <algorithm>
+#include <cstddef>
 #include <diffeo/autodiff/describe.hpp>
 #include <diffeo/autodiff/leaves.hpp>
 #include <diffeo/autodiff/settings.hpp>
@@ -13,9 +13,11 @@
 #include <diffeo/io/safetensors.hpp>
 #include <diffeo/nn/context.hpp>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <diffeo/core/array.hpp>
@@ -9,9 +11,11 @@
 #include <diffeo/data/atomic_file.hpp>
 #include <diffeo/data/npy.hpp>
 #include <diffeo/io/safetensors_header.hpp>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <diffeo/core/error.hpp>
 #include <diffeo/data/text.hpp>
