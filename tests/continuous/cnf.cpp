@@ -1016,7 +1016,7 @@ TEST_CASE("continuous flows: a validation that cannot be solved ends the trainin
                    "row 399 "));
 }
 
-TEMPLATE_TEST_CASE("continuous flows: learn", "[continuous][training]", DIFFEO_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("continuous flows: learn", "[continuous][training][long]", DIFFEO_TEST_SCALARS) {
   using S = TestType;
   // Two modes.
   Array<S> data = normal<S>(600, 2, 2) * S(0.4);

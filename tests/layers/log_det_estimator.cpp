@@ -95,7 +95,7 @@ TEST_CASE("roulette agrees with the exact log-determinant within its standard er
   }
 }
 
-TEST_CASE("a cut series is within its bias", "[layers]") {
+TEST_CASE("a cut series is within its bias", "[layers][long]") {
   for (const double coefficient : {0.5, 0.9})
     for (const Index dim : {1, 2, 5}) {
       const Layer layer = random_layer(dim, coefficient);
