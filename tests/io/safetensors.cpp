@@ -222,7 +222,7 @@ TEST_CASE("safetensors: a file that is replaced by others of another size while 
     return 0;
   });
   int of_small = 0, faults = 0;
-  for (int i = 0; i < 20000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     try {
       const Array<float> found = SafetensorsFile(path).read<float>("a");
       of_small += found.rows() == 2 ? 1 : 0;
@@ -234,6 +234,6 @@ TEST_CASE("safetensors: a file that is replaced by others of another size while 
   ::kill(child, SIGKILL);
   CHECK(exit_code_of(child) == -1);
   CHECK(faults == 0);
-  CHECK((of_small > 0 && of_small < 20000));  // it was replaced
+  CHECK((of_small > 0 && of_small < 1000));  // it was replaced
 }
 #endif
