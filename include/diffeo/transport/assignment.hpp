@@ -176,23 +176,23 @@ class AssignmentSolver {
   }
 
   // The least two reduced costs of several columns.
-  template <class T, int Count>
+  template <class T, std::size_t Count>
   static std::array<Least<T>, Count> two_least(const std::array<const S*, Count>& columns, Index n, const T* price) {
-    constexpr int ways = Count == 1 ? 2 : 1;
-    std::array<LaneLeast<T>, static_cast<std::size_t>(ways * Count)> lanes;
+    constexpr std::size_t ways = Count == 1 ? 2 : 1;
+    std::array<LaneLeast<T>, ways * Count> lanes;
     simd::IntVec<T> rows = first_rows<T>();
     for_each_register<T, ways>(n, [&](int way, Index i, auto... count) {
       const simd::Vec<T> p = simd::load<T>(price + i);
 #pragma GCC unroll 4
-      for (int k = 0; k < Count; ++k)
-        lanes[at(way * Count + k)].add_with_second(load<T>(columns[at(k)] + i, count...) - p, rows);
+      for (std::size_t k = 0; k < Count; ++k)
+        lanes[at(way) * Count + k].add_with_second(load<T>(columns[k] + i, count...) - p, rows);
       rows += simd::lanes<T>;
     });
     std::array<Least<T>, Count> least;
 #pragma GCC unroll 4
-    for (int k = 0; k < Count; ++k) {
-      if constexpr (ways == 2) lanes[at(k)].join(lanes[at(Count + k)]);
-      least[at(k)] = least_of(lanes[at(k)]);
+    for (std::size_t k = 0; k < Count; ++k) {
+      if constexpr (ways == 2) lanes[k].join(lanes[Count + k]);
+      least[k] = least_of(lanes[k]);
     }
     return least;
   }
@@ -303,9 +303,9 @@ class AssignmentSolver {
       const Index size = static_cast<Index>(free_columns_.size());
       Index next = 0, kept = 0;  // of this round; free columns of the next one
       const auto take = [&]<int Count>(std::integral_constant<int, Count>) {
-        std::array<const S*, Count> columns;
+        std::array<const S*, static_cast<std::size_t>(Count)> columns;
         for (int k = 0; k < Count; ++k) columns[at(k)] = cost.col(free_columns_[at(next + k)]);
-        const auto least = two_least<T, Count>(columns, cost.rows, price);
+        const auto least = two_least<T>(columns, cost.rows, price);
         for (int k = 0; k < Count; ++k) {
           const Index column = free_columns_[at(next + k)], left = settle(cost, price, amount, column, least[at(k)]);
           free_columns_[at(kept)] = left;
