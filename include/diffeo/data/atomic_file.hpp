@@ -49,7 +49,10 @@ class AtomicFile {
   /// folder, a device or a pipe, which a file would replace.
   explicit AtomicFile(std::string path) : path_(std::move(path)) {
     if (path_.empty()) fail("the name is empty");
-    if (path_.find('\0') != path_.npos) fail("the name has a character of value 0");
+    if (path_.find('\0') != path_.npos) {
+      path_ = path_.c_str();  // a message ends there, too
+      fail("the name has a character of value 0");
+    }
     std::error_code ignored;
     const std::filesystem::file_status old = std::filesystem::status(path_, ignored);
     if (std::filesystem::exists(old) && !std::filesystem::is_regular_file(old)) fail("it is no regular file");
