@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <diffeo/core/error.hpp>
+#include <diffeo/data/open_file.hpp>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -19,8 +20,6 @@
 namespace diffeo::inline DIFFEO_ISA {
 
 namespace detail {
-
-inline std::string errno_message() { return std::generic_category().message(errno); }
 
 // Has the system write a file that is open to the disk. Returns whether that succeeded; true where the file's system
 // cannot.

@@ -10,6 +10,7 @@
 #include <diffeo/core/error.hpp>
 #include <diffeo/data/atomic_file.hpp>
 #include <diffeo/data/npy.hpp>
+#include <diffeo/data/open_file.hpp>
 #include <diffeo/io/safetensors_header.hpp>
 #include <limits>
 #include <map>
